@@ -1,0 +1,70 @@
+# Everything a stranger or a machine runs, by one name each. Needs make and a `python3`; the rest is fetched into this
+# directory (.uv, .venv), and nothing outside it is changed but uv's cache. `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+RUN := .venv/bin
+ifneq ($(shell command -v uv 2>/dev/null),)
+UV := uv
+else
+UV := .uv/bin/uv
+.venv/.demo .venv/.dev: | .uv/bin/uv
+endif
+# Behind a proxy that signs for others, the system knows the certificate and uv's own list does not.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem),)
+export UV_SYSTEM_CERTS := 1
+endif
+unexport VIRTUAL_ENV
+export UV_PROJECT_ENVIRONMENT := .venv
+
+.PHONY: help demo test check bench soak clean style types layers pages system-packages
+
+help:             ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.demo ## an agent migrates a database, dies by SIGKILL, resumes; nothing happens twice
+	@$(RUN)/holdfast demo
+
+test: .venv/.dev system-packages ## every test but the long ones
+	@$(RUN)/python -m pytest -q
+
+check: style types layers pages ## style, types, layers, docs, budgets
+
+bench: .venv/.dev system-packages ## the table of docs/performance.md, and build/bench.json
+	@$(RUN)/python -m bench
+
+soak: .venv/.dev system-packages ## kills at random moments, by the thousand
+	@$(RUN)/python -m pytest -q -m soak
+
+clean:            ## remove what the others made
+	rm -rf .venv .uv build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache
+
+style: .venv/.dev
+	@$(UV) lock --check --quiet || { echo "uv.lock does not match pyproject.toml; fix: uv lock" >&2; exit 1; }
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: .venv/.dev
+	$(RUN)/pyright --pythonpath $(RUN)/python
+
+layers: .venv/.dev
+	$(RUN)/lint-imports
+
+pages: .venv/.dev
+	$(RUN)/python -m pytest -q tests/test_repository.py tests/test_docs.py
+
+system-packages:
+	@scripts/system-packages
+
+# The environment is made again when what it is made from has changed.
+.venv/.demo: pyproject.toml uv.lock
+	@echo "installing holdfast and what its demo needs into .venv" >&2
+	@$(UV) sync --quiet --inexact --extra demo
+	@touch $@
+
+.venv/.dev: pyproject.toml uv.lock
+	@echo "installing holdfast and what its tests and checks need into .venv" >&2
+	@$(UV) sync --quiet --inexact --all-extras
+	@touch $@ .venv/.demo
+
+.uv/bin/uv:
+	@scripts/fetch-uv

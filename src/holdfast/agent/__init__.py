@@ -1,0 +1,1 @@
+"""What an agent's process imports: nothing here holds a credential or reaches the outside."""

@@ -1,0 +1,259 @@
+"""A run, as its agent sees it.
+
+Rules
+1. A run holds no state of its own but the agent's: everything it tells comes through its door.
+2. In an async agent its methods are awaited; in a sync agent they are called plainly. There is one implementation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from holdfast.core.canonical import JSON
+from holdfast.errors import BadCall, Misuse
+
+if TYPE_CHECKING:
+    from holdfast.agent.tool import Tool
+
+T = TypeVar("T")
+LONGEST_S = 1e10
+LONGEST_NAME = 200  # characters
+_current: ContextVar[Run | None] = ContextVar("holdfast_run", default=None)
+
+
+def current() -> Run | None:
+    """The run that this code belongs to, or None outside one."""
+    return _current.get()
+
+
+class outside_run:  # noqa: N801 - a block, used like a function
+    """Inside this block the code belongs to no run: tools are plain functions."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _current.set(None)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
+
+
+def _named(what: str, name: object) -> str:
+    """A name that can be written down. Raises BadCall for any other."""
+    if isinstance(name, str) and name.isprintable() and len(name) <= LONGEST_NAME:
+        return name
+    raise BadCall(f"`{ascii(name)[:60]}` cannot name {what}", fix=f"use a printable text of up to {LONGEST_NAME}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """An effect that the log holds and the program has not asked for: what the run has already done in the world.
+    `node` is where it stands; `happened` is False while nobody knows; `answer` is None then."""
+
+    node: str
+    tool: str
+    arguments: JSON
+    happened: bool
+    answer: JSON
+
+
+class Door(Protocol):
+    """How a run reaches its gateway."""
+
+    async def call(self, tool: Tool, values: Mapping[str, object], again: str | None) -> object:
+        """The answer to a call, performed or recorded."""
+        ...
+
+    async def decide(
+        self, ask: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], lane: str, fresh: bool
+    ) -> object:
+        """The recorded result of `ask`, or its result now, recorded."""
+        ...
+
+    async def draw(self, name: str, make: Callable[[], str]) -> str:
+        """The next recorded value of this name, or a new one."""
+        ...
+
+    async def wait(self, what: float | str) -> object:
+        """Wait, durably: so many seconds, or for the next signal of this name, whose value is the answer."""
+        ...
+
+    async def checkpoint(self, state: Callable[[], object]) -> str:
+        """Make a closure with the state as it is when nothing is in flight; its node."""
+        ...
+
+    async def stranded(self) -> list[Stranded]:
+        """What the log holds and the program has not asked for."""
+        ...
+
+
+class Run:
+    """One task given to an agent. `id` names it, `branch` the line it is on, `state` is what a checkpoint carries."""
+
+    def __init__(
+        self, id: str, branch: str, door: Door, state: Any, side: Callable[[], asyncio.AbstractEventLoop]
+    ) -> None:
+        self.id = id
+        self.branch = branch
+        self.state = state
+        self._door = door
+        self._side = side
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    async def call(self, tool: Callable[..., object], /, **arguments: object) -> Any:
+        """Call a decorated tool by its arguments. Raises NotHappened, Refused as outcomes."""
+        from holdfast.agent.tool import tool_of
+
+        return await self.mediate(tool_of(tool), (), arguments, None)
+
+    async def mediate(
+        self, tool: Tool, args: Sequence[object], kwargs: Mapping[str, object], again: str | None
+    ) -> object:
+        """What a decorated function does inside a run."""
+        return await self._door.call(tool, tool.bind(args, kwargs), again)
+
+    async def decide(
+        self, ask: Callable[..., object], /, *args: object, lane: str = "main", fresh: bool = False, **kwargs: object
+    ) -> Any:
+        """The result of `ask(*args, **kwargs)`, a model's answer: asked once, then always the same. Parallel sub-agents
+        name their `lane`. `fresh` asks anew if nothing was done on the strength of the recorded answer."""
+        return await self._door.decide(ask, args, kwargs, _named("a lane", lane), fresh)
+
+    async def now(self) -> float:
+        """The time, seconds since 1970 UTC; the same on every resume."""
+        return int(await self._door.draw("now", lambda: str(time.time_ns() // 1000))) / 1_000_000
+
+    async def uuid(self) -> uuid.UUID:
+        """A random UUID (version 4); the same on every resume."""
+        return uuid.UUID(await self._door.draw("uuid", lambda: str(uuid.uuid4())))
+
+    async def random(self) -> float:
+        """A random number in [0, 1); the same on every resume."""
+        import random
+
+        return float.fromhex(await self._door.draw("random", lambda: random.SystemRandom().random().hex()))
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait `seconds` from the first time that this was asked; a long sleep costs no process."""
+        if not seconds < LONGEST_S:
+            raise BadCall(f"nobody sleeps for {seconds} s", where=self.id, fix=f"sleep less than {LONGEST_S:.0f} s")
+        await self._door.wait(float(seconds))
+
+    async def wait_for(self, signal: str) -> Any:
+        """The value of the next signal of this name; waiting costs no process."""
+        return await self._door.wait(_named("a signal", signal))
+
+    async def checkpoint(self) -> str:
+        """Make `state`, with everything before this moment, the place from which the run goes on after a crash; its
+        node."""
+        return await self._door.checkpoint(lambda: self.state)
+
+    async def stranded(self) -> list[Stranded]:
+        """What this run has done in the world, according to its log, and its program has not (yet) asked for."""
+        return await self._door.stranded()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, from code that cannot await."""
+        on_loop = threading.get_ident() == self._thread
+        loop = self._side() if on_loop else self._loop
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+
+class BlockingRun:
+    """A run for synchronous agents: the same methods, called plainly."""
+
+    def __init__(self, run: Run) -> None:
+        object.__setattr__(self, "_run", run)
+
+    def __getattr__(self, name: str) -> Any:
+        run: Run = object.__getattribute__(self, "_run")
+        found = getattr(run, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+        method = cast("Callable[..., Coroutine[Any, Any, object]]", found)
+
+        @functools.wraps(method)
+        def plainly(*args: object, **kwargs: object) -> object:
+            return run.wait(method(*args, **kwargs))
+
+        return plainly
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "state":
+            raise Misuse(f"a run has no `{name}` to set", fix="set `run.state`")
+        run: Run = object.__getattribute__(self, "_run")
+        run.state = value
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A function of a run and its input. `state`: the type of `run.state`; None if the agent is replayed from its
+    beginning."""
+
+    function: Callable[..., object]
+    name: str
+    state: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain function."""
+        return self.function(*args, **kwargs)
+
+    async def advance(self, run: Run, task: object) -> object:
+        """Run the function to its end, in this loop or, if it is synchronous, in a thread of its own."""
+        token = _current.set(run)
+        try:
+            if inspect.iscoroutinefunction(self.function):
+                return await self.function(run, task)
+            return await in_thread(lambda: self.function(BlockingRun(run), task))
+        finally:
+            _current.reset(token)
+
+
+async def in_thread(work: Callable[[], object]) -> object:
+    """The result of blocking `work`, in a thread of its own and in this context."""
+    import contextvars
+
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+    done: asyncio.Future[object] = loop.create_future()
+
+    def settle(result: object, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def body() -> None:
+        try:
+            result, error = context.run(work), None
+        except StopIteration as ended:  # which no coroutine can raise
+            result, error = None, RuntimeError("it raised StopIteration").with_traceback(ended.__traceback__)
+        except BaseException as raised:  # noqa: BLE001 - handed to whoever waits
+            result, error = None, raised
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=body, name="holdfast agent", daemon=True).start()
+    return await done
+
+
+def agent(function: Callable[..., object] | None = None, /, *, state: Any = None) -> Any:
+    """Declare an agent: `def f(run, task)` or `async def f(run, task)`, returning a JSON value. `@agent(state=T)` gives
+    `run.state`, a `T` that checkpoints carry, and from which the run goes on."""
+
+    def decorate(inner: Callable[..., object]) -> Agent:
+        return Agent(inner, f"{inner.__module__}:{inner.__qualname__}", state)
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,69 @@
+"""Advancing a run to its end from the command line, through every wait.
+
+Rules
+1. A run that waits is unwound; its process only looks, now and then, whether it may go on.
+2. What it waits for, and the command that ends the wait, is said once for each wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import traceback
+
+from holdfast.agent.run import Agent
+from holdfast.cli.ending import AgentFailed
+from holdfast.cli.remedies import ways_on
+from holdfast.cli.terminal import busy, hint, json_text, out, safe, say
+from holdfast.cli.view import when
+from holdfast.core.canonical import JSON
+from holdfast.embedded import House
+from holdfast.errors import Asleep, Cancelled, Waiting
+
+
+def advance(house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_divergence: str, store: str) -> None:
+    """Write the run's answer to stdout, once it has one. Raises Waiting if it must wait and may not, AgentFailed if the
+    agent raised, and what stops a run."""
+    while True:
+        try:
+            answer = house.run(agent, task, id=run, wait=False, on_divergence=on_divergence)
+            break
+        except Waiting as waiting:
+            if not wait:
+                waiting.fix = " | ".join(ways_on(waiting, run, store)) or waiting.fix
+                raise
+            _tell(waiting, run, store)
+            with busy(f"waiting; {safe(waiting.what)}"):
+                asyncio.run(house.until(run, waiting))
+            say("going on")
+        except Exception as error:
+            if not isinstance(error, Cancelled) and _raised_inside(agent, error):
+                raise AgentFailed(error) from error
+            raise
+    out(answer_text(answer))
+
+
+def answer_text(answer: object) -> str:
+    """An answer as JSON; bytes as `{"base64": …}`."""
+    if isinstance(answer, bytes):
+        return json_text({"base64": base64.b64encode(answer).decode()})
+    return json_text(answer)
+
+
+def _raised_inside(agent: Agent, error: Exception) -> bool:
+    code = getattr(agent.function, "__code__", None)
+    return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _tell(waiting: Waiting, run: str, store: str) -> None:
+    until = f", until {when(waiting.until_ms)}" if waiting.until_ms is not None else ""
+    place = f" [{safe(waiting.where)}]" if waiting.where else ""
+    say(f"waiting: {safe(waiting.what)}{until}{place}")
+    _hints(waiting, run, store)
+
+
+def _hints(waiting: Waiting, run: str, store: str) -> None:
+    for way in ways_on(waiting, run, store):
+        hint(safe(way))
+    if isinstance(waiting, Asleep):
+        hint("nothing to do: it goes on by itself; Ctrl-C is safe, and `holdfast resume` comes back to it")

@@ -1,0 +1,127 @@
+"""`holdfast anchor`: the newest signed head, where heads are kept outside the store, and whether the two agree.
+
+Rules
+1. To show is to change nothing. Only `--accept` writes, and only where log and anchor disagree.
+2. An acknowledgement keeps the old anchor beside the new one, and says in the store who made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.keys import anchor_of, files_of
+from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
+from holdfast.cli.terminal import hint, json_text, out, safe, say
+from holdfast.cli.view import reader_of
+from holdfast.core.note import format_vkey, open_head, to_base64
+from holdfast.errors import Corrupt, Misuse, RolledBack
+from holdfast.store.heads import Heads, load_key, read_anchor
+from holdfast.store.schema import connect
+from holdfast.store.url import SqliteFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """The anchor as JSON. Sizes are numbers of entries; a head or anchor that is not there is null. `why` says what is
+    wrong where they do not agree."""
+
+    log: str
+    vkey: str
+    entries: int
+    head_size: int | None
+    head_root: str | None
+    anchor: str | None
+    anchor_size: int | None
+    agrees: bool
+    why: str | None
+
+
+def verb(
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Acknowledge the log as it is, though its anchor knows another one.")
+    ] = False,
+    by: ByOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the newest signed head and the anchor. Exits with 5 if the log is not the one that the anchor knows."""
+    url = existing(store)
+    reader = reader_of(url)
+    files = files_of(url)
+    try:
+        heads = Heads(load_key(files.key, reader.log_id, new=False), anchor_of(files, reader.log_id))
+        wrong = reader.against(heads)
+        shown = _anchored(reader.heads(1), reader.size(), heads, wrong)
+    finally:
+        asyncio.run(reader.close())
+    if accept:
+        _accept(files, heads, wrong, name_of(by))
+        return
+    if json:
+        out(json_text(shown, indent=2))
+    else:
+        _print(shown)
+    if wrong is not None:
+        raise RolledBack(
+            wrong.what, where=wrong.where,
+            fix=f"restore the newer log; or, if this one is right, holdfast anchor --accept{same_store(store)}",
+        )  # fmt: skip
+
+
+def _anchored(newest: list[str], entries: int, heads: Heads, wrong: RolledBack | None) -> Anchored:
+    key = heads.key
+    head = open_head(newest[0], key.verifier, key.check) if newest else None
+    note = None if heads.anchor is None else read_anchor(heads.anchor)
+    try:
+        kept = None if note is None else open_head(note, key.verifier, key.check).size
+    except Corrupt:
+        kept = None
+    return Anchored(
+        log=key.verifier.name,
+        vkey=format_vkey(key.verifier),
+        entries=entries,
+        head_size=head.size if head else None,
+        head_root=to_base64(head.root) if head else None,
+        anchor=str(heads.anchor) if heads.anchor is not None else None,
+        anchor_size=kept,
+        agrees=wrong is None,
+        why=wrong.what if wrong is not None else None,
+    )
+
+
+def _print(shown: Anchored) -> None:
+    out(safe(f"log     {shown.log}, {shown.entries:,} entries"))
+    out(safe(f"key     {shown.vkey}"))
+    out(
+        safe(
+            f"head    {shown.head_size:,} entries, root {shown.head_root}"
+            if shown.head_size is not None
+            else "head    none"
+        )
+    )
+    out(safe(f"anchor  {shown.anchor or 'none'}"))
+    if shown.anchor is None:
+        hint("without an anchor nobody sees a log that was cut or replaced: ?anchor=FILE on another volume")
+        return
+    size = "nothing yet" if shown.anchor_size is None else f"{shown.anchor_size:,} entries"
+    out(f"        {size}: {'agrees' if shown.agrees else 'DISAGREES'}")
+    if shown.agrees:
+        hint("keep the key where this machine cannot change it; then: holdfast verify --vkey KEY --anchor FILE")
+
+
+def _accept(files: SqliteFiles, heads: Heads, wrong: RolledBack | None, by: str) -> None:
+    if wrong is None:
+        raise Misuse("the log and its anchor agree: there is nothing to acknowledge", fix="nothing")
+    connection = connect(files.path, writer=True)
+    try:
+        aside = heads.accept(connection, by)
+    finally:
+        connection.close()
+    out(safe(f"acknowledged by {by}: {wrong.what}"))
+    if aside is not None:
+        say(safe(f"the old anchor is kept at {aside}"))
+    hint("the entries that the old anchor knew are gone from this log; what they did in the world is not")

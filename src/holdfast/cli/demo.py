@@ -1,0 +1,23 @@
+"""`holdfast demo`: an agent is killed half-way and resumed, with real servers and a census of the world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.errors import Misuse
+
+
+def verb(
+    into: Annotated[
+        Path | None, typer.Option("--into", metavar="DIR", help="Keep the store and the worlds here. [a new directory]")
+    ] = None,
+) -> int:
+    """Watch an agent die and come back. It is killed at step 13, and does nothing twice; takes about a minute."""
+    try:
+        from holdfast.demo.story import main
+    except ModuleNotFoundError as missing:
+        raise Misuse(f"the demo needs `{missing.name}`", fix="pip install 'holdfast[demo]'") from missing
+    return main(["--into", str(into)] if into else [])

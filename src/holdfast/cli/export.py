@@ -1,0 +1,75 @@
+"""`holdfast export`: a run, or a whole store, as a bundle that anybody can verify offline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from holdfast.cli.bundle import bundle
+from holdfast.cli.keys import files_of, pinned
+from holdfast.cli.options import StoreOption, existing
+from holdfast.cli.terminal import hint, progress, safe, say
+from holdfast.cli.view import look_from, reader_of, size_text
+from holdfast.errors import BadCall, Misuse
+from holdfast.store.reader import Reader
+
+
+def verb(
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is stdout.")],
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="The whole store.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    vkey: Annotated[
+        str | None,
+        typer.Option("--vkey", metavar="KEY", help="The verifier key. [that of the log key beside the store]"),
+    ] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a run, or the whole store, to a file. It can be verified anywhere: entries, payloads and signed heads."""
+    if (run is None) is not all:
+        raise BadCall("say either RUN or --all", fix="holdfast export RUN -o FILE")
+    url = existing(store)
+    reader = reader_of(url)
+    try:
+        key = pinned(files_of(url), reader, vkey).vkey
+        if output == "-":
+            asyncio.run(_write(reader, sys.stdout.buffer, key, run))
+            return
+        target = Path(output)
+        if target.exists() and not force:
+            raise Misuse("the file exists", where=output, fix="name another one, or --force")
+        _replace(reader, target, key, run)
+    finally:
+        asyncio.run(reader.close())
+    say(f"{safe(output)}: {size_text(target.stat().st_size)}")
+    hint(f"holdfast verify {safe(output)} --vkey {key}")
+
+
+def _replace(reader: Reader, target: Path, key: str, run: str | None) -> None:
+    """Whole or not at all."""
+    fresh = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        with fresh.open("xb") as file:
+            asyncio.run(_write(reader, file, key, run))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except OSError as error:
+        raise Misuse(
+            f"the bundle cannot be written: {error.strerror}", where=str(target), fix="name another file"
+        ) from None
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+async def _write(reader: Reader, file: BinaryIO, key: str, run: str | None) -> None:
+    if run is not None:
+        await look_from(reader, f"{run}@main")
+    with reader.moment(), progress("exporting", reader.size()) as tick:
+        async for line in bundle(reader, key, run, tick):
+            file.write(line)

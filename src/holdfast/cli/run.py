@@ -1,0 +1,56 @@
+"""`holdfast run`: give an agent a task, and see it through."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import StoreOption, json_value, same_store, store_url
+from holdfast.cli.terminal import hint, safe, say
+
+
+def verb(
+    agent: Annotated[str, typer.Argument(metavar="MODULE:AGENT", help="The agent; modules are looked for here first.")],
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="The task (JSON, @FILE, or - for stdin). [null]")
+    ] = None,
+    id: Annotated[
+        str | None, typer.Option("--id", metavar="RUN", help="The run's id; one that exists resumes. [a new one]")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for people, signals and sleeps, or exit 3.")
+    ] = True,
+    on_divergence: Annotated[
+        str,
+        typer.Option(
+            "--on-divergence", metavar="brief|ask|stop", help="When the program no longer asks for what the log holds."
+        ),
+    ] = "brief",
+    store: StoreOption = None,
+) -> None:
+    """Run an agent; its answer goes to stdout as JSON. The same command with the same --id goes on after a crash."""
+    from holdfast.cli.advance import advance
+    from holdfast.cli.agents import agent_named
+    from holdfast.embedded import open_store
+
+    task = None if input is None else json_value(input, "--input")
+    setting = divergence(on_divergence)
+    found = agent_named(agent)
+    run = id or uuid.uuid4().hex[:12]
+    if id is None:
+        say(f"run {run}")
+        hint(f"to go on with it after a crash: holdfast run {safe(agent)} --id {run}{same_store(store)}")
+    with open_store(store_url(store)) as house:
+        advance(house, found, task, run, wait=wait, on_divergence=setting, store=same_store(store))
+
+
+def divergence(text: str) -> str:
+    """A setting for divergences. Raises BadCall."""
+    from holdfast.errors import BadCall
+    from holdfast.gateway.diverge import OnDivergence
+
+    if text not in set(OnDivergence):
+        raise BadCall(f"`{text}` says nothing about divergences", fix="--on-divergence " + "|".join(OnDivergence))
+    return text

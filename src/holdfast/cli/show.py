@@ -1,0 +1,234 @@
+"""`holdfast show`: a run as it stands, or one entry of it whole.
+
+Rules
+1. What needs a person comes first, each with the exact command that ends it.
+2. Payloads are cut to one line; one entry (`show NODE`) shows them whole, up to a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli.entry import show_entry
+from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, same_store
+from holdfast.cli.remedies import Need, needs_of, resume
+from holdfast.cli.terminal import hint, json_text, line, out, safe, styled, table
+from holdfast.cli.view import Looked, Status, about_of, age, excerpt, look, reader_of, when
+from holdfast.cli.words import SHORT
+from holdfast.core.effect import Happened, NotHappened
+from holdfast.core.log import Slot
+from holdfast.core.record import Intent, Seal
+from holdfast.store.reader import Reader
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+ANSWER = 2000  # signs of a run's answer
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One call as JSON. `outcome`: happened, not_happened, doubt, held, refused, open (its owner lives) or retry.
+    `args` and `answer` are the beginnings of their texts."""
+
+    node: str
+    tool: str
+    kind: str
+    args: str
+    outcome: str
+    answer: str | None
+    at_ms: int
+    sent: int
+    settled_by: str | None
+    undone: bool
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One run as JSON. `needs` is what waits for people; `resume` the command that goes on with it; times are ms since
+    1970 UTC."""
+
+    run: str
+    branch: str
+    status: str
+    about: str
+    agent: str | None
+    input: str
+    answer: str | None
+    error: str | None
+    entries: int
+    epoch: int
+    holder: str | None
+    started_ms: int
+    newest_ms: int
+    wakes_ms: int | None
+    counts: dict[str, int]
+    resume: str
+    needs: list[Need]
+    effects: list[Effect]
+
+
+def verb(
+    run: Annotated[str, typer.Argument(metavar="RUN|NODE", help="A run, or a place in its log (RUN@SEQ).")],
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=0, help="At most so many effects, the newest.")
+    ] = 100,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a run: what waits for people first, then what it has done. Or show one entry, whole."""
+    url = existing(store)
+    if run.rpartition("@")[2].rpartition(":")[2].isdigit() and "@" in run:
+        asyncio.run(show_entry(url, run, json=json))
+        return
+    shown = asyncio.run(_shown(url, branch_of(run), limit, same_store(store)))
+    if json:
+        out(json_text(shown, indent=2))
+    else:
+        _print(shown)
+        _hint(shown, same_store(store))
+
+
+async def _shown(url: str, branch: str, limit: int, store: str) -> Shown:
+    now_ms = time.time_ns() // 1_000_000
+    reader = reader_of(url)
+    try:
+        looked = await look(reader, branch)
+        log = looked.log
+        slots = sorted((slot for slot in log.slots.values()), key=lambda slot: slot.first_seq)
+        ended = log.finished
+        return Shown(
+            run=branch.partition("@")[0],
+            branch=branch.partition("@")[2],
+            status=looked.status(now_ms).value,
+            about=about_of(looked, now_ms),
+            agent=log.started.agent if log.started else None,
+            input=await excerpt(reader, log.started.input, SHORT) if log.started else "",
+            answer=await excerpt(reader, ended.answer, ANSWER) if ended and ended.answer else None,
+            error=ended.error if ended else None,
+            entries=log.seq,
+            epoch=log.epoch,
+            holder=looked.holder or None,
+            started_ms=looked.started_ms,
+            newest_ms=looked.newest_ms,
+            wakes_ms=looked.wakes_ms(now_ms),
+            counts=dict(looked.counts),
+            resume=resume(branch, log.started.agent if log.started else "", store),
+            needs=await needs_of(reader, looked, store),
+            effects=[await _effect(reader, looked, slot) for slot in slots[max(0, len(slots) - limit):]],
+        )  # fmt: skip
+    finally:
+        await reader.close()
+
+
+async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
+    record = looked.records.get(slot.intent_seq or slot.first_seq)
+    asked = record.args if isinstance(record, Intent | Seal) else slot.hold.args if slot.hold else None
+    answer = None
+    match slot.outcome:
+        case Happened(payload):
+            outcome, answer = "happened", await excerpt(reader, payload, SHORT)
+        case NotHappened(reason):
+            outcome, answer = "not_happened", reason
+        case None if slot.intent is None:
+            outcome = "refused" if slot.refusal else "held"
+        case None:
+            doubtful = slot.retry_ms is None and not looked.holder
+            outcome = "doubt" if doubtful else "retry" if slot.retry_ms is not None else "open"
+    return Effect(
+        node=looked.node(slot.intent_seq or slot.first_seq),
+        tool=slot.tool,
+        kind=slot.kind.value,
+        args=await excerpt(reader, asked, SHORT) if asked else "",
+        outcome=outcome,
+        answer=answer,
+        at_ms=looked.times.get(slot.intent_seq or slot.first_seq, 0),
+        sent=len(slot.sent_ms) or int(slot.outcome is not None),
+        settled_by=slot.settled_by,
+        undone=slot.undone,
+        key=slot.intent.key if slot.intent else None,
+    )
+
+
+# --- on the screen ---
+
+_MARKS = {
+    "happened": ("happened", "green"), "not_happened": ("did not happen", "yellow"), "doubt": ("DOUBT", "bold red"),
+    "held": ("held", "bold yellow"), "refused": ("refused", "red"), "open": ("under way", "cyan"),
+    "retry": ("refused for now", "blue"),
+}  # fmt: skip
+
+
+def _print(shown: Shown) -> None:
+    from holdfast.cli.list import STYLES
+
+    now_ms = time.time_ns() // 1_000_000
+    where = "" if shown.branch == "main" else f"@{shown.branch}"
+    head = styled(f"{shown.run}{where}  ", "bold") + styled(shown.status, STYLES[Status(shown.status)])
+    line(head + styled(f"  {shown.about}" if shown.about and not shown.needs else ""))
+    for need in shown.needs:
+        out()
+        line(styled(f"{need.why.upper()}  ", "bold red" if need.why == "doubt" else "bold yellow") + styled(need.what))
+        for name, text in (("args", need.args), ("why", need.about)):
+            if text:
+                line(styled(f"  {name}  ", "dim") + styled(text))
+        for command in need.commands:
+            out(f"  {safe(command)}")
+    out()
+    for name, text in (
+        ("agent", shown.agent or ""),
+        ("input", shown.input),
+        ("started", f"{when(shown.started_ms)}  ({age(shown.started_ms, now_ms)} ago)"),
+        ("newest", f"{when(shown.newest_ms)}  ({age(shown.newest_ms, now_ms)} ago)"),
+        ("log", f"{_many(shown.entries, 'entry')}: {_counted(shown.counts)}; epoch {shown.epoch}"),
+        ("error", shown.error or ""),
+        ("answer", shown.answer or ""),
+    ):
+        if text:
+            line(styled(f"{name:<8} ", "dim") + styled(text))
+    if shown.effects:
+        out()
+        _effects(shown)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    names = (("intent", "effect"), ("reads", "read"), ("decision", "decision"), ("checkpoint", "checkpoint"))
+    return ", ".join(_many(counts.get(name, 0), word) for name, word in names)
+
+
+def _many(number: int, word: str) -> str:
+    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+    return f"{number:,} {word if number == 1 else plural}"
+
+
+def _effects(shown: Shown) -> None:
+    rows: list[tuple[Text, ...]] = []
+    for effect in shown.effects:
+        mark, style = _MARKS[effect.outcome]
+        notes = [mark]
+        notes += [f"by {effect.settled_by}"] if effect.settled_by else []
+        notes += ["taken back"] if effect.undone else []
+        notes += [f"sent {effect.sent}×"] if effect.sent > 1 else []
+        rows.append(
+            (
+                styled(effect.node.rpartition("@")[2]),
+                styled(effect.tool),
+                styled(effect.kind, "dim"),
+                styled(", ".join(notes), style),
+                styled(effect.args + (f" → {effect.answer}" if effect.answer is not None else ""), most=2 * SHORT),
+            )
+        )
+    table(("#SEQ", "TOOL", "KIND", "OUTCOME", "ARGUMENTS → ANSWER"), rows, whole=("#SEQ", "TOOL", "KIND", "OUTCOME"))
+
+
+def _hint(shown: Shown, store: str) -> None:
+    if shown.status in (Status.STOPPED, Status.WAITING, Status.FAILED):
+        hint(f"{safe(shown.resume)}   # goes on from the log")
+    elif shown.effects:
+        hint(f"holdfast show {safe(shown.effects[-1].node)}{store}   # one entry whole")

@@ -1,0 +1,236 @@
+"""`holdfast verify`: is this log what was written, and what was signed? Offline, without becoming a writer.
+
+Rules
+1. The judge is `core/verify.py`, which shares no code with what wrote the log; here it is only fed.
+2. A file that cannot be read is a fault like any other, named by the first entry that it hides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json as json_
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO, cast
+
+import typer
+
+from holdfast.cli.keys import anchor_of, checked, ed25519, files_of, pinned
+from holdfast.cli.options import JsonOption, StoreOption, existing
+from holdfast.cli.terminal import Tick, hint, json_text, out, progress, safe
+from holdfast.core.verify import Fault, Report, Verifier, verify_bundle
+from holdfast.errors import Corrupt, Misuse, Unknown
+from holdfast.store.reader import Reader
+
+LONGEST_HEADER = 4096  # bytes
+LAST = 2**65  # the order of a fault that is no entry's
+DATABASE, BUNDLE = b"SQLite format 3\0", b'{"holdfast":"bundle/'
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The first broken rule. `rule` is a word of docs/log-format.md, or `file`; `index` and `node` name the entry."""
+
+    rule: str
+    what: str
+    index: int | None
+    node: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verdict as JSON. `kind`: store or bundle; `key_from`: given, a file, or the bundle itself; `anchor` is null
+    where none was compared; `unsigned` entries come after the newest good head."""
+
+    ok: bool
+    kind: str
+    path: str
+    entries: int
+    branches: int
+    payloads: int
+    heads: int
+    unsigned: int
+    vkey: str | None
+    key_from: str
+    anchor: str | None
+    fault: Found | None
+
+
+def verb(
+    log: Annotated[
+        str | None,
+        typer.Argument(metavar="STORE|BUNDLE", help="A store's URL or database, or an exported bundle. [--store]"),
+    ] = None,
+    vkey: Annotated[
+        str | None,
+        typer.Option("--vkey", metavar="KEY", help="The verifier key. [that of the log key beside the store]"),
+    ] = None,
+    anchor: Annotated[
+        str | None, typer.Option("--anchor", metavar="FILE", help="The anchor; `none` for none. [the store's own]")
+    ] = None,
+    max_unsigned: Annotated[
+        int, typer.Option("--max-unsigned", metavar="N", min=0, help="So many entries may come after the newest head.")
+    ] = 1000,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Check a store or an exported bundle. Every entry, every payload, every signed head, and the anchor."""
+    name = log or existing(store)
+    if vkey is not None:
+        checked(vkey)
+    path = files_of(name).path if log is None or "://" in name else Path(name)
+    match _kind(path):
+        case "store":
+            verdict = asyncio.run(_of_store(name, path, vkey, anchor, max_unsigned))
+        case _:
+            verdict = _of_bundle(path, vkey, anchor, max_unsigned)
+    if json:
+        out(json_text(verdict, indent=2))
+    else:
+        _print(verdict)
+    return 0 if verdict.ok else 1
+
+
+def _kind(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            begins = file.read(32)
+    except OSError as error:
+        raise Unknown(f"it cannot be read: {error.strerror}", where=str(path), fix="name a store or a bundle") from None
+    return "bundle" if begins.startswith(BUNDLE[:12]) else "store"
+
+
+# --- a store ---
+
+
+async def _of_store(name: str, path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
+    try:
+        reader = Reader(path)
+    except Corrupt as error:
+        report = Report(0, 0, 0, 0, 0, Fault("file", error.what))
+        return _verdict("store", path, report, vkey, "given" if vkey else "", None)
+    try:
+        files = files_of(name)
+        key = pinned(files, reader, vkey)
+        where = _anchor(anchor, anchor_of(files, reader.log_id))
+        verifier = Verifier(ed25519, key.vkey)
+        with reader.moment():
+            await _feed(reader, verifier)
+        report = verifier.finish(_text(where), most)
+        return _verdict("store", path, report, key.vkey, key.source, where)
+    finally:
+        await reader.close()
+
+
+async def _feed(reader: Reader, verifier: Verifier) -> None:
+    """Hand over the whole store. What cannot be read is blamed on the first entry that it hides."""
+    with progress("verifying", reader.size()) as tick:
+        try:
+            for index, entry in reader.places():
+                tick()
+                verifier.entry(
+                    index, entry.branch, entry.seq, entry.epoch, entry.at_ms, entry.key, entry.body, entry.digest
+                )
+        except Corrupt as error:
+            verifier.blame(verifier.next, Fault("file", f"it cannot be read: {error.what}", verifier.next))
+        try:
+            for note in reader.heads():
+                verifier.head(note)
+            for digest in list(reader.digests()):
+                tick()
+                verifier.blob(digest, await _payload(reader, verifier, digest))
+        except Corrupt as error:
+            verifier.blame(LAST, Fault("file", f"what follows the entries cannot be read: {error.what}"))
+        damage = reader.damage()
+        if damage is not None:
+            verifier.blame(LAST + 1, Fault("file", f"the database file is damaged: {damage}"))
+
+
+async def _payload(reader: Reader, verifier: Verifier, digest: bytes) -> bytes:
+    try:
+        return await reader.whole(digest)
+    except (Unknown, Corrupt) as error:
+        verifier.blame(LAST, Fault("blob", f"payload {digest.hex()} cannot be put together: {error.what}"))
+        return b""
+
+
+def _anchor(given: str | None, own: Path | None) -> Path | None:
+    """The anchor to compare with. Raises Misuse if one is named that does not exist."""
+    if given == "none":
+        return None
+    if given is not None:
+        if not Path(given).is_file():
+            raise Misuse("there is no anchor here", where=given, fix="name its file, or --anchor none")
+        return Path(given)
+    return own if own is not None and own.is_file() else None
+
+
+def _text(anchor: Path | None) -> str | None:
+    if anchor is None:
+        return None
+    try:
+        return anchor.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise Misuse(f"the anchor cannot be read: {error.strerror}", where=str(anchor), fix="--anchor FILE") from None
+
+
+# --- a bundle ---
+
+
+def _of_bundle(path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
+    where = _anchor(anchor, None)
+    with path.open("rb") as file, progress("verifying", path.stat().st_size) as tick:
+        report = verify_bundle(_lines(file, tick), ed25519, vkey, _text(where), most)
+    return _verdict("bundle", path, report, vkey or _own_key(path), "given" if vkey else "the bundle itself", where)
+
+
+def _own_key(path: Path) -> str | None:
+    """The key that a bundle says it is signed with."""
+    with path.open("rb") as file:
+        try:
+            header = json_.loads(file.readline(LONGEST_HEADER))
+        except (ValueError, RecursionError):
+            return None
+    vkey = cast("dict[str, object]", header).get("vkey") if isinstance(header, dict) else None
+    return vkey if isinstance(vkey, str) else None
+
+
+def _lines(file: BinaryIO, tick: Tick) -> Iterator[bytes]:
+    for line in file:
+        tick(len(line))
+        yield line
+
+
+# --- the verdict ---
+
+
+def _verdict(kind: str, path: Path, report: Report, vkey: str | None, key_from: str, anchor: Path | None) -> Verdict:
+    fault = report.fault
+    return Verdict(
+        fault is None, kind, str(path), report.entries, report.branches, report.blobs, report.heads, report.unsigned,
+        vkey, key_from, None if anchor is None else str(anchor),
+        None if fault is None else Found(fault.rule, fault.what, fault.index, fault.node),
+    )  # fmt: skip
+
+
+def _print(verdict: Verdict) -> None:
+    fault = verdict.fault
+    if fault is not None:
+        place = (
+            "" if fault.index is None else f"entry {fault.index}" + (f" ({fault.node})" if fault.node else "") + ": "
+        )
+        out(safe(f"BAD  {verdict.path}: {place}{fault.what} [{fault.rule}]"))
+    else:
+        out(safe(f"OK   {verdict.path}"))
+    looked = (f"{verdict.entries:,} entries", f"{verdict.branches:,} branches", f"{verdict.payloads:,} payloads",
+              f"{verdict.heads:,} heads, {verdict.unsigned:,} entries after the newest")  # fmt: skip
+    out("     looked at  " + ", ".join(looked))
+    out(safe(f"     key        {verdict.vkey or 'none could be read'}"))
+    out(safe(f"     anchor     {verdict.anchor or 'none'}"))
+    if verdict.ok and verdict.key_from != "given":
+        hint("this shows that the log agrees with itself; that it is yours, only a key that you kept elsewhere: --vkey")
+    if verdict.ok and verdict.anchor is None:
+        hint("without an anchor, a log that was cut at an older head looks whole: --anchor FILE")
+    if fault is not None:
+        hint("keep the file as it is; restore a backup beside it, and verify that one against the same anchor")

@@ -1,0 +1,263 @@
+"""A run as people look at it: its status, what it waits for, what it has done. A fold over its entries, like all else.
+
+Rules
+1. A status is read from the log and from who holds the claim, never kept.
+2. An open effect is in doubt only if nobody living can still seal it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from holdfast.core.effect import Kind, Payload
+from holdfast.core.log import Entry, Log, Slot, check_chain, origin
+from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Sleep, Started, decode
+from holdfast.errors import Corrupt, Unknown
+from holdfast.gateway.line import FINISHED_KEY, check_places, node_of, read_payload
+from holdfast.store import Branch
+from holdfast.store.reader import Reader
+from holdfast.store.url import sqlite_files
+from holdfast.store.worker import dead
+
+
+class Status(StrEnum):
+    """How a run stands."""
+
+    RUNNING = "running"  # a living process advances it
+    HELD = "held"  # a call waits for people
+    DOUBT = "doubt"  # an effect may have happened, and nobody living can tell
+    ASLEEP = "asleep"  # until a moment
+    WAITING = "waiting"  # for a signal, or for whoever resumes it
+    STOPPED = "stopped"  # its process has died; it goes on when it is resumed
+    FAILED = "failed"  # the agent raised; running it again goes on from the log
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    CORRUPT = "corrupt"  # its log is not what was written: `holdfast verify` tells more
+
+
+@dataclass(slots=True)
+class Looked:
+    """One branch, folded. `digest` is that of the newest entry. `holder` advances it now; `died` held it when it died.
+    `answered`: its newest entry was placed by somebody else. `records` and `times` are by place."""
+
+    branch: str
+    log: Log
+    digest: bytes
+    holder: str = ""
+    died: str = ""
+    claim_seq: int = 0
+    finished_seq: int = 0
+    started_ms: int = 0
+    newest_ms: int = 0
+    answered: bool = False
+    counts: Counter[str] = field(default_factory=Counter[str])
+    records: dict[int, Record] = field(default_factory=dict[int, Record])
+    times: dict[int, int] = field(default_factory=dict[int, int])
+    sleeps: list[Sleep] = field(default_factory=list[Sleep])
+
+    def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, Record]]:
+        """Take up what comes next, checked. Raises Corrupt at the first entry that does not fit."""
+        check_places(entries, self.log.seq)
+        taken: list[tuple[Entry, Record]] = []
+        for entry in entries:
+            self.digest = check_chain(self.digest, [entry])
+            record = self.log.fold(entry)
+            self._note(entry, record)
+            taken.append((entry, record))
+        return taken
+
+    def _note(self, entry: Entry, record: Record) -> None:
+        self.started_ms = self.started_ms or entry.at_ms
+        self.newest_ms = entry.at_ms
+        self.times[entry.seq] = entry.at_ms
+        self.answered = entry.epoch == 0
+        self.counts[type(record).__name__.lower()] += 1
+        match record:
+            case Claim():
+                self.claim_seq = entry.seq
+            case Finished():
+                self.finished_seq = entry.seq
+            case Seal(intent=None):
+                self.counts["reads"] += 1
+                self.records[entry.seq] = record
+            case Sleep():
+                self.sleeps.append(record)
+            case Intent() | Started():
+                self.records[entry.seq] = record
+            case _:
+                pass
+
+    def doubts(self) -> list[Slot]:
+        """Open effects whose process is gone, and which were not refused for now: those that must not be repeated
+        blindly come first."""
+        if self.holder:
+            return []
+        open_ = [slot for slot in self.log.doubts() if slot.retry_ms is None]
+        return sorted(open_, key=lambda slot: slot.kind is Kind.IDEMPOTENT)
+
+    def status(self, now_ms: int) -> Status:
+        """How the run stands at this moment."""
+        log = self.log
+        if log.finished is not None and log.finished.error is None:
+            return Status.FINISHED
+        if self.holder:
+            return Status.RUNNING
+        if log.cancelled is not None:
+            return Status.CANCELLED
+        if any(slot.kind is not Kind.IDEMPOTENT for slot in self.doubts()):
+            return Status.DOUBT
+        if log.holds():
+            return Status.HELD
+        if self.finished_seq > self.claim_seq:
+            return Status.FAILED
+        if self.wakes_ms(now_ms) is not None:
+            return Status.ASLEEP
+        return Status.STOPPED if self.died else Status.WAITING
+
+    def wakes_ms(self, now_ms: int) -> int | None:
+        """When the run's sleep ends, if it sleeps."""
+        ahead = [sleep.until_ms for sleep in self.sleeps if sleep.until_ms > now_ms]
+        return min(ahead, default=None)
+
+    def node(self, seq: int) -> str:
+        """A place on this branch, as people write it."""
+        return node_of(self.branch, seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `holdfast list`. Times are ms since 1970 UTC; `started_ms` is null where it was not looked at."""
+
+    run: str
+    branch: str
+    status: str
+    about: str
+    entries: int
+    epoch: int
+    newest_ms: int
+    holder: str | None
+
+
+def reader_of(url: str) -> Reader:
+    """The reading side of a store. Raises Unknown, Corrupt."""
+    if not url.startswith("sqlite:"):
+        raise Unknown("this store cannot be read by itself", where=url, fix="name a file: --store sqlite:///runs.db")
+    return Reader(sqlite_files(url).path)
+
+
+async def look(reader: Reader, branch: str) -> Looked:
+    """A branch, read and folded. Raises Unknown if there is none, Corrupt if it does not hold."""
+    found = await look_from(reader, branch)
+    found.take(await reader.read(branch))
+    await refresh(reader, found)
+    return found
+
+
+async def look_from(reader: Reader, branch: str) -> Looked:
+    """A branch of which nothing has been taken up yet. Raises Unknown if there is none."""
+    if not await reader.read(branch, newest=1):
+        raise Unknown(f"there is no run `{branch.removesuffix('@main')}`", where=str(reader.path),
+                      fix="holdfast list shows the runs")  # fmt: skip
+    return Looked(branch, Log(branch), origin(branch))
+
+
+async def refresh(reader: Reader, looked: Looked) -> None:
+    """Who holds the branch now, or died holding it."""
+    owner = reader.owners().get(looked.branch)
+    looked.holder = looked.died = ""
+    if owner is not None and dead(owner):
+        looked.died = f"{owner.host}:{owner.pid}"
+    elif owner is not None:
+        looked.holder = f"{owner.host}:{owner.pid}"
+
+
+async def row(reader: Reader, branch: Branch) -> Row:
+    """How a branch stands, read no further than needed."""
+    run, _, line = branch.name.partition("@")
+    try:
+        status, about = await _standing(reader, branch)
+    except Corrupt as error:
+        status, about = Status.CORRUPT, f"{error.what} [{error.where}]"
+    return Row(run, line, status.value, about, branch.seq, branch.epoch, branch.at_ms, branch.holder or None)
+
+
+async def _standing(reader: Reader, branch: Branch) -> tuple[Status, str]:
+    ended = await reader.read(branch.name, key=FINISHED_KEY, newest=1)
+    finished = decode(ended[0].body) if ended else None
+    if isinstance(finished, Finished) and (finished.error is None or ended[0].seq == branch.seq):
+        return (Status.FINISHED, "") if finished.error is None else (Status.FAILED, finished.error)
+    now_ms = time.time_ns() // 1_000_000
+    found = await look(reader, branch.name)
+    return found.status(now_ms), about_of(found, now_ms)
+
+
+def about_of(looked: Looked, now_ms: int) -> str:
+    """What a run waits for, or died of, in a few words."""
+    log = looked.log
+    match looked.status(now_ms):
+        case Status.RUNNING:
+            return f"by {looked.holder}"
+        case Status.HELD:
+            return ", ".join(f"{looked.node(slot.hold_seq)} {slot.tool}" for slot in log.holds())
+        case Status.DOUBT:
+            return ", ".join(f"{looked.node(slot.intent_seq)} {slot.tool}" for slot in looked.doubts())
+        case Status.ASLEEP:
+            return f"until {when(looked.wakes_ms(now_ms) or 0)}"
+        case Status.WAITING:
+            return "answered; to be resumed" if looked.answered else "for a signal, or to be resumed"
+        case Status.STOPPED:
+            return f"process {looked.died} has died"
+        case Status.FAILED:
+            return (log.finished.error if log.finished else None) or ""
+        case Status.CANCELLED:
+            return f"by {log.cancelled.by}: {log.cancelled.reason}" if log.cancelled else ""
+        case Status.FINISHED | Status.CORRUPT:
+            return ""
+
+
+def when(at_ms: int) -> str:
+    """A moment, in local time."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1000))
+    except (OverflowError, ValueError, OSError):
+        return f"{at_ms} ms"
+
+
+def age(at_ms: int, now_ms: int) -> str:
+    """How long ago, in one unit."""
+    seconds = max(0, now_ms - at_ms) // 1000
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+async def excerpt(reader: Reader, payload: Payload, most: int) -> str:
+    """The beginning of a payload as text, at most `most` signs; its size where it is too large to be looked at."""
+    if payload.size_bytes > LOOKED_INTO:
+        return f"({size_text(payload.size_bytes)} of {payload.encoding.value})"
+    try:
+        data = await read_payload(reader, payload)
+    except Unknown:
+        return "(pruned)"
+    except Corrupt:
+        return "(not what was sealed: run `holdfast verify`)"
+    if payload.encoding.value == "bytes":
+        return f"({size_text(len(data))}: {data[:16].hex()}…)" if len(data) > 16 else f"({data.hex()})"
+    text = data.decode("utf-8", "replace")
+    return text if len(text) <= most else text[: max(0, most - 1)] + "…"
+
+
+LOOKED_INTO = 1 << 20  # bytes
+
+
+def size_text(size_bytes: int) -> str:
+    """A size in one unit."""
+    for size, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.1f} {unit}"
+    return f"{size_bytes} bytes"

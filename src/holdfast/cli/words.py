@@ -1,0 +1,147 @@
+"""Each record of a log in words, on one line.
+
+Rules
+1. Every record has its words: the match is closed.
+2. The words are not yet safe for a terminal: whoever prints them makes them so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+from holdfast.cli.view import Looked, excerpt, when
+from holdfast.core.effect import Happened, NotHappened, Outcome, Payload
+from holdfast.core.record import (
+    Approval,
+    Attempt,
+    Cancelled,
+    Checkpoint,
+    Claim,
+    Decision,
+    Divergence,
+    Draw,
+    Finished,
+    Hold,
+    Intent,
+    Record,
+    Refusal,
+    Seal,
+    Settled,
+    Signal,
+    Sleep,
+    Started,
+)
+from holdfast.store.reader import Reader
+
+SHORT = 80  # signs of a payload in one line
+_WHY_AGAIN = {
+    "doubt": "it may have happened; same key, same bytes",
+    "refused": "it was refused for now",
+    "absent": "it was proven that it did not happen",
+}
+_Call: TypeAlias = Intent | Attempt | Seal | Hold | Approval | Refusal | Settled
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a record is called, and what it says."""
+
+    name: str
+    text: str
+    style: str = ""
+
+
+class Teller:
+    """Puts records into words. `most`: signs of each payload."""
+
+    def __init__(self, reader: Reader, looked: Looked, most: int = SHORT) -> None:
+        self._reader = reader
+        self._looked = looked
+        self._most = most
+
+    async def tell(self, record: Record) -> Words:
+        """The words of a record that `looked` has taken up."""
+        match record:
+            case Intent() | Attempt() | Seal() | Hold() | Approval() | Refusal() | Settled():
+                return await self._call(record)
+            case Started():
+                return Words("started", f"{record.agent} {await self._payload(record.input)}", "bold")
+            case Claim():
+                before = {"none": "", "released": "", "dead": "; the owner before has died"}
+                how = before.get(record.previous, "; the owner before may still live")
+                return Words("claim", f"by {record.worker}{how}", "dim")
+            case Decision():
+                lane = "" if record.lane == "main" else f" in lane {record.lane}"
+                return Words("decision", f"{record.name}{lane} → {await self._payload(record.answer)}", "cyan")
+            case Draw():
+                return Words("draw", f"{record.name} {record.value}", "dim")
+            case Checkpoint():
+                return Words("checkpoint", await self._payload(record.state), "bold")
+            case Divergence():
+                lost = ", ".join(self._looked.node(seq) for seq in record.unclaimed)
+                return Words(
+                    "divergence", f"{record.asked}: {record.why}{f' (not asked for: {lost})' if lost else ''}", "yellow"
+                )
+            case Signal():
+                return Words("signal", f"{record.name} = {await self._payload(record.value)}, from {record.by}")
+            case Sleep():
+                return Words("sleep", f"{record.name} until {when(record.until_ms)}", "dim")
+            case Cancelled():
+                return Words("cancelled", f"by {record.by}: {record.reason}", "bold")
+            case Finished():
+                if record.error is not None or record.answer is None:
+                    return Words("finished", f"with an error: {record.error}", "red")
+                return Words("finished", f"→ {await self._payload(record.answer)}", "bold green")
+            case _:
+                assert_never(record)
+
+    async def _call(self, record: _Call) -> Words:
+        match record:
+            case Intent():
+                undo = f", takes back {self._looked.node(record.undoes)}" if record.undoes is not None else ""
+                return Words("intent", f"{record.tool} {await self._payload(record.args)} ({record.kind}{undo})")
+            case Attempt():
+                why = _WHY_AGAIN.get(record.why, record.why)
+                return Words(
+                    "attempt", f"{self._tool(record.intent)} is sent again, time {record.number}: {why}", "yellow"
+                )
+            case Seal(intent=None, args=args) if args is not None:
+                asked = f"{record.tool} {await self._payload(args)}"
+                return Words("read", f"{asked} {await self._outcome(record.outcome)}", "dim")
+            case Seal():
+                return Words("seal", f"{record.tool} {await self._outcome(record.outcome)}", "green")
+            case Hold():
+                return Words(
+                    "hold",
+                    f"{record.tool} {await self._payload(record.args)} waits for approval: {record.why}",
+                    "bold yellow",
+                )
+            case Approval():
+                return Words(
+                    "approval", f"{self._tool(record.hold)} by {record.by}, until {when(record.expires_ms)}", "green"
+                )
+            case Refusal():
+                return Words("refusal", f"{record.tool} by {record.by}: {record.reason}", "red")
+            case Settled():
+                outcome = await self._outcome(record.outcome)
+                return Words("settled", f"{self._tool(record.intent)} by {record.by} {outcome}", "green")
+            case _:
+                assert_never(record)
+
+    def _tool(self, seq: int) -> str:
+        slot = self._looked.log.at(seq)
+        return f"{slot.tool} ({self._looked.node(seq)})" if slot is not None else self._looked.node(seq)
+
+    async def _payload(self, payload: Payload) -> str:
+        return await excerpt(self._reader, payload, self._most)
+
+    async def _outcome(self, outcome: Outcome) -> str:
+        match outcome:
+            case Happened(answer):
+                lost = " (its answer could not be written down)" if answer.encoding.value == "lost" else ""
+                return f"→ {await self._payload(answer)}{lost}"
+            case NotHappened(reason):
+                return f"did not happen: {reason}"
+            case _:
+                assert_never(outcome)

@@ -1,0 +1,429 @@
+"""The log of one branch: what may follow what, how each entry proves the ones before it, and what it all amounts to.
+
+Rules
+1. Everything that decides whether a record may be written lives in this file.
+2. This file knows nothing of tools, policies, stores or time. Entries come in, or an error goes out.
+3. An entry carries the digest of the entry before it, so a log can be checked by anyone who has it.
+4. `Log` is a fold: the same entries give the same log, and nothing else is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from holdfast.core.effect import Happened, Kind, NotHappened, Outcome, redone_identity
+from holdfast.core.record import (
+    Approval,
+    Attempt,
+    Cancelled,
+    Checkpoint,
+    Claim,
+    Decision,
+    Divergence,
+    Draw,
+    Finished,
+    Hold,
+    Intent,
+    Record,
+    Refusal,
+    Seal,
+    Settled,
+    Signal,
+    Sleep,
+    Started,
+    decode,
+)
+from holdfast.errors import Corrupt
+
+FOLLOWS: dict[type[Record] | None, frozenset[type[Record]]] = {
+    None: frozenset({Hold, Intent, Refusal, Seal}),  # a seal alone is a read
+    Hold: frozenset({Approval, Refusal, Hold}),  # an expired hold is asked again
+    Approval: frozenset({Intent, Seal, Refusal, Hold}),  # a seal: the approved call was a read
+    Intent: frozenset({Attempt, Seal, Settled}),
+    Attempt: frozenset({Attempt, Seal, Settled}),
+    Seal: frozenset(),
+    Settled: frozenset(),
+    Refusal: frozenset(),
+}
+"""What may follow what in the life of one call."""
+
+UNCLAIMED = (Approval, Refusal, Settled, Signal, Cancelled)
+"""What may be placed by somebody who holds no claim."""
+
+RETRY = "retry/"
+"""What a sleep's name starts with when it stands for a refused sending; the intent's seq follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record at its place: `seq` ≥ 1 on the branch, `at_ms` wall clock, `epoch` 0 if placed without a claim."""
+
+    branch: str
+    seq: int
+    epoch: int
+    at_ms: int
+    key: bytes
+    body: bytes
+    digest: bytes
+
+
+def origin(branch: str) -> bytes:
+    """The digest (32 bytes) that a branch's first entry stands on."""
+    return hashlib.sha256(b"holdfast/branch/1\0" + branch.encode()).digest()
+
+
+def chain(previous: bytes, seq: int, epoch: int, at_ms: int, key: bytes, body: bytes) -> bytes:
+    """The digest (32 bytes) of an entry; see docs/log-format.md."""
+    place = seq.to_bytes(8, "big") + epoch.to_bytes(8, "big") + at_ms.to_bytes(8, "big") + bytes((len(key),))
+    return hashlib.sha256(b"holdfast/entry/1\0" + previous + place + key + body).digest()
+
+
+def sort_signals(entries: Iterable[Entry]) -> tuple[dict[int, Signal], set[int]]:
+    """The signals among the entries of one signal's name, by seq, and the seqs of those that were taken."""
+    signals: dict[int, Signal] = {}
+    taken: set[int] = set()
+    for entry in entries:
+        match decode(entry.body):
+            case Signal() as signal:
+                signals[entry.seq] = signal
+            case Draw(value=value):
+                taken.add(int(value))
+            case _:
+                raise Corrupt("a signal was expected", where=f"{entry.branch}:{entry.seq}")
+    return signals, taken
+
+
+def check_chain(previous: bytes, entries: Iterable[Entry]) -> bytes:
+    """The digest after `entries`, which stand on `previous`. Raises Corrupt at the first that does not fit."""
+    for entry in entries:
+        previous = chain(previous, entry.seq, entry.epoch, entry.at_ms, entry.key, entry.body)
+        if previous != entry.digest:
+            raise Corrupt(
+                "the log was changed: an entry does not fit the one before it",
+                where=f"{entry.branch}:{entry.seq}",
+                fix="run `holdfast verify`, restore a backup, and compare it with the anchor",
+            )
+    return previous
+
+
+@dataclass(slots=True)
+class Slot:
+    """The life of one call: the `n`-th of its identity.
+    `claimed`: the program now running has asked for it. `undone`: it happened and was taken back. `sent_ms`: when it
+    was sent, each time. `doubtful`: an earlier sending may have happened, so that a later "no" proves nothing.
+    `retry_ms`: the last sending was refused until then. `trouble`: what this process saw when it was sent last (not in
+    the log).
+    """
+
+    identity: bytes
+    n: int
+    tool: str
+    kind: Kind
+    first_seq: int
+    last: type[Record]
+    args: str | None = None
+    hold: Hold | None = None
+    hold_seq: int = 0
+    approval: Approval | None = None
+    approval_seq: int = 0
+    refusal: Refusal | None = None
+    intent: Intent | None = None
+    intent_seq: int = 0
+    sent_ms: list[int] = field(default_factory=list[int])
+    doubtful: bool = False
+    trouble: str = ""
+    sent_epoch: int = 0
+    retry_ms: int | None = None
+    outcome: Outcome | None = None
+    sealed_seq: int = 0
+    settled_by: str | None = None
+    claimed: bool = False
+    undone: bool = False
+
+    @property
+    def open(self) -> bool:
+        """An intent without an outcome: in doubt, unless its owner is alive."""
+        return self.intent is not None and self.outcome is None
+
+
+@dataclass(slots=True)
+class Decided:
+    """One recorded decision; `claimed` as for slots."""
+
+    seq: int
+    decision: Decision
+    claimed: bool = False
+
+
+class Log:
+    """What the entries of a branch, from `base` on, amount to.
+
+    `base` is 0 for the whole branch, or the seq of the checkpoint that the program was restored from: then what lies
+    before it is not here, and `Line.recall` brings in single identities from the store.
+    """
+
+    def __init__(self, branch: str, base: int = 0) -> None:
+        self.branch = branch
+        self.base = base
+        self.seq = base
+        self.epoch = 0
+        self.started: Started | None = None
+        self.slots: dict[tuple[bytes, int], Slot] = {}
+        self.counts: dict[bytes, int] = {}
+        self.effects: list[Slot] = []
+        self.touched_seq = 0
+        self.lanes: dict[str, list[Decided]] = {}
+        self.draws: dict[tuple[str, int], str] = {}
+        self.sleeps: dict[tuple[str, int], int] = {}
+        self.divergences: list[Divergence] = []
+        self.diverged = False
+        self.checkpoint: Checkpoint | None = None
+        self.checkpoint_seq = 0
+        self.claims: dict[int, str] = {}
+        self.cancelled: Cancelled | None = None
+        self.finished: Finished | None = None
+        self._decided: dict[tuple[str, str, int], Decided] = {}
+        self._asked: dict[tuple[str, str], int] = {}
+        self._by_seq: dict[int, Slot] = {}
+        self._unasked: dict[int, Slot] = {}
+
+    def fold(self, entry: Entry) -> Record:
+        """Take up one entry. Raises Corrupt if its record may not stand there."""
+        try:
+            record = decode(entry.body)
+            if entry.seq > self.base:  # what lies behind a checkpoint was written under claims that are not here
+                self._check_owner(record, entry)
+            self.take(record, entry)
+        except Corrupt as error:
+            if error.where:
+                raise
+            raise Corrupt(error.what, where=f"{entry.branch}:{entry.seq}", fix=error.fix) from None
+        return record
+
+    def _check_owner(self, record: Record, entry: Entry) -> None:
+        """Who may write what, under which claim, and until when."""
+        if entry.epoch == 0:
+            if not isinstance(record, UNCLAIMED):
+                raise Corrupt("a record that needs a claim was placed without one")
+            return
+        if isinstance(record, Claim):
+            if entry.epoch <= self.epoch:
+                raise Corrupt("a claim does not raise the epoch")
+        elif self.claims and entry.epoch != self.epoch:
+            raise Corrupt("a record was placed under a claim that is not the branch's")
+        elif self.finished is not None and self.finished.answer is not None:
+            raise Corrupt("a record was placed after the run had ended")
+
+    def take(self, record: Record, entry: Entry) -> None:
+        """Take up one entry whose record is known."""
+        self.seq = max(self.seq, entry.seq)
+        match record:
+            case Intent() | Attempt() | Seal() | Hold() | Approval() | Refusal() | Settled():
+                self._take_call(record, entry)
+            case Decision():
+                self._take_decision(record, entry)
+            case Draw():
+                self.draws[record.name, record.n] = record.value
+            case Sleep():
+                self.sleeps[record.name, record.n] = record.until_ms
+                if record.name.startswith(RETRY):
+                    self._take_retry(record)
+            case Checkpoint():
+                self.checkpoint, self.checkpoint_seq = record, entry.seq
+            case Divergence():
+                if record.unclaimed:
+                    self.divergences.append(record)
+                    self.diverged = True
+            case Claim():
+                self.claims[entry.epoch] = record.previous
+                self.epoch = max(self.epoch, entry.epoch)
+            case Started():
+                self.started = record
+            case Cancelled():
+                self.cancelled = record
+            case Finished():
+                self.finished = record
+            case Signal():
+                pass
+
+    def _take_decision(self, record: Decision, entry: Entry) -> None:
+        """A decision that was made anew stands in the place of the one before."""
+        place = (record.lane, record.request, record.n)
+        known = self._decided.get(place)
+        if known is not None:
+            known.seq, known.decision = entry.seq, record
+            return
+        decided = self._decided[place] = Decided(entry.seq, record)
+        self.lanes.setdefault(record.lane, []).append(decided)
+        times = self._asked.get(place[:2], 0)
+        self._asked[place[:2]] = max(times, record.n + 1)
+
+    def next_decision(self, lane: str, request: str) -> int:
+        """The number of a further decision of this request. It is given once."""
+        n = self._asked.get((lane, request), 0)
+        self._asked[lane, request] = n + 1
+        return n
+
+    def decided(self, record: Decision) -> Decided:
+        """The decision as it stands in its lane."""
+        return self._decided[record.lane, record.request, record.n]
+
+    def begin_anew(self) -> None:
+        """The program goes on from a checkpoint: what it was given before is behind it."""
+        for behind in (self.lanes, self.draws, self.sleeps, self._decided, self._asked):
+            behind.clear()
+
+    def placed(self, record: Record, entry: Entry) -> None:
+        """A seal that was taken up before it had a place has one now."""
+        self.seq = max(self.seq, entry.seq)
+        if isinstance(record, Seal) and record.intent is not None:
+            self._by_seq[record.intent].sealed_seq = entry.seq
+
+    def slot(self, identity: bytes, n: int) -> Slot | None:
+        """The life of the `n`-th call of an identity, if the log knows it."""
+        return self.slots.get((identity, n))
+
+    def at(self, seq: int) -> Slot | None:
+        """The life of the call whose hold or intent stands at `seq`."""
+        return self._by_seq.get(seq)
+
+    def happened(self, identity: bytes) -> Slot | None:
+        """The newest call of this identity that is known to have happened."""
+        for n in range(self.counts.get(identity, 0) - 1, -1, -1):
+            slot = self.slots.get(self.newest_of(identity, n))
+            if slot is not None and isinstance(slot.outcome, Happened):
+                return slot
+        return None
+
+    def newest_of(self, identity: bytes, n: int) -> tuple[bytes, int]:
+        """Under what the `n`-th call of an identity stands now: what was taken back is, when asked for again, an effect
+        of its own."""
+        slot = self.slots.get((identity, n))
+        while slot is not None and slot.undone:
+            identity, n = redone_identity(identity, n), 0
+            slot = self.slots.get((identity, n))
+        return identity, n
+
+    def unclaimed(self) -> list[Slot]:
+        """The effects that happened, or may have, and that the running program has not asked for: in order of
+        intent."""
+        return [
+            slot
+            for slot in self._unasked.values()
+            if not (slot.undone or slot.first_seq <= self.base)
+            and not (isinstance(slot.outcome, NotHappened) or (slot.intent and slot.intent.undoes))
+        ]
+
+    def claim(self, slot: Slot) -> None:
+        """The running program has asked for this call."""
+        slot.claimed = True
+        self._unasked.pop(slot.intent_seq, None)
+
+    def binding(self, decided: Decided) -> bool:
+        """Whether a decision has touched the world: an effect follows it."""
+        return self.touched_seq > decided.seq
+
+    def doubts(self) -> list[Slot]:
+        """Open intents, in order. They are doubts unless their owner lives."""
+        return [slot for slot in self.effects if slot.open]
+
+    def holds(self) -> list[Slot]:
+        """Calls that wait for people, in order."""
+        return sorted((slot for slot in self.slots.values() if slot.last is Hold), key=lambda slot: slot.hold_seq)
+
+    # --- the life of one call ---
+
+    def _take_retry(self, record: Sleep) -> None:
+        """The last sending of an open intent was refused for now: it is not in doubt, and is sent again later."""
+        slot = self._by_seq.get(int(record.name.removeprefix(RETRY)))
+        if slot is not None and slot.open:
+            slot.retry_ms = record.until_ms
+
+    def _take_call(self, record: Intent | Attempt | Seal | Hold | Approval | Refusal | Settled, entry: Entry) -> None:
+        slot = self._slot_of(record, entry)
+        if slot is None:
+            return
+        before = None if slot.first_seq == entry.seq else slot.last
+        unasked = isinstance(record, Seal) and record.intent is None and slot.intent is not None
+        if unasked or type(record) not in FOLLOWS[before]:
+            raise Corrupt(f"a `{type(record).__name__.lower()}` may not stand here: its call is already past that")
+        slot.last = type(record)
+        match record:
+            case Intent():
+                self._take_intent(slot, record, entry)
+            case Attempt():
+                slot.sent_ms.append(entry.at_ms)
+                slot.sent_epoch = entry.epoch
+                if record.why != "refused":
+                    slot.doubtful = record.why == "doubt"
+                slot.retry_ms = None
+            case Seal():
+                slot.outcome, slot.sealed_seq = record.outcome, entry.seq
+                if record.args is not None:
+                    slot.args = record.args.digest
+                self._take_undo(slot)
+            case Settled():
+                slot.outcome, slot.sealed_seq, slot.settled_by = record.outcome, entry.seq, record.by
+                self._take_undo(slot)
+            case Hold():
+                slot.hold, slot.hold_seq, slot.approval, slot.args = record, entry.seq, None, record.args.digest
+                self._by_seq[entry.seq] = slot
+            case Approval():
+                slot.approval, slot.approval_seq = record, entry.seq
+            case Refusal():
+                slot.refusal = record
+
+    def _take_undo(self, slot: Slot) -> None:
+        """An undo that happened takes back what had happened; an effect in doubt is undone to be sent again."""
+        if slot.intent is not None and slot.intent.undoes is not None and isinstance(slot.outcome, Happened):
+            undone = self._by_seq.get(slot.intent.undoes)
+            if undone is not None and isinstance(undone.outcome, Happened):
+                undone.undone = True
+
+    def _take_intent(self, slot: Slot, record: Intent, entry: Entry) -> None:
+        slot.intent, slot.intent_seq, slot.args, slot.kind = record, entry.seq, record.args.digest, record.kind
+        slot.sent_ms.append(entry.at_ms)
+        slot.sent_epoch = entry.epoch
+        self._by_seq[entry.seq] = slot
+        self.effects.append(slot)
+        if not slot.claimed:
+            self._unasked[entry.seq] = slot
+        self.touched_seq = max(self.touched_seq, entry.seq)
+
+    def _slot_of(
+        self, record: Intent | Attempt | Seal | Hold | Approval | Refusal | Settled, entry: Entry
+    ) -> Slot | None:
+        match record:
+            case Attempt(intent=int(seq)) | Settled(intent=int(seq)) | Seal(intent=int(seq)):
+                return self._known(seq, opened=True)
+            case Approval(hold=int(seq)) | Refusal(hold=int(seq)):
+                return self._known(seq, opened=False)
+            case Intent() | Hold():
+                return self._ask(record.identity, record.n, record.tool, record.kind, entry)
+            case Refusal():
+                return self._ask(record.identity, record.n, record.tool, Kind.IRREVERSIBLE, entry)
+            case Seal():
+                return self._ask(record.identity, record.n, record.tool, Kind.READ, entry)
+
+    def _known(self, seq: int, *, opened: bool) -> Slot | None:
+        slot = self._by_seq.get(seq)
+        if slot is None and 0 < seq <= self.base:
+            return None  # of a call that the checkpoint has already left behind
+        if slot is None or seq != (slot.intent_seq if opened else slot.hold_seq):
+            raise Corrupt(f"a record speaks of entry {seq}, which is no {'open intent' if opened else 'open hold'}")
+        return slot
+
+    def _ask(self, identity_hex: str, n: int, tool: str, kind: Kind, entry: Entry) -> Slot:
+        try:
+            identity = bytes.fromhex(identity_hex)
+        except ValueError:
+            raise Corrupt("an identity is not hexadecimal") from None
+        slot = self.slots.get((identity, n))
+        if slot is None:
+            slot = Slot(identity, n, tool, kind, entry.seq, Hold)
+            self.slots[identity, n] = slot
+            if n >= self.counts.get(identity, 0):
+                self.counts[identity] = n + 1
+        return slot

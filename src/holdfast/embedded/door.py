@@ -1,0 +1,195 @@
+"""The door in process: what a run asks for, handed to its mediator.
+
+Rules
+1. A call is counted when it is made, before anything is awaited.
+2. Arguments that cannot be written down exactly are refused here, before anything has happened.
+3. Secret arguments never leave this file: the log gets a commitment.
+"""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from holdfast.agent.run import Stranded, current, in_thread, outside_run
+from holdfast.agent.tool import Tool
+from holdfast.core.canonical import JSON, Uncanonical, canonical
+from holdfast.core.effect import Call, Encoding, Happened, identity_of, resource_of
+from holdfast.core.payload import Packed, pack_text
+from holdfast.errors import AnswerLost, BadCall, Misuse
+from holdfast.gateway.decide import Memory
+from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.send import Asked
+from holdfast.gateway.upstreams import Reply
+from holdfast.gateway.upstreams.python import Function, PythonUpstream
+from holdfast.shape import Shape
+
+LARGEST_ARGS = 16 << 20  # bytes
+
+
+class EmbeddedDoor:
+    """One run's door. `secret` keys the commitments to secret arguments (32 bytes)."""
+
+    def __init__(
+        self, mediator: Mediator, memory: Memory, functions: dict[object, Function], secret: bytes, state: Shape | None
+    ) -> None:
+        self._mediator = mediator
+        self._memory = memory
+        self._functions = functions
+        self._secret = secret
+        self._state = state
+
+    async def call(self, tool: Tool, values: Mapping[str, object], again: str | None) -> object:
+        """As `Door.call`."""
+        function = self._functions.get(tool)
+        if function is None:
+            function = self._functions[tool] = Function(tool.function, tool.probe, tool.undo)
+        contract = tool.contract
+        wire = cast("Mapping[str, JSON]", values)
+        try:
+            written = self._masked(tool, wire) if contract.secret else wire
+            args = canonical(cast("JSON", written))
+        except Uncanonical:
+            wire = _as_json(contract.name, function, values)
+            written = self._masked(tool, wire) if contract.secret else wire
+            args = _canonical(contract.name, cast("JSON", written))
+        if len(args) > LARGEST_ARGS:
+            raise BadCall(
+                f"the arguments of `{contract.name}` are {len(args)} bytes; at most {LARGEST_ARGS} are written down",
+                fix="pass a reference instead of the content",
+            )
+        fields = contract.identity
+        chosen = args if fields is None else canonical({name: wire[name] for name in fields})
+        identity = identity_of(contract.name, chosen, again)
+        if not self._mediator.counted(identity):
+            await self._mediator.recall(identity)
+        blast = tool.radius(values)
+        call = Call(
+            contract.name,
+            identity,
+            self._mediator.count(identity),
+            args,
+            resource_of(contract.name, wire, contract.resource),
+        )
+        packed = pack_text(args, cast(JSON, written), self._mediator.line.knows)
+        upstream = PythonUpstream(function, values, outside_run)
+        return await self._mediator.call(Asked(contract, call, packed, blast, upstream))
+
+    def _masked(self, tool: Tool, wire: Mapping[str, JSON]) -> dict[str, JSON]:
+        return {
+            name: {"$secret": hmac.digest(self._secret, canonical(value), "sha256").hex()}
+            if name in tool.contract.secret
+            else value
+            for name, value in wire.items()
+        }
+
+    async def decide(
+        self, ask: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], lane: str, fresh: bool
+    ) -> object:
+        """As `Door.decide`."""
+        function = self._functions.get(ask)
+        if function is None:
+            function = self._functions[ask] = Function(ask)
+        name = f"{getattr(ask, '__module__', '')}.{getattr(ask, '__qualname__', type(ask).__name__)}"
+        shape = function.shape("return")
+
+        async def answer() -> Reply:
+            written = shape.write(await _ask(ask, args, kwargs))
+            if written.encoding is Encoding.LOST:
+                raise AnswerLost(
+                    f"the decision of `{name}` could not be written down: {written.value}",
+                    fix="return JSON values, or annotate what it returns",
+                )
+            return Reply(written.data, written.encoding, written.value, written.woven)
+
+        asked = self._request(name, args, kwargs)
+        recorded, reply = await self._memory.decide(lane, name, asked, answer, fresh=fresh)
+        if recorded is None:
+            assert reply is not None
+            return reply.value
+        payload = recorded.decision.answer
+        return shape.read(await self._mediator.line.payload(payload), payload.encoding).value
+
+    def _request(self, name: str, args: Sequence[object], kwargs: Mapping[str, object]) -> Packed:
+        request = cast("JSON", {"args": list(args), "kwargs": dict(kwargs)})
+        try:
+            text = canonical(request)
+        except Uncanonical:
+            try:
+                request = Shape(object).to_json(request)
+            except (TypeError, ValueError) as error:
+                raise BadCall(
+                    f"the request to `{name}` cannot be written down: {error}",
+                    fix="pass what the model sees as arguments; bind clients and sockets outside",
+                ) from None
+            text = _canonical(name, request)
+        return pack_text(text, request, self._mediator.line.knows)
+
+    async def draw(self, name: str, make: Callable[[], str]) -> str:
+        """As `Door.draw`."""
+        return await self._memory.draw(name, make)
+
+    async def wait(self, what: float | str) -> object:
+        """As `Door.wait`."""
+        if not isinstance(what, str):
+            return await self._memory.sleep(what, lambda: time.time_ns() // 1_000_000)
+        signal = await self._memory.wait_for(what)
+        return Shape(object).read(await self._mediator.line.payload(signal.value), signal.value.encoding).value
+
+    async def checkpoint(self, state: Callable[[], object]) -> str:
+        """As `Door.checkpoint`."""
+        return await self._memory.checkpoint(lambda: self._dumped(state()), restores=self._state is not None)
+
+    def _dumped(self, state: object) -> Packed:
+        written = (self._state or Shape(object)).write(state if self._state else None)
+        if written.encoding is Encoding.LOST:
+            raise Misuse(
+                f"the state could not be written down: {written.value}", fix="declare its type: @agent(state=T)"
+            )
+        return pack_text(written.data, written.woven, self._mediator.line.knows)
+
+    async def stranded(self) -> list[Stranded]:
+        """As `Door.stranded`."""
+        found: list[Stranded] = []
+        line = self._mediator.line
+        for slot in line.log.unclaimed():
+            assert slot.intent is not None
+            arguments = Shape(object).read(await line.payload(slot.intent.args), Encoding.JSON).woven
+            answer: Any = None
+            if isinstance(slot.outcome, Happened):
+                payload = slot.outcome.answer
+                answer = Shape(object).read(await line.payload(payload), payload.encoding).value
+            found.append(Stranded(line.node(slot.intent_seq), slot.tool, arguments, slot.outcome is not None, answer))
+        return found
+
+
+async def _ask(ask: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    """The model's answer, asked inside the run's context: a decorated tool that it calls still goes through the log."""
+    if inspect.iscoroutinefunction(ask):
+        return await ask(*args, **kwargs)
+    assert current() is not None, "a decision is asked for inside a run"
+    answer = await in_thread(lambda: ask(*args, **kwargs))
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _as_json(name: str, function: Function, values: Mapping[str, object]) -> dict[str, JSON]:
+    wire: dict[str, JSON] = {}
+    for parameter, value in values.items():
+        try:
+            wire[parameter] = function.shape(parameter).to_json(value)
+        except (TypeError, ValueError) as error:
+            raise BadCall(
+                f"`{parameter}` of `{name}` cannot be written down: {error}",
+                fix="pass JSON values, or annotate the parameter with a type that pydantic can dump",
+            ) from None
+    return wire
+
+
+def _canonical(name: str, value: JSON) -> bytes:
+    try:
+        return canonical(value)
+    except Uncanonical as error:
+        raise BadCall(f"the arguments of `{name}` cannot be written down: {error}", fix="pass JSON values") from None

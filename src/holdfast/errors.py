@@ -1,0 +1,165 @@
+"""What Holdfast raises on purpose, grouped by what the caller does next.
+
+    HoldfastError
+    ├── Misuse            mend the program: nothing was done
+    │   ├── BadCall           arguments that cannot be written down, or break the tool's contract
+    │   ├── BadContract       a contract that contradicts itself
+    │   └── Unknown           no such run, node, tool or agent
+    ├── NotHappened       an outcome: the call certainly changed nothing (tools raise it too)
+    │   └── Refused           a person or a policy said no
+    ├── RetryAfter        raised by tools: refused for now, changed nothing, ask again later
+    ├── AnswerLost        the effect happened, but its answer could not be written down
+    ├── Cancelled         somebody ended the run
+    ├── Failed            the run had already ended, with this error
+    ├── Busy              somebody else is at work
+    │   ├── Claimed           another living worker advances this branch
+    │   └── Fenced            our claim was taken over; nothing of ours is written any more
+    ├── Conflict          the log has moved on: read it again and decide again
+    └── Stopped           the store cannot be written or trusted; nothing new is started
+        ├── StoreFull         no space: acknowledged entries are safe, no new effect starts
+        ├── Unwritable        read-only or failing storage
+        ├── Corrupt           bytes that are not a log that we wrote
+        └── RolledBack        the log is older than its anchor
+
+    Waiting (BaseException: an agent's `except Exception` must not swallow it)
+    ├── Held              a call waits for people
+    ├── InDoubt           an effect may have happened, and only a person can tell
+    ├── Asleep            until a moment
+    └── AwaitingSignal    until somebody sends it
+
+Rules
+1. The text says what happened, then where in brackets, then `fix:`; lower case, no final period, never a secret.
+2. A new class needs a caller that acts differently.
+"""
+
+
+class HoldfastError(Exception):
+    """The root of all errors that are raised on purpose."""
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return _text(self.what, self.where, self.fix)
+
+
+def _text(what: str, where: str, fix: str) -> str:
+    place = f" [{where}]" if where else ""
+    mend = f"\n  fix: {fix}" if fix else ""
+    return f"{what}{place}{mend}"
+
+
+class Misuse(HoldfastError):
+    """The program asked for something that cannot be; nothing was done."""
+
+
+class BadCall(Misuse):
+    """Arguments that cannot be written down, or that break the tool's contract."""
+
+
+class BadContract(Misuse):
+    """A contract that contradicts itself or its function."""
+
+
+class Unknown(Misuse):
+    """No such run, node, tool or agent."""
+
+
+class NotHappened(HoldfastError):
+    """The call certainly changed nothing. A tool raises it to say so; the agent sees it and may decide anew."""
+
+    def __init__(self, what: str = "it did not happen", *, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+
+
+class Refused(NotHappened):
+    """A person or a policy said no."""
+
+
+class RetryAfter(HoldfastError):
+    """Raised by a tool: refused for now (a rate limit), changed nothing; ask again in `seconds`."""
+
+    def __init__(self, seconds: float, what: str = "asked to come back later") -> None:
+        super().__init__(what)
+        self.seconds = float(seconds)  # often the text of a header
+
+
+class AnswerLost(HoldfastError):
+    """The effect happened, but its answer could not be written down (a type that is not JSON, or too large)."""
+
+
+class Cancelled(HoldfastError):
+    """Somebody ended the run."""
+
+
+class Failed(HoldfastError):
+    """The run had already ended with an error; this is its text."""
+
+
+class Busy(HoldfastError):
+    """Somebody else is at work on this branch."""
+
+
+class Claimed(Busy):
+    """Another living worker advances this branch."""
+
+
+class Fenced(Busy):
+    """Our claim was taken over: nothing of ours is written any more."""
+
+
+class Conflict(HoldfastError):
+    """The log has moved on since it was read: read it again, decide again."""
+
+
+class Stopped(HoldfastError):
+    """The store cannot be written or trusted; nothing new is started."""
+
+
+class StoreFull(Stopped):
+    """No space is left. Acknowledged entries are safe; no new effect starts."""
+
+
+class Unwritable(Stopped):
+    """The storage is read-only or failing."""
+
+
+class Corrupt(Stopped):
+    """Bytes that are not a log that we wrote."""
+
+
+class RolledBack(Stopped):
+    """The log is older than its anchor: a restored backup, a lost write-ahead file, or a forgery."""
+
+
+class Waiting(BaseException):
+    """The run cannot go on now; its process may end. It goes on by itself when what it waits for has come."""
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", until_ms: int | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+        self.until_ms = until_ms
+
+    def __str__(self) -> str:
+        return _text(self.what, self.where, self.fix)
+
+
+class Held(Waiting):
+    """A call waits for people."""
+
+
+class InDoubt(Waiting):
+    """An effect may have happened, and only a person can tell."""
+
+
+class Asleep(Waiting):
+    """Until `until_ms`."""
+
+
+class AwaitingSignal(Waiting):
+    """Until somebody sends the signal."""

@@ -1,0 +1,1 @@
+"""The trusted side: what writes the log and reaches the outside."""

@@ -1,0 +1,159 @@
+"""What a run is given besides its calls: model outputs, times, ids, random numbers, sleeps, signals, checkpoints.
+
+Rules
+1. A decision that has touched the world binds: it is returned even if the request's text has changed since.
+2. Decisions are matched by request and occurrence first, then by their order within a lane. Where that is ambiguous, it
+   is a divergence.
+3. Nothing here is sent anywhere but the model's request: it costs no flush of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+
+from holdfast.core.log import Decided, sort_signals
+from holdfast.core.payload import Packed
+from holdfast.core.record import Checkpoint, Decision, Draw, Signal, Sleep
+from holdfast.errors import AwaitingSignal, InDoubt
+from holdfast.gateway.line import Line, signal_key
+from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.upstreams import Reply
+
+
+class Memory:
+    """The decisions and draws of one life of a run. Shares the mediator's line and its parking."""
+
+    def __init__(self, mediator: Mediator) -> None:
+        self._mediator = mediator
+        self._line: Line = mediator.line
+        self._counts: dict[str, int] = {}
+        self._asking: dict[str, int] = {}
+
+    def _next(self, name: str) -> int:
+        n = self._counts.get(name, 0)
+        self._counts[name] = n + 1
+        return n
+
+    # --- decisions ---
+
+    async def decide(
+        self, lane: str, name: str, asked: Packed, ask: Callable[[], Awaitable[Reply]], *, fresh: bool
+    ) -> tuple[Decided | None, Reply | None]:
+        """The recorded decision for this request, or else the reply of `ask`, recorded. `fresh` asks anew where nothing
+        binds."""
+        self._mediator.enter()
+        request = hashlib.sha256(f"{name}\0{asked.payload.digest}".encode()).hexdigest()
+        found = await self._recorded(lane, name, request)
+        if found is not None and not (fresh and not self._line.log.binding(found)):
+            return found, None
+        await self._mediator.divergences.before(f"a decision of `{name}`")
+        self._asking[lane] = self._asking.get(lane, 0) + 1
+        try:
+            reply = await ask()
+        finally:
+            self._asking[lane] -= 1
+        self._mediator.check()
+        packed = self._mediator.sender.packed(reply)
+        record = Decision(
+            lane=lane,
+            name=name,
+            request=request,
+            n=self._line.log.next_decision(lane, request) if found is None else found.decision.n,
+            asked=asked.payload,
+            answer=packed.payload,
+        )
+        await self._line.write(record, blobs=(*asked.blobs, *packed.blobs))
+        self._line.log.decided(record).claimed = True
+        return None, reply
+
+    async def _recorded(self, lane: str, name: str, request: str) -> Decided | None:
+        waiting = [decided for decided in self._line.log.lanes.get(lane, ()) if not decided.claimed]
+        for decided in waiting:
+            if decided.decision.request == request:
+                decided.claimed = True
+                return decided
+        bound = [decided for decided in waiting if self._line.log.binding(decided)]
+        if not bound:
+            return None
+        if self._asking.get(lane):
+            await self._mediator.divergences.record(
+                f"a decision of `{name}`", f"two requests in lane `{lane}` match no record: name their lanes", []
+            )
+            return None
+        bound[0].claimed = True
+        await self._mediator.divergences.drifted(f"a decision of `{name}`", bound[0].seq)
+        return bound[0]
+
+    # --- draws ---
+
+    async def draw(self, name: str, make: Callable[[], str]) -> str:
+        """The next recorded value of this name, or a new one from `make`, recorded."""
+        self._mediator.enter()
+        n = self._next(f"draw/{name}")
+        known = self._line.log.draws.get((name, n))
+        if known is not None:
+            return known
+        value = make()
+        await self._line.write(Draw(name=name, n=n, value=value))
+        return value
+
+    # --- waiting ---
+
+    async def sleep(self, seconds: float, now_ms: Callable[[], int]) -> None:
+        """Return when `seconds` have passed since this sleep was first asked for. A long one frees the worker."""
+        self._mediator.enter()
+        n = self._next("sleep")
+        until_ms = self._line.log.sleeps.get(("sleep", n))
+        if until_ms is None:
+            until_ms = now_ms() + int(max(0.0, seconds) * 1000)
+            await self._line.write(Sleep(name="sleep", n=n, until_ms=until_ms))
+        await self._mediator.sender.until(until_ms, "the run sleeps")
+
+    async def wait_for(self, name: str) -> Signal:
+        """The next signal of this name that no earlier wait has taken. Parks the run until there is one."""
+        self._mediator.enter()
+        await self._line.refresh()
+        taken = f"signal/{name}"
+        n = self._next(taken)
+        place = self._line.log.draws.get((taken, n))
+        entries = await self._line.store.read(self._line.branch, key=signal_key(name))
+        signals, used = sort_signals(entries)
+        if place is None:
+            free = [seq for seq in signals if seq not in used]
+            if not free:
+                raise self._mediator.park(
+                    AwaitingSignal(
+                        f"the run waits for the signal `{name}`",
+                        where=self._line.branch,
+                        fix=f"holdfast signal {self._line.branch.partition('@')[0]} {name} JSON",
+                    )
+                )
+            place = str(free[0])
+            await self._line.write(Draw(name=taken, n=n, value=place))
+        return signals[int(place)]
+
+    # --- checkpoints ---
+
+    async def checkpoint(self, dump: Callable[[], Packed], *, restores: bool) -> str:
+        """Make the state (`dump`) with everything before it a closure; its node. Waits for calls in flight; refuses to
+        stand on a doubt. `restores`: the program goes on from here after a crash, so what it is given is counted from
+        here too."""
+        self._mediator.enter()
+        await self._mediator.settled()
+        state = dump()
+        doubts = self._line.log.doubts()
+        if doubts:
+            raise self._mediator.park(
+                InDoubt(
+                    f"`{doubts[0].tool}` may have happened, and a checkpoint cannot stand on a doubt",
+                    where=self._line.node(doubts[0].intent_seq),
+                    fix="settle it first",
+                )
+            )
+        while not await self._line.attempt(Checkpoint(state=state.payload), blobs=state.blobs):
+            self._mediator.enter()  # what was placed before it would be behind it
+        if restores:  # from here on this life counts as one that is restored from here would
+            self._counts.clear()
+            self._line.log.begin_anew()
+        return self._line.node(self._line.log.checkpoint_seq)

@@ -1,0 +1,147 @@
+"""What people do about a run: approve, refuse, settle, signal, cancel. None of it needs a claim.
+
+Rules
+1. A verdict is about what stands in the log at this moment: it is placed only if nothing was placed since it was read.
+2. Nobody settles an effect whose owner lives: it is not in doubt.
+3. An approval repeats the digest of the exact call that it is for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from holdfast.core.effect import Happened, NotHappened, Outcome, legible
+from holdfast.core.log import Log, Slot
+from holdfast.core.payload import Packed
+from holdfast.core.record import Approval, Cancelled, Hold, Record, Refusal, Settled, Signal, encode
+from holdfast.errors import Claimed, Conflict, Misuse, Unknown
+from holdfast.gateway.line import key_for, node_of, read_log
+from holdfast.store import Draft, Store
+
+APPROVAL_MS = 24 * 3600 * 1000
+TRIES = 20
+
+
+def parse_node(node: str) -> tuple[str, int]:
+    """The branch and seq of a place: `RUN@SEQ` (main) or `RUN@BRANCH:SEQ`. Raises Misuse."""
+    run, _, place = node.rpartition("@")
+    line, _, seq = place.rpartition(":")
+    if not run or not (seq.isascii() and seq.isdigit()) or len(seq) > 15:
+        raise Misuse(f"`{node}` is not a place", fix="write RUN@SEQ, or RUN@BRANCH:SEQ")
+    return f"{run}@{line or 'main'}", int(seq)
+
+
+class Desk:
+    """The verdicts of people on the runs of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def approve(self, node: str, *, by: str, expires_ms: int = APPROVAL_MS) -> str:
+        """Agree to the held call at `node`, for `expires_ms` from now. The place of the approval."""
+        branch, seq = parse_node(node)
+
+        def verdict(log: Log) -> Record:
+            slot = self._held(log, node, seq)
+            assert slot.hold is not None
+            until_ms = time.time_ns() // 1_000_000 + expires_ms
+            return Approval(hold=slot.hold_seq, call=slot.hold.call, by=legible(by, 200), expires_ms=until_ms)
+
+        return await self._place(branch, verdict)
+
+    async def refuse(self, node: str, *, by: str, reason: str = "no reason was given") -> str:
+        """Say no to the held call at `node`. The place of the refusal."""
+        branch, seq = parse_node(node)
+
+        def verdict(log: Log) -> Record:
+            slot = self._held(log, node, seq)
+            return Refusal(
+                hold=slot.hold_seq, tool=slot.tool, identity=slot.identity.hex(), n=slot.n,
+                by=legible(by, 200), reason=legible(reason),
+            )  # fmt: skip
+
+        return await self._place(branch, verdict)
+
+    async def settle(self, node: str, outcome: Packed | str, *, by: str) -> str:
+        """End the doubt at `node`: it happened, with this answer (Packed), or did not (the reason). The place of the
+        verdict. Raises Claimed while its owner lives."""
+        branch, seq = parse_node(node)
+        found: Outcome = NotHappened(legible(outcome)) if isinstance(outcome, str) else Happened(outcome.payload)
+
+        def verdict(log: Log) -> Record:
+            slot = log.at(seq)
+            if slot is None or slot.intent_seq != seq:
+                raise Unknown(
+                    f"there is no intent at `{node}`", fix=f"holdfast show {branch.partition('@')[0]} lists the doubts"
+                )
+            if not slot.open:
+                raise Misuse(f"`{node}` is settled already", fix="nothing")
+            return Settled(intent=seq, outcome=found, by=legible(by, 200))
+
+        return await self._place(branch, verdict, outcome if isinstance(outcome, Packed) else None, unowned=True)
+
+    async def signal(self, branch: str, name: str, value: Packed, *, by: str) -> str:
+        """Send a value to whoever waits for `name`, now or later. The place of the signal."""
+        await self._must_exist(branch)
+        record = Signal(name=name, value=value.payload, by=legible(by, 200))
+        return await self._append(branch, record, Log(branch), None, value)
+
+    async def cancel(self, branch: str, *, by: str, reason: str) -> str:
+        """End a run: nothing new is started. What is in flight is sealed. The place of the record."""
+
+        def verdict(log: Log) -> Record:
+            if log.cancelled is not None or (log.finished is not None and log.finished.error is None):
+                raise Misuse("the run has ended already", where=branch, fix="nothing")
+            return Cancelled(by=legible(by, 200), reason=legible(reason))
+
+        return await self._place(branch, verdict)
+
+    # --- the shared way ---
+
+    async def _place(
+        self, branch: str, verdict: Callable[[Log], Record], blobs: Packed | None = None, *, unowned: bool = False
+    ) -> str:
+        await self._must_exist(branch)
+        for _ in range(TRIES):
+            opened = await read_log(self._store, branch)
+            if unowned:  # each time: whoever takes the branch over writes that down, and then this is a Conflict
+                await self._refuse_while_owned(branch)
+            try:
+                return await self._append(branch, verdict(opened.log), opened.log, opened.log.seq, blobs)
+            except Conflict:
+                continue
+        raise Conflict("the run is writing too fast for a verdict to be placed", where=branch, fix="try again")
+
+    async def _append(self, branch: str, record: Record, log: Log, after: int | None, blobs: Packed | None) -> str:
+        draft = Draft(key_for(record, log), encode(record))
+        (entry,) = await self._store.append(
+            branch, [draft], epoch=0, after=after, barrier=True, blobs=blobs.blobs if blobs else ()
+        )
+        return node_of(branch, entry.seq)
+
+    async def _must_exist(self, branch: str) -> None:
+        if not await self._store.read(branch, newest=1):
+            raise Unknown(
+                f"there is no run `{branch.partition('@')[0]}`", where=branch, fix="holdfast list shows the runs"
+            )
+
+    async def _refuse_while_owned(self, branch: str) -> None:
+        for found in await self._store.branches(branch):
+            if found.name == branch and found.holder:
+                raise Claimed(
+                    f"`{branch.partition('@')[0]}` is being advanced by {found.holder}: its effects are not in doubt",
+                    where=branch,
+                    fix="wait for it, or end that process first",
+                )
+
+    @staticmethod
+    def _held(log: Log, node: str, seq: int) -> Slot:
+        slot = log.at(seq)
+        if slot is None or slot.hold_seq != seq:
+            raise Unknown(
+                f"nothing is held at `{node}`", fix=f"holdfast show {log.branch.partition('@')[0]} lists the holds"
+            )
+        if slot.last is not Hold:
+            raise Misuse(f"`{node}` was answered already", fix="nothing")
+        return slot

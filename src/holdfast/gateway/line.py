@@ -1,0 +1,292 @@
+"""One branch being advanced: its log in memory, its claim, and the only way to write to it.
+
+Rules
+1. What is written is taken up into the log at once, in the order in which it was placed.
+2. A failed write breaks the line: nothing later of this branch is written by this owner.
+3. What may be lost in a crash (the seal of an idempotent effect: it means the same call with the same key) is placed
+   together with what comes next, or after `LATER_S`. It is never placed after anything that rests on it.
+4. An intent is written only if nobody has placed anything (a cancellation, a refusal, a verdict) that we have not taken
+   up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
+from holdfast.core.log import Entry, Log, Slot, check_chain, origin
+from holdfast.core.payload import Blob, pieces
+from holdfast.core.record import (
+    Approval,
+    Attempt,
+    Checkpoint,
+    Draw,
+    Finished,
+    Hold,
+    Intent,
+    Record,
+    Refusal,
+    Seal,
+    Settled,
+    Signal,
+    Started,
+    encode,
+)
+from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped
+from holdfast.store import Draft, Readable, Store
+
+CHECKPOINT_KEY = b"checkpoint"
+STARTED_KEY = b"started"
+FINISHED_KEY = b"finished"
+LATER_S = 0.1
+RECALL = 256  # entries of one identity that are looked at behind a checkpoint
+
+
+def signal_key(name: str) -> bytes:
+    """What the signals of a name, and the draws that took them, are looked up by."""
+    return hashlib.sha256(b"holdfast/signal/1\0" + name.encode()).digest()[:16]
+
+
+def key_for(record: Record, log: Log) -> bytes:
+    """What a record is looked up by."""
+    match record:
+        case Intent() | Hold() | Seal():
+            return bytes.fromhex(record.identity)
+        case Refusal():
+            return bytes.fromhex(record.identity)
+        case Attempt(intent=seq) | Settled(intent=seq) | Approval(hold=seq):
+            slot = log.at(seq)
+            return slot.identity if slot is not None else b""
+        case Checkpoint():
+            return CHECKPOINT_KEY
+        case Started():
+            return STARTED_KEY
+        case Finished():
+            return FINISHED_KEY
+        case Signal(name=name):
+            return signal_key(name)
+        case Draw(name=name) if name.startswith("signal/"):
+            return signal_key(name.removeprefix("signal/"))
+        case _:
+            return b""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A branch as it was read: its log, and its first record."""
+
+    log: Log
+    started: Started | None
+
+
+async def read_log(store: Readable, branch: str, *, restore: bool = False) -> Opened:
+    """Read a branch: the whole, or (`restore`) from its newest checkpoint on. Raises Corrupt if the chain does not
+    hold."""
+    base = (await store.read(branch, key=CHECKPOINT_KEY, newest=1)) if restore else []
+    log = Log(branch, base[0].seq if base else 0)
+    if base:
+        log.fold(base[0])
+    entries = await store.read(branch, after=log.base)
+    check_places(entries, log.base)
+    check_chain(base[0].digest if base else origin(branch), entries)
+    for entry in entries:
+        log.fold(entry)
+    if base:
+        first = await store.read(branch, key=STARTED_KEY, newest=1)
+        for entry in first:
+            log.fold(entry)
+    return Opened(log, log.started)
+
+
+def check_places(entries: Sequence[Entry], after: int) -> None:
+    """Raise Corrupt where an entry is missing."""
+    for place, entry in enumerate(entries, after + 1):
+        if entry.seq != place:
+            raise Corrupt(
+                "an entry is missing from the log", where=f"{entry.branch}:{place}", fix="run `holdfast verify`"
+            )
+
+
+class Line:
+    """A branch that this process advances under `epoch`."""
+
+    def __init__(self, store: Store, opened: Opened, epoch: int) -> None:
+        self.store = store
+        self.log = opened.log
+        self.epoch = epoch
+        self.broken: HoldfastError | None = None
+        self.released = False
+        self.alone: Callable[[], bool] = lambda: False
+        self.seen = opened.log.seq
+        self._recalled: set[bytes] = set()
+        self._known: set[bytes] = set()
+        self._later: deque[tuple[Record, Sequence[Blob]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Future[None] | None = None
+
+    @property
+    def branch(self) -> str:
+        """`RUN@BRANCH`."""
+        return self.log.branch
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether a payload (32-byte digest) is known to be stored: written by this life of the run."""
+        return digest in self._known
+
+    def node(self, seq: int) -> str:
+        """A place on this branch, as people write it: `RUN@SEQ` on main, else `RUN@BRANCH:SEQ`."""
+        return node_of(self.branch, seq)
+
+    async def write(
+        self,
+        *records: Record,
+        blobs: Sequence[Blob] = (),
+        barrier: bool = False,
+        guarded: bool = False,
+        release: bool = False,
+    ) -> list[Entry]:
+        """Place records. `guarded`: raises Conflict, and writes nothing, if somebody has placed what we have not taken
+        up."""
+        if self.broken is not None:
+            raise self.broken
+        drafts = [self._draft(record) for record in records]
+        after = self.seen if guarded else None
+        waiting = self._waiting() if self._later else []
+        if waiting:
+            drafts = [*(self._draft(record) for record, _ in waiting), *drafts]
+            blobs = [*(blob for _, theirs in waiting for blob in theirs), *blobs]
+        try:
+            placed = await self.store.append(
+                self.branch, drafts, epoch=self.epoch, after=after, barrier=barrier, release=release,
+                alone=barrier and self.alone(), blobs=blobs,
+            )  # fmt: skip
+        except Conflict:
+            self._later.extendleft(reversed(waiting))
+            raise
+        except (Stopped, Fenced) as error:
+            self.broken = error
+            raise
+        self.released = self.released or release
+        self._known.update([blob.digest for blob in blobs])
+        for (record, _), entry in zip(waiting, placed, strict=False):
+            self.log.placed(record, entry)
+        placed = placed[len(waiting) :]
+        for record, entry in zip(records, placed, strict=True):
+            self.log.take(record, entry)
+        return placed
+
+    def _draft(self, record: Record) -> Draft:
+        return Draft(key_for(record, self.log), encode(record), type(record) is Checkpoint)
+
+    def _waiting(self) -> list[tuple[Record, Sequence[Blob]]]:
+        """Take what waits for its place. One by one: a tool that is called plainly writes from a loop of its own, and a
+        seal must not be placed twice."""
+        taken: list[tuple[Record, Sequence[Blob]]] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._later.popleft())
+        return taken
+
+    def later(self, record: Seal, blobs: Sequence[Blob]) -> None:
+        """Take a seal up now, and place it with whatever is written next."""
+        if self.broken is not None:
+            raise self.broken
+        self.log.take(record, Entry(self.branch, 0, self.epoch, 0, b"", b"", b""))
+        self._later.append((record, blobs))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LATER_S, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        if self._later:
+            self._flushing = asyncio.ensure_future(self.flush())
+
+    async def flush(self) -> None:
+        """Place what waits. A failure is remembered: the next write raises it."""
+        if self._later:
+            with contextlib.suppress(HoldfastError):
+                await self.write()
+
+    async def refresh(self) -> None:
+        """Take up what others have placed."""
+        for entry in await self.store.read(self.branch, after=self.seen, unclaimed=True):
+            self.log.fold(entry)
+            self.seen = max(self.seen, entry.seq)
+
+    async def recall(self, identity: bytes) -> None:
+        """Behind a checkpoint: bring in what the log knows of this identity. Costs one look-up per identity and
+        life."""
+        if self.log.base == 0 or identity in self._recalled:
+            return
+        self._recalled.add(identity)
+        for entry in await self.store.read(self.branch, key=identity, newest=RECALL):
+            if entry.seq <= self.log.base:
+                self.log.fold(entry)
+        for n in range(self.log.counts.get(identity, 0)):
+            slot = self.log.slot(identity, n)
+            if slot is not None and slot.kind is Kind.REVERSIBLE:  # which may have been taken back, and done anew
+                await self.recall(undo_identity(identity, n))
+                if slot.undone:
+                    await self.recall(redone_identity(identity, n))
+
+    async def payload(self, payload: Payload) -> bytes:
+        """The bytes of a payload, put together from its pieces and checked against its digest."""
+        await self.flush()
+        return await read_payload(self.store, payload)
+
+    async def attempt(self, *records: Record, blobs: Sequence[Blob] = ()) -> bool:
+        """Write guarded and durable; False (after taking up what is new) if the log had moved on."""
+        try:
+            await self.write(*records, blobs=blobs, barrier=True, guarded=True)
+        except Conflict:
+            await self.refresh()
+            return False
+        return True
+
+    def owner_stopped(self, slot: Slot) -> bool:
+        """Whether whoever last sent this effect is proven to have stopped sending (G6)."""
+        later = [epoch for epoch in self.log.claims if epoch > slot.sent_epoch]
+        return not later or self.log.claims[min(later)] != "unproven"
+
+
+def node_of(branch: str, seq: int) -> str:
+    """A place, as people write it."""
+    run, _, line = branch.partition("@")
+    return f"{run}@{seq}" if line == "main" else f"{run}@{line}:{seq}"
+
+
+async def read_payload(store: Readable, payload: Payload) -> bytes:
+    """The bytes of a payload. Raises Corrupt if they are not what the digest says, Unknown if they were pruned."""
+    found: list[bytes] = []
+    size = 0
+    waiting = [(True, bytes.fromhex(payload.digest))]
+    while waiting:
+        refers, data = waiting.pop()
+        if refers:
+            blob = await store.blob(data)
+            if blob.rope:
+                waiting.extend(reversed(_pieces(blob)))
+                continue
+            data = blob.data
+        size += len(data)
+        if size > payload.size_bytes:
+            break
+        found.append(data)
+    whole = b"".join(found)
+    if size != payload.size_bytes or hashlib.sha256(whole).hexdigest() != payload.digest:
+        raise Corrupt(
+            "a payload is not what was sealed", where=payload.digest, fix="run `holdfast verify`; restore a backup"
+        )
+    return whole
+
+
+def _pieces(blob: Blob) -> list[tuple[bool, bytes]]:
+    try:
+        return list(pieces(blob.data))
+    except ValueError as error:
+        raise Corrupt(f"a payload cannot be read: {error}", where=blob.digest.hex()) from error

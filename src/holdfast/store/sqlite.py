@@ -1,0 +1,277 @@
+"""The store in one SQLite file: no server, one writing connection, any number of processes.
+
+Rules
+1. Positions, epochs and claims are checked in the transaction that writes, never before it.
+2. What is remembered between transactions (heads of branches) is forgotten as soon as another process has written.
+3. Payloads are compressed here and nowhere else; they are checked against their digest when they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import apsw
+import zstandard
+
+from holdfast.core.log import Entry, chain, origin
+from holdfast.core.payload import Blob
+from holdfast.errors import Claimed, Conflict, Fenced, HoldfastError, RolledBack
+from holdfast.store import Draft, Grant
+from holdfast.store.committer import Committer, Job
+from holdfast.store.heads import Heads, default_anchor, load_key
+from holdfast.store.reading import Reading
+from holdfast.store.schema import connect, refuse_unfit, translate
+from holdfast.store.worker import Worker, dead, here
+
+COMPRESS_FROM = 256  # bytes
+_HEAD = (
+    "SELECT b.id, ifnull(e.seq, 0), e.digest, ifnull(c.epoch, 0), ifnull(c.worker, ''),"
+    " (SELECT ifnull(max(seq), 0) FROM entry WHERE branch = b.id AND epoch = 0)"
+    " FROM branch b LEFT JOIN claim c ON c.branch = b.id"
+    " LEFT JOIN entry e ON e.branch = b.id AND e.seq = (SELECT max(seq) FROM entry WHERE branch = b.id)"
+    " WHERE b.name = ?"
+)
+
+
+@dataclass(slots=True)
+class _Head:
+    """The newest entry of a branch, its claim, and the newest entry that was placed without one."""
+
+    id: int
+    seq: int
+    digest: bytes
+    epoch: int
+    worker: str
+    unclaimed_seq: int
+
+
+class SqliteStore(Reading):
+    """A store in the file `path`. `claim_ttl_s`: after so long without a sign of life, a worker that is not provably
+    dead may be overtaken (its open writes are then not settled without proof). `flush_s`: the longest time that an
+    entry written without a barrier stays unflushed. `key`: the log key's file (beside the database); `anchor`: the file
+    to which heads are published (in the user's state directory), None for none."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        claim_ttl_s: float = 15.0,
+        flush_s: float = 1.0,
+        key: Path | None = None,
+        anchor: Path | Literal["default"] | None = "default",
+    ) -> None:
+        refuse_unfit(path)
+        self.path = path
+        self.worker: Worker = here()
+        self.read_only: RolledBack | None = None
+        self._claim_ttl_ms = int(claim_ttl_s * 1000)
+        self._heads: dict[str, _Head] = {}
+        self._claims: set[str] = set()
+        self._stored: set[bytes] = set()
+        self._pack = zstandard.ZstdCompressor(level=1).compress
+        self.committer = Committer(path, flush_s)
+        self.log_id = self.committer.log_id
+        self.committer.changed = self._heads.clear
+        self.committer.beat = self._beat
+        self.committer.seal_batch = self._sign
+        self.committer.unsigned = lambda: self._new_entries > 0
+        self._new_entries = 0
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.committer.close)
+            super().__init__(path, connect(path, writer=False))
+            undo.callback(self._reader.close)
+            try:
+                self.heads = self._open_heads(key or path.with_name(path.name + "-key"), anchor)
+                self.read_only = self.heads.compare(self._reader)
+            except apsw.Error as error:
+                raise translate(error, str(path)) from error
+            undo.pop_all()
+        self.committer.flushed = self.heads.flushed
+        self.committer.start()
+
+    def _open_heads(self, key: Path, anchor: Path | Literal["default"] | None) -> Heads:
+        unsigned = not self._reader.execute("SELECT 1 FROM head LIMIT 1").fetchall()
+        opened = load_key(key, self.log_id, new=unsigned)
+        return Heads(opened, default_anchor(self.log_id) if anchor == "default" else anchor)
+
+    def _sign(self, connection: apsw.Connection, barrier: bool) -> None:
+        """Inside each transaction, last: a head where one is due."""
+        if barrier and self.heads.sign(connection, new_entries=self._new_entries, now=self.committer.closing):
+            self._new_entries = 0
+
+    # --- writing ---
+
+    async def append(
+        self,
+        branch: str,
+        drafts: Sequence[Draft],
+        *,
+        epoch: int,
+        after: int | None = None,
+        barrier: bool = False,
+        release: bool = False,
+        alone: bool = False,
+        blobs: Sequence[Blob] = (),
+    ) -> list[Entry]:
+        """As `Store.append`."""
+        if self.read_only is not None:
+            raise self.read_only
+        if after is not None:
+            self.committer.reserve.require()
+        packed = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
+
+        def work(connection: apsw.Connection) -> object:
+            head = self._check(connection, branch, epoch, after)
+            for row in packed:
+                connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", row)
+            placed = _place(connection, branch, head, epoch, drafts)
+            self._new_entries += len(placed)
+            if release:
+                connection.execute("UPDATE claim SET worker = NULL WHERE branch = ?", (head.id,))
+                head.worker = ""
+            return placed
+
+        job = Job(work, barrier=barrier, urgent=after is None and epoch > 0)
+        if (barrier and not alone) or not self.committer.now(job):
+            await self.committer.soon(job)
+        self._remember(packed, branch if release else "")
+        return cast("list[Entry]", job.result)
+
+    def _remember(self, packed: list[tuple[bytes, int, bytes]], released: str) -> None:
+        """Digests that are known to be stored: what repeats is not even sent again."""
+        if len(self._stored) > 100_000:
+            self._stored.clear()
+        self._stored.update(row[0] for row in packed)
+        self._claims.discard(released)
+
+    def _form(self, blob: Blob) -> tuple[bytes, int, bytes]:
+        """A payload as a row. Form: 0 bytes, 1 compressed bytes, 2 rope, 3 compressed rope."""
+        form, data = (2 if blob.rope else 0), blob.data
+        if len(data) >= COMPRESS_FROM:
+            small = self._pack(data)
+            if len(small) < len(data):
+                return blob.digest, form + 1, small
+        return blob.digest, form, data
+
+    def _check(self, connection: apsw.Connection, branch: str, epoch: int, after: int | None) -> _Head:
+        head = self._heads.get(branch)
+        if head is None:
+            head = self._heads[branch] = _load_head(connection, branch)
+        if epoch and (epoch != head.epoch or head.worker != self.worker.id):
+            raise Fenced(
+                "another worker has taken this branch over", where=branch, fix="nothing: the other one goes on"
+            )
+        if after is not None and after < (head.unclaimed_seq if epoch else head.seq):
+            raise Conflict("the log has moved on", where=branch)
+        return head
+
+    async def claim(self, branch: str) -> Grant:
+        """As `Store.claim`."""
+        if self.read_only is not None:
+            raise self.read_only
+
+        def work(connection: apsw.Connection) -> object:
+            head = _load_head(connection, branch)
+            previous = self._judge(connection, branch, head)
+            mine = self.worker
+            now_ms = time.time_ns() // 1_000_000
+            row = (mine.id, mine.place, mine.pid, mine.born, mine.host, now_ms)
+            connection.execute("INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO claim VALUES (?, ?, ?)", (head.id, head.epoch + 1, mine.id))
+            head.epoch, head.worker = head.epoch + 1, mine.id
+            self._heads[branch] = head
+            return Grant(head.epoch, previous)
+
+        job = Job(work)
+        if not self.committer.now(job):
+            await self.committer.soon(job)
+        self._claims.add(branch)
+        return cast(Grant, job.result)
+
+    def _judge(self, connection: apsw.Connection, branch: str, head: _Head) -> str:
+        """How the last owner ended. Raises Claimed if it has not."""
+        if not head.worker:
+            return "released" if head.epoch else "none"
+        rows = connection.execute("SELECT * FROM worker WHERE id = ?", (head.worker,)).fetchall()
+        if not rows:
+            return "released"
+        owner, beat_ms = Worker(*cast(Any, rows[0][:5])), cast(int, rows[0][5])
+        if owner.id != self.worker.id and dead(owner):
+            return "dead"
+        if owner.id != self.worker.id and time.time_ns() // 1_000_000 - beat_ms > self._claim_ttl_ms:
+            return "unproven"
+        who = "this process" if owner.id == self.worker.id else f"process {owner.pid} on {owner.host}"
+        raise Claimed(
+            f"{who} is already advancing it", where=branch, fix=f"wait for it to end, or end it: kill {owner.pid}"
+        )
+
+    def _beat(self) -> None:
+        """Show that this process lives, while it holds anything; let the newest head leave."""
+        with contextlib.suppress(HoldfastError):
+            self.heads.publish()
+        if self._claims and self.committer.failed is None:
+            with contextlib.suppress(HoldfastError, apsw.Error):
+                self.committer.now(Job(self._write_beat))
+
+    def _write_beat(self, connection: apsw.Connection) -> object:
+        now_ms = time.time_ns() // 1_000_000
+        return connection.execute("UPDATE worker SET beat_ms = ? WHERE id = ?", (now_ms, self.worker.id)).fetchall()
+
+    # --- the end ---
+
+    async def close(self) -> None:
+        """As `Store.close`. Idempotent."""
+        if self._claims and self.committer.failed is None and self.read_only is None:
+            job = Job(self._leave)
+            with contextlib.suppress(HoldfastError):
+                await self.committer.soon(job)
+        while self.committer.waiting:  # noqa: ASYNC110 - what waits is led by this loop
+            await asyncio.sleep(0.001)
+        self._claims.clear()
+        with self._reading:
+            self._reader.close()
+        await asyncio.to_thread(self.committer.close)
+
+    def _leave(self, connection: apsw.Connection) -> object:
+        connection.execute("UPDATE claim SET worker = NULL WHERE worker = ?", (self.worker.id,)).fetchall()
+        self._heads.clear()
+        return connection.execute("DELETE FROM worker WHERE id = ?", (self.worker.id,)).fetchall()
+
+
+def _load_head(connection: apsw.Connection, branch: str) -> _Head:
+    rows = connection.execute(_HEAD, (branch,)).fetchall()
+    if not rows:
+        connection.execute("INSERT INTO branch (name) VALUES (?)", (branch,)).fetchall()
+        return _Head(connection.last_insert_rowid(), 0, origin(branch), 0, "", 0)
+    head = _Head(*cast(Any, rows[0]))
+    return head if head.seq else _Head(head.id, 0, origin(branch), head.epoch, head.worker, 0)
+
+
+def _place(connection: apsw.Connection, branch: str, head: _Head, epoch: int, drafts: Sequence[Draft]) -> list[Entry]:
+    """Give each draft its position, time and digest."""
+    now_ms = time.time_ns() // 1_000_000
+    placed: list[Entry] = []
+    for draft in drafts:
+        seq = head.seq + 1
+        digest = chain(head.digest, seq, epoch, now_ms, draft.key, draft.body)
+        connection.execute(
+            "INSERT INTO entry (branch, seq, epoch, at_ms, key, body, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (head.id, seq, epoch, now_ms, draft.key or None, draft.body, digest),
+        )
+        head.seq, head.digest = seq, digest
+        if epoch == 0:
+            head.unclaimed_seq = seq
+        if draft.recall:
+            connection.execute(
+                "INSERT OR IGNORE INTO recall SELECT branch, key, seq FROM entry WHERE branch = ?1 AND length(key) = 32"
+                " AND seq > (SELECT ifnull(max(seq), 0) FROM recall WHERE branch = ?1)",
+                (head.id,),
+            )
+        placed.append(Entry(branch, seq, epoch, now_ms, draft.key, draft.body, digest))
+    return placed

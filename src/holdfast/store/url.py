@@ -1,0 +1,78 @@
+"""Stores by URL."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from holdfast.errors import Misuse
+from holdfast.store import Store
+
+_OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor"}
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A store that was opened, and the secret (32 bytes) that keys commitments to secret arguments."""
+
+    store: Store
+    secret: bytes
+
+
+def open_url(url: str) -> Opening:
+    """The store at a URL. Raises Misuse for a URL that names none, Stopped for one that cannot be used."""
+    parts = urlsplit(url)
+    if parts.scheme == "memory":
+        from holdfast.store.memory import MemoryStore
+
+        return Opening(MemoryStore(), secrets.token_bytes(32))
+    if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
+        return _open_sqlite(url)
+    raise Misuse(
+        f"`{url}` names no store",
+        fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute) or memory://",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFiles:
+    """The files of a SQLite store: the database, its log key, and its anchor (None: it has none)."""
+
+    path: Path
+    key: Path
+    anchor: Path | Literal["default"] | None
+
+
+def sqlite_files(url: str) -> SqliteFiles:
+    """The files that a sqlite URL names. Raises Misuse for an option that is not known."""
+    parts = urlsplit(url)
+    path, options = Path(unquote(parts.path[1:])), _options(parts.query)
+    anchor = options.get("anchor", "default")
+    return SqliteFiles(
+        path=path,
+        key=Path(options["key"]) if "key" in options else path.with_name(path.name + "-key"),
+        anchor="default" if anchor == "default" else None if anchor == "none" else Path(anchor),
+    )
+
+
+def _options(query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query))
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        raise Misuse(f"unknown store option `{min(unknown)}`", fix=f"known: {', '.join(sorted(_OPTIONS))}")
+    return options
+
+
+def _open_sqlite(url: str) -> Opening:
+    from holdfast.store.sqlite import SqliteStore
+
+    files, options = sqlite_files(url), _options(urlsplit(url).query)
+    try:
+        claim_ttl_s, flush_s = float(options.get("claim_ttl_s", "15")), float(options.get("flush_s", "1"))
+    except ValueError:
+        raise Misuse("a store option is not a number", fix="claim_ttl_s=15&flush_s=1") from None
+    store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
+    return Opening(store, store.heads.key.secret())

@@ -1,0 +1,79 @@
+"""The agents of these tests. What an agent is given it shows to the world (`saw`), so that two lives can be
+compared."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from holdfast import Run, agent
+from tests.crash.tools import ALL, carry_out, slowness, world
+
+Task = dict[str, Any]
+
+
+async def think(prompt: str) -> str:
+    """The model: it never says the same twice."""
+    await asyncio.sleep(0)
+    return world().answer(prompt)
+
+
+@agent
+async def errand(run: Run, task: Task) -> list[Any]:
+    """A thought, then the tool on each of `names`, one after another."""
+    slowness.most_s = task.get("slow_s", 0.0)
+    world().saw("thought", await run.decide(think, task["tool"]))
+    answers = [world().saw(name, await carry_out(task["tool"], name)) for name in task["names"]]
+    world().saw("clock", await run.now())
+    return answers
+
+
+@agent
+def plain_errand(run: Any, task: Task) -> list[Any]:
+    """The same, by a synchronous agent that calls with `run.call`."""
+    world().saw("thought", run.decide(think, task["tool"]))
+    answers = [world().saw(name, run.call(ALL[task["tool"]], name=name)) for name in task["names"]]
+    world().saw("clock", run.now())
+    return answers
+
+
+@agent(state=dict)
+async def stages(run: Run, task: Task) -> dict[str, Any]:
+    """The same in stages: a checkpoint after each, from which it goes on."""
+    world().begins(sorted(run.state))
+    for name in task["names"]:
+        if name not in run.state:
+            thought = await run.decide(think, name)
+            run.state[name] = [thought, await run.now(), await carry_out(task["tool"], name)]
+            world().saw(f"in stage {name}", run.state[name])
+            world().saw(f"checkpoint {name}", await run.checkpoint())
+    return run.state
+
+
+@agent
+async def mixed(run: Run, task: Task) -> dict[str, Any]:
+    """Every tool on names of its own: in an order, in groups and on by-ways that are another each time it lives."""
+    chance = random.SystemRandom()
+    slowness.most_s = task["slow_s"]
+    todo = [(tool, f"{tool}-{number}") for number in range(task["each"]) for tool in task["tools"]]
+    chance.shuffle(todo)
+    answers: dict[str, Any] = {}
+
+    async def one(tool: str, name: str) -> None:
+        if chance.random() < 0.2:
+            await run.now()
+        answers[name] = world().saw(f"{tool} {name}", await carry_out(tool, name))
+
+    while todo:
+        group = [todo.pop() for _ in range(min(len(todo), chance.randint(1, 4)))]
+        if chance.random() < 0.3:
+            way = chance.choice(("left", "right"))
+            group.append((chance.choice(("put", "mail", "build")), f"{way}-{len(todo)}"))
+        if chance.random() < 0.2:
+            await run.decide(think, f"before {sorted(name for _, name in group)}", lane=f"{chance.random()}")
+        await asyncio.gather(*(one(tool, name) for tool, name in group))
+    return answers
+
+
+AGENTS = {"errand": errand, "plain_errand": plain_errand, "stages": stages, "mixed": mixed}

@@ -1,0 +1,80 @@
+"""The examples do what their first lines say: run as a user runs them, killed, and started again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start an example in a directory of its own."""
+
+    def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(EXAMPLES / name), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return said.strip()
+
+
+def test_every_example_is_tested() -> None:
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["dun.py", "loop.py"]
+
+
+def test_a_reminder_is_sent_once_however_often_the_program_runs(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    first, again = (answer(program("dun.py", "77")) for _ in range(2))
+    mails = list((tmp_path / "outbox").iterdir())
+    assert [mail.stem for mail in mails] == [first] == [again]
+    assert "invoice 77" in mails[0].read_text()
+
+
+def test_another_invoice_is_another_run(program: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    assert answer(program("dun.py", "77")) != answer(program("dun.py", "78"))
+    assert len(list((tmp_path / "outbox").iterdir())) == 2
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_an_agent_loop_killed_anywhere_books_nothing_twice_and_forgets_nothing(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path, after: int
+) -> None:
+    """Killed once the ledger has `after` lines; then run to its end, and once more."""
+    process = program("loop.py", "0.1")
+    until = time.monotonic() + 60
+    while len(lines(tmp_path / "ledger.txt")) < after or not (tmp_path / "runs.db").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    left = lines(tmp_path / "ledger.txt")
+    first, again = (answer(program("loop.py", "0.1")) for _ in range(2))
+    booked = lines(tmp_path / "ledger.txt")
+    assert len({line.split()[0] for line in booked}) == len(booked) == 3
+    assert booked[: len(left)] == left
+    assert first == again == f"The balance is {sum(int(line.split()[1]) for line in booked)}."
+    asked = lines(tmp_path / "asked.txt")
+    assert len(asked) - len(set(asked)) <= 1, "at most the answer that was cut off by the kill was asked for again"
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
