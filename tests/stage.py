@@ -7,7 +7,8 @@ from typing import Any
 
 from holdfast import Waiting
 from holdfast.agent.run import Agent
-from holdfast.core.record import Record, decode
+from holdfast.core.codec import decode
+from holdfast.core.record import Record
 from holdfast.embedded import House
 
 RUN = "r"

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from holdfast.core import codec as product_codec
+from holdfast.core import entry as product_entry
 from holdfast.core import log as product_log
 from holdfast.core import note as product_note
 from holdfast.core import record as product_record
@@ -72,11 +74,11 @@ def test_the_product_reads_what_the_second_hand_writes(steps: list[tuple[int, in
     log = written(steps)
     for branch in RUNS:
         rows = [row for row in log.rows if row.branch == branch]
-        entries = [product_log.Entry(r.branch, r.seq, r.epoch, r.at_ms, r.key, r.body, r.digest) for r in rows]
-        product_log.check_chain(product_log.origin(branch), entries)
+        entries = [product_entry.Entry(r.branch, r.seq, r.epoch, r.at_ms, r.key, r.body, r.digest) for r in rows]
+        product_entry.check_chain(product_entry.origin(branch), entries)
         folded = product_log.Log(branch)
         for entry in entries:
-            assert product_record.encode(folded.fold(entry)) == entry.body
+            assert product_codec.encode(folded.fold(entry)) == entry.body
     leaves = [product_note.leaf(row.branch, row.digest) for row in log.rows]
     assert product_note.Frontier().extend(leaves).root() == log.root(len(log.rows))
     key = product_note.parse_vkey(log.vkey)
@@ -87,10 +89,10 @@ def test_the_product_reads_what_the_second_hand_writes(steps: list[tuple[int, in
 
 
 def test_the_verifier_knows_the_records_of_the_product() -> None:
-    names = {product_record.name_of(record) for record in product_record.RECORDS}
+    names = {product_codec.name_of(record) for record in product_record.RECORDS}
     assert {name for name in verify._FOLLOWS if name} | set(verify._OTHERS.pattern.split("|")) == names
-    named = {"" if record is None else product_record.name_of(record): after for record, after in FOLLOWS.items()}
-    assert {name: {product_record.name_of(each) for each in after} for name, after in named.items()} == {
+    named = {"" if record is None else product_codec.name_of(record): after for record, after in FOLLOWS.items()}
+    assert {name: {product_codec.name_of(each) for each in after} for name, after in named.items()} == {
         name: {"seal" if each == "read" else each for each in after} for name, after in verify._FOLLOWS.items()
     }
 

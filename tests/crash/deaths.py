@@ -23,8 +23,8 @@ from typing import Any
 
 import apsw
 
-from holdfast.core.log import Entry
-from holdfast.core.record import decode
+from holdfast.core.codec import decode
+from holdfast.core.entry import Entry
 from holdfast.store import Draft
 from holdfast.store.sqlite import SqliteStore
 

@@ -1,14 +1,13 @@
 """One run and two workers: one that is stopped and wakes late, one that lives and is left alone, two that come at once.
 
-The first is stopped with SIGSTOP at a boundary, so that to all the world it looks dead but for its process; the second takes the run over when
-the claim has lapsed. Then the first is woken, and must find that nothing is its own any more.
+The first is stopped with SIGSTOP at a boundary, so that to all the world it looks dead but for its process; the second
+takes the run over when the claim has lapsed. Then the first is woken, and must find that nothing is its own any more.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,9 @@ class Pair:
 
 
 @pytest.fixture
-def trial(nursery: Nursery, ground: Path, request: pytest.FixtureRequest) -> Iterator[Trial]:
+def trial(nursery: Nursery, ground: Path, request: pytest.FixtureRequest) -> Trial:
     tool = request.node.callspec.params["tool"]
-    yield Trial(ground / "trial", nursery, "errand", {"tool": tool, "names": NAMES}, LAPSING)
+    return Trial(ground / "trial", nursery, "errand", {"tool": tool, "names": NAMES}, LAPSING)
 
 
 BETWEEN = ["after Intent 1", "in acting 1", "in acted 1", "before Seal 1"]
@@ -87,7 +86,9 @@ def test_an_open_effect_of_a_stopped_worker_waits_for_a_person(trial: Trial, too
 
 @pytest.mark.parametrize("stop", BETWEEN)
 @pytest.mark.parametrize("tool", ["put", "store"])
-def test_an_idempotent_effect_of_a_stopped_worker_is_sent_again_with_its_key(trial: Trial, tool: str, stop: str) -> None:
+def test_an_idempotent_effect_of_a_stopped_worker_is_sent_again_with_its_key(
+    trial: Trial, tool: str, stop: str
+) -> None:
     pair = Pair(trial, stop)
     answers = pair.take_over()["answer"]
     assert pair.wake()["raised"] == "Fenced"

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import open_store
-from holdfast.core.log import Entry
-from holdfast.core.record import Intent, Record, decode
+from holdfast.core.codec import decode
+from holdfast.core.entry import Entry
+from holdfast.core.record import Intent, Record
 from holdfast.store import Store
 from tests.crash.nursery import Nursery
 from tests.crash.world import World

@@ -4,21 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from holdfast.core.codec import encode
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Payload
-from holdfast.core.log import RETRY, Entry
-from holdfast.core.record import (
-    Attempt,
-    Claim,
-    Decision,
-    Finished,
-    Intent,
-    Record,
-    Seal,
-    Settled,
-    Sleep,
-    Started,
-    encode,
-)
+from holdfast.core.entry import Entry
+from holdfast.core.log import RETRY
+from holdfast.core.record import Attempt, Claim, Decision, Finished, Intent, Record, Seal, Settled, Sleep, Started
 from holdfast.demo.chronicle import Chronicle
 from holdfast.demo.story import KILLED_AT, untrue
 

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from holdfast import open_store
+from holdfast.core.codec import decode
 from holdfast.core.effect import Happened
-from holdfast.core.log import Entry
-from holdfast.core.record import Claim, Finished, Intent, Seal, Settled, decode
+from holdfast.core.entry import Entry
+from holdfast.core.record import Claim, Finished, Intent, Seal, Settled
 from holdfast.demo import legacy, pages, post, story, world
 from holdfast.demo.story import RUN
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.core.log import Entry
+from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.store import Draft, Store
 from holdfast.store.memory import MemoryStore

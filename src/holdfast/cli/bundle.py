@@ -13,10 +13,11 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 
 from holdfast.cli.terminal import Tick
+from holdfast.core.codec import decode
 from holdfast.core.effect import Happened, Payload
-from holdfast.core.log import Entry
+from holdfast.core.entry import Entry
 from holdfast.core.note import leaf
-from holdfast.core.record import Record, decode
+from holdfast.core.record import Record
 from holdfast.errors import Unknown
 from holdfast.store.reader import Reader
 

@@ -18,7 +18,7 @@ from holdfast.cli.options import JsonOption, RunArgument, StoreOption, branch_of
 from holdfast.cli.terminal import json_text, line, out, styled
 from holdfast.cli.view import Looked, Status, look_from, reader_of, refresh, when
 from holdfast.cli.words import Teller
-from holdfast.core.log import Entry
+from holdfast.core.entry import Entry
 from holdfast.core.record import Record
 from holdfast.store.reader import Reader
 

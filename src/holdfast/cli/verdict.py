@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from holdfast.cli.options import existing, same_store
 from holdfast.cli.remedies import resume
 from holdfast.cli.terminal import hint, out, safe
-from holdfast.core.record import Started, decode
+from holdfast.core.codec import decode
+from holdfast.core.record import Started
 from holdfast.errors import Corrupt
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import STARTED_KEY

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
-from holdfast.core.log import Entry, Log, Slot, check_chain, origin
-from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Sleep, Started, decode
+from holdfast.core.entry import Entry, check_chain, origin
+from holdfast.core.log import Log, Slot
+from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Sleep, Started
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.line import FINISHED_KEY, check_places, node_of, read_payload
 from holdfast.store import Branch

@@ -1,19 +1,19 @@
-"""The log of one branch: what may follow what, how each entry proves the ones before it, and what it all amounts to.
+"""The log of one branch: what may follow what, and what it all amounts to.
 
 Rules
 1. Everything that decides whether a record may be written lives in this file.
 2. This file knows nothing of tools, policies, stores or time. Entries come in, or an error goes out.
-3. An entry carries the digest of the entry before it, so a log can be checked by anyone who has it.
-4. `Log` is a fold: the same entries give the same log, and nothing else is remembered.
+3. `Log` is a fold: the same entries give the same log, and nothing else is remembered.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from holdfast.core.codec import decode
 from holdfast.core.effect import Happened, Kind, NotHappened, Outcome, redone_identity
+from holdfast.core.entry import Entry
 from holdfast.core.record import (
     Approval,
     Attempt,
@@ -33,7 +33,6 @@ from holdfast.core.record import (
     Signal,
     Sleep,
     Started,
-    decode,
 )
 from holdfast.errors import Corrupt
 
@@ -56,30 +55,6 @@ RETRY = "retry/"
 """What a sleep's name starts with when it stands for a refused sending; the intent's seq follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One record at its place: `seq` ≥ 1 on the branch, `at_ms` wall clock, `epoch` 0 if placed without a claim."""
-
-    branch: str
-    seq: int
-    epoch: int
-    at_ms: int
-    key: bytes
-    body: bytes
-    digest: bytes
-
-
-def origin(branch: str) -> bytes:
-    """The digest (32 bytes) that a branch's first entry stands on."""
-    return hashlib.sha256(b"holdfast/branch/1\0" + branch.encode()).digest()
-
-
-def chain(previous: bytes, seq: int, epoch: int, at_ms: int, key: bytes, body: bytes) -> bytes:
-    """The digest (32 bytes) of an entry; see docs/log-format.md."""
-    place = seq.to_bytes(8, "big") + epoch.to_bytes(8, "big") + at_ms.to_bytes(8, "big") + bytes((len(key),))
-    return hashlib.sha256(b"holdfast/entry/1\0" + previous + place + key + body).digest()
-
-
 def sort_signals(entries: Iterable[Entry]) -> tuple[dict[int, Signal], set[int]]:
     """The signals among the entries of one signal's name, by seq, and the seqs of those that were taken."""
     signals: dict[int, Signal] = {}
@@ -93,19 +68,6 @@ def sort_signals(entries: Iterable[Entry]) -> tuple[dict[int, Signal], set[int]]
             case _:
                 raise Corrupt("a signal was expected", where=f"{entry.branch}:{entry.seq}")
     return signals, taken
-
-
-def check_chain(previous: bytes, entries: Iterable[Entry]) -> bytes:
-    """The digest after `entries`, which stand on `previous`. Raises Corrupt at the first that does not fit."""
-    for entry in entries:
-        previous = chain(previous, entry.seq, entry.epoch, entry.at_ms, entry.key, entry.body)
-        if previous != entry.digest:
-            raise Corrupt(
-                "the log was changed: an entry does not fit the one before it",
-                where=f"{entry.branch}:{entry.seq}",
-                fix="run `holdfast verify`, restore a backup, and compare it with the anchor",
-            )
-    return previous
 
 
 @dataclass(slots=True)

@@ -9,9 +9,11 @@ Rules
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from holdfast.core.codec import decode
 from holdfast.core.effect import Happened, Outcome
-from holdfast.core.log import RETRY, Entry
-from holdfast.core.record import Attempt, Claim, Decision, Finished, Intent, Record, Seal, Settled, Sleep, decode
+from holdfast.core.entry import Entry
+from holdfast.core.log import RETRY
+from holdfast.core.record import Attempt, Claim, Decision, Finished, Intent, Record, Seal, Settled, Sleep
 
 RECALLED = "answered from the log"
 

@@ -22,10 +22,11 @@ from typing import Any, TypeVar, cast
 
 from holdfast.agent.run import Agent, Run
 from holdfast.core.canonical import JSON
+from holdfast.core.codec import decode
 from holdfast.core.effect import Encoding, Payload, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_bytes, pack_text
-from holdfast.core.record import Claim, Finished, Record, Started, decode
+from holdfast.core.record import Claim, Finished, Record, Started
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, Waiting
 from holdfast.gateway.decide import Memory

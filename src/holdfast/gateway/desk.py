@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from holdfast.core.codec import encode
 from holdfast.core.effect import Happened, NotHappened, Outcome, legible
 from holdfast.core.log import Log, Slot
 from holdfast.core.payload import Packed
-from holdfast.core.record import Approval, Cancelled, Hold, Record, Refusal, Settled, Signal, encode
+from holdfast.core.record import Approval, Cancelled, Hold, Record, Refusal, Settled, Signal
 from holdfast.errors import Claimed, Conflict, Misuse, Unknown
 from holdfast.gateway.line import key_for, node_of, read_log
 from holdfast.store import Draft, Store

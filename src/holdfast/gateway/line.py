@@ -18,8 +18,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from holdfast.core.codec import encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
-from holdfast.core.log import Entry, Log, Slot, check_chain, origin
+from holdfast.core.entry import Entry, check_chain, origin
+from holdfast.core.log import Log, Slot
 from holdfast.core.payload import Blob, pieces
 from holdfast.core.record import (
     Approval,
@@ -35,7 +37,6 @@ from holdfast.core.record import (
     Settled,
     Signal,
     Started,
-    encode,
 )
 from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped
 from holdfast.store import Draft, Readable, Store

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from holdfast.core.log import Entry
+from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from holdfast.core.log import Entry, chain, origin
+from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
 from holdfast.errors import Claimed, Conflict, Fenced, Unknown
 from holdfast.store import Branch, Draft, Grant

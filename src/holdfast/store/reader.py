@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import apsw
 
-from holdfast.core.log import Entry
+from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob, pieces
 from holdfast.errors import Corrupt, RolledBack, Unknown
 from holdfast.store.heads import Heads

@@ -16,7 +16,7 @@ from typing import Any, cast
 import apsw
 import zstandard
 
-from holdfast.core.log import Entry
+from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.errors import Corrupt, Unknown
 from holdfast.store import Branch

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import apsw
 import zstandard
 
-from holdfast.core.log import Entry, chain, origin
+from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
 from holdfast.errors import Claimed, Conflict, Fenced, HoldfastError, RolledBack
 from holdfast.store import Draft, Grant
