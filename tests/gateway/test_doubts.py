@@ -5,14 +5,18 @@ before the seal is written.
 """
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from holdfast import Happened, InDoubt, NotHappened, RetryAfter, agent, key, open_store, tool
-from holdfast.core.record import Attempt, Divergence, Intent, Seal, Settled
-from holdfast.errors import Asleep
+from holdfast.core.record import Attempt, Checkpoint, Divergence, Intent, Seal, Settled
+from holdfast.errors import Asleep, Cancelled, Corrupt, RolledBack
 from holdfast.gateway import mediate, send
+from tests.crash.deaths import Census
 from tests.stage import Killed, life, of, story
 
 
@@ -695,3 +699,169 @@ def test_settling_a_doubt_is_not_a_divergence() -> None:
         life(house, caller(put))
         life(house, caller(put))
         assert not of(Divergence, house)
+
+
+# --- what a call stands on: what is flushed, who it is, and what others have placed ---
+
+
+@pytest.fixture
+def census() -> Iterator[Census]:
+    """Between SQLite and the system, for the connections of one test."""
+    standing = Census().stand_in()
+    yield standing
+    apsw.set_default_vfs(standing.system)
+
+
+def test_nothing_is_unflushed_while_an_effect_happens_or_after_its_answer(census: Census, tmp_path: Path) -> None:
+    unflushed: list[set[str]] = []
+
+    @tool(kind="irreversible")
+    def post() -> str:
+        unflushed.append(set(census.unflushed))
+        return "done"
+
+    @agent
+    def calls(run: Any, task: Any) -> str:
+        answer = post()
+        unflushed.append(set(census.unflushed))
+        return answer
+
+    with open_store(f"sqlite:///{tmp_path}/runs.db?anchor=none&flush_s=600") as house:
+        assert life(house, calls) == "done"
+    assert unflushed == [set(), set()]
+    assert census.flushes
+
+
+async def test_a_cancellation_that_comes_before_the_intent_stops_it() -> None:
+    world = World()
+
+    @tool(kind="irreversible")
+    async def post() -> str:
+        return world.act()
+
+    async with open_store("memory://") as house:
+
+        @agent
+        async def calls(run: Any, task: Any) -> str:
+            await house.desk.cancel("r@main", by="ann", reason="no longer wanted")
+            return await post()
+
+        with pytest.raises(Cancelled, match="no longer wanted"):
+            await house.arun(calls, id="r", wait=False)
+        assert world.done == []
+
+
+def test_a_checkpoint_does_not_stand_on_a_doubt() -> None:
+    world = World(Killed())
+
+    @tool(kind="irreversible")
+    def post() -> str:
+        return world.act()
+
+    @agent
+    def forgets(run: Any, task: Any) -> str:
+        return run.checkpoint()
+
+    with open_store("memory://") as house:
+        life(house, caller(post))
+        doubt = life(house, forgets)
+        assert isinstance(doubt, InDoubt)
+        assert "a checkpoint cannot stand on a doubt" in str(doubt)
+        assert not of(Checkpoint, house)
+
+
+def test_calls_that_come_in_another_order_are_answered_by_what_they_ask() -> None:
+    world, orders = World(), [["a", "b"], ["b", "c", "a"]]
+
+    @tool(kind="idempotent")
+    def put(name: str) -> str:
+        world.act(name)
+        return f"put {name}"
+
+    @agent
+    def calls(run: Any, task: Any) -> list[str]:
+        answers = [put(name) for name in orders.pop(0)]
+        if orders:
+            raise Killed
+        return answers
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, calls), Killed)
+        assert life(house, calls) == ["put b", "put c", "put a"]
+        assert world.done == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_decision_that_has_touched_the_world_is_not_made_again(*, fresh: bool) -> None:
+    world, said = World(), ["first", "second"]
+
+    @tool(kind="idempotent")
+    def put(name: str) -> str:
+        return world.act(name)
+
+    def model(prompt: str) -> str:
+        return said.pop(0)
+
+    @agent
+    def calls(run: Any, task: Any) -> str:
+        thought = run.decide(model, "what now?", fresh=fresh)
+        put(thought)
+        if len(world.done) == 1 and not lives:
+            lives.append(1)
+            raise Killed
+        return thought
+
+    lives: list[int] = []
+    with open_store("memory://") as house:
+        assert isinstance(life(house, calls), Killed)
+        assert life(house, calls) == "first"
+        assert world.done == ["first"]
+
+
+def test_an_answer_that_was_changed_in_the_store_is_not_given(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db?anchor=none"
+
+    @tool(kind="idempotent")
+    def put() -> str:
+        return "paid 100"
+
+    @agent
+    def calls(run: Any, task: Any) -> str:
+        answer = put()
+        if not lives:
+            lives.append(1)
+            raise Killed
+        return answer
+
+    lives: list[int] = []
+    with open_store(url) as house:
+        assert isinstance(life(house, calls), Killed)
+    raw = apsw.Connection(f"{tmp_path}/runs.db")
+    changed = raw.execute(
+        "UPDATE blob SET data = ? WHERE data = ? RETURNING 1", (b'"paid 900"', b'"paid 100"')
+    ).fetchall()
+    assert len(changed) == 1
+    raw.close()
+    with open_store(url) as house:
+        assert isinstance(life(house, calls), Corrupt)
+
+
+def test_a_log_that_is_older_than_its_anchor_sends_nothing(tmp_path: Path) -> None:
+    url, world = f"sqlite:///{tmp_path}/runs.db?anchor={tmp_path}/anchor", World()
+    database = tmp_path / "runs.db"
+
+    @tool(kind="idempotent")
+    def put() -> str:
+        return world.act()
+
+    with open_store(url) as house:
+        life(house, caller(put), id="first")
+    older = database.read_bytes()  # closed: everything is in it
+    with open_store(url) as house:
+        life(house, caller(put), id="second")
+    database.write_bytes(older)
+    for beside in ("-wal", "-shm"):
+        database.with_name(database.name + beside).unlink(missing_ok=True)
+    with open_store(url) as house:
+        assert isinstance(life(house, caller(put), id="second"), RolledBack)
+    assert world.done == ["act", "act"]
