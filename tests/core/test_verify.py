@@ -592,7 +592,8 @@ HOLD = (
     {**CALL, "kind": "read", "args": None, "call": "", "contract": "", "level": "", "why": "", "expires_ms": 1},
 )
 CLAIM = ("claim", 1, {"worker": "w", "previous": "none"})
-FINISHED = ("finished", 1, {"answer": None, "error": "e"})
+FINISHED = ("finished", 1, {"answer": ["00", "json", 1], "error": None})
+FAILED = ("finished", 1, {"answer": None, "error": "e"})
 SIGNAL = ("signal", 0, {"name": "s", "value": None, "by": "b"})
 
 
@@ -631,6 +632,8 @@ HISTORIES: list[tuple[list[tuple[str, int, dict[str, object]]], str | None]] = [
     ([seal(None)], None),
     ([refusal(None)], None),
     ([FINISHED, SIGNAL, epoch(2, CLAIM)], None),
+    ([FAILED, epoch(2, CLAIM), epoch(2, INTENT), epoch(2, seal(4)), epoch(2, FAILED), epoch(3, CLAIM)], None),
+    ([FAILED, SIGNAL, epoch(2, CLAIM), epoch(2, FINISHED)], None),
     ([epoch(3, CLAIM), epoch(3, INTENT)], None),
     ([seal(2)], "succession"),
     ([seal(1)], "succession"),
@@ -662,6 +665,9 @@ HISTORIES: list[tuple[list[tuple[str, int, dict[str, object]]], str | None]] = [
     ([refusal(None), INTENT], "succession"),
     ([seal(None), seal(None)], "succession"),
     ([FINISHED, seal(None)], "succession"),
+    ([FAILED, seal(None)], "succession"),
+    ([FAILED, FINISHED], "succession"),
+    ([FAILED, epoch(2, CLAIM), epoch(2, FINISHED), epoch(3, CLAIM), epoch(3, INTENT)], "succession"),
     ([FINISHED, FINISHED], "succession"),
     ([FINISHED, epoch(2, CLAIM), epoch(2, INTENT)], "succession"),
     ([epoch(2, INTENT)], "epoch"),

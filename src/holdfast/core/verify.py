@@ -140,6 +140,7 @@ class _Line:
     seq: int = 0
     epoch: int = 0
     finished: bool = False
+    failed: bool = False
     calls: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict[tuple[str, int], tuple[str, int]])
     open: dict[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
 
@@ -162,7 +163,10 @@ class _Line:
             raise Fault("succession", f"a `{name}` after the run had finished")
         if name in _FOLLOWS:
             self._take_call(name, record)
-        self.finished = self.finished or name == "finished"
+        if name == "finished":
+            self.finished, self.failed = True, record.get("answer") is None
+        elif name == "claim" and self.failed:  # a run whose agent raised goes on from its log
+            self.finished = self.failed = False
 
     def _take_epoch(self, name: str, epoch: int) -> None:
         if name == "claim" and epoch > self.epoch:
