@@ -30,13 +30,14 @@ def advance(house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_
             break
         except Waiting as waiting:
             if not wait:
-                waiting.fix = " | ".join(ways_on(waiting, run, store)) or waiting.fix
+                ways = ways_on(waiting, run, agent.name, store)
+                waiting.fix = " | ".join(way.partition("   #")[0] for way in ways)
                 raise
-            _tell(waiting, run, store)
+            _tell(waiting, run, agent.name, store)
             with busy(f"waiting; {safe(waiting.what)}"):
                 asyncio.run(house.until(run, waiting))
             say("going on")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not isinstance(error, Cancelled) and _raised_inside(agent, error):
                 raise AgentFailed(error) from error
             raise
@@ -50,20 +51,17 @@ def answer_text(answer: object) -> str:
     return json_text(answer)
 
 
-def _raised_inside(agent: Agent, error: Exception) -> bool:
+def _raised_inside(agent: Agent, error: BaseException) -> bool:
     code = getattr(agent.function, "__code__", None)
     return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _tell(waiting: Waiting, run: str, store: str) -> None:
+def _tell(waiting: Waiting, run: str, agent: str, store: str) -> None:
     until = f", until {when(waiting.until_ms)}" if waiting.until_ms is not None else ""
     place = f" [{safe(waiting.where)}]" if waiting.where else ""
     say(f"waiting: {safe(waiting.what)}{until}{place}")
-    _hints(waiting, run, store)
-
-
-def _hints(waiting: Waiting, run: str, store: str) -> None:
-    for way in ways_on(waiting, run, store):
-        hint(safe(way))
     if isinstance(waiting, Asleep):
         hint("nothing to do: it goes on by itself; Ctrl-C is safe, and `holdfast resume` comes back to it")
+        return
+    for way in ways_on(waiting, run, agent, store):
+        hint(safe(way))

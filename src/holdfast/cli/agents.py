@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from importlib import import_module
@@ -33,7 +34,21 @@ def agent_named(name: str) -> Agent:
     if not isinstance(found, Agent):
         what = "is not an agent" if found is not None else "does not exist"
         raise Unknown(f"`{name}` {what}", where=_place(module), fix="name a function decorated with @agent")
+    _takes_run_and_task(found, name, module)
     return found
+
+
+def _takes_run_and_task(agent: Agent, name: str, module: str) -> None:
+    try:
+        inspect.signature(agent.function).bind(object(), object())
+    except TypeError as error:
+        raise Misuse(
+            f"`{name}` cannot be called with a run and a task: {error}",
+            where=_place(module),
+            fix=f"write def {agent.function.__name__}(run, task)",
+        ) from None
+    except ValueError:  # it does not tell its arguments
+        return
 
 
 def _imported(module: str) -> object:
@@ -46,7 +61,7 @@ def _imported(module: str) -> object:
             fix = f"go to the directory that holds `{module.partition('.')[0]}`, or install it"
             raise Unknown(f"there is no module `{module}`", where=os.getcwd(), fix=fix) from None
         raise Misuse(f"`{module}` cannot be imported: {error}", fix=f"pip install {error.name}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Misuse(
             f"`{module}` cannot be imported: {type(error).__name__}: {error}",
             where=_raised_at(error),
@@ -61,6 +76,8 @@ def _place(module: str) -> str:
 def _raised_at(error: BaseException) -> str:
     import traceback
 
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{last.filename}:{last.lineno}"
 

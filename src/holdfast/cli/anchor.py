@@ -16,7 +16,7 @@ import typer
 from holdfast.cli.keys import anchor_of, files_of
 from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
 from holdfast.cli.terminal import hint, json_text, out, safe, say
-from holdfast.cli.view import reader_of
+from holdfast.cli.view import many, reader_of
 from holdfast.core.note import format_vkey, open_head, to_base64
 from holdfast.errors import Corrupt, Misuse, RolledBack
 from holdfast.store.heads import Heads, load_key, read_anchor
@@ -94,11 +94,11 @@ def _anchored(newest: list[str], entries: int, heads: Heads, wrong: RolledBack |
 
 
 def _print(shown: Anchored) -> None:
-    out(safe(f"log     {shown.log}, {shown.entries:,} entries"))
+    out(safe(f"log     {shown.log}, {many(shown.entries, 'entry')}"))
     out(safe(f"key     {shown.vkey}"))
     out(
         safe(
-            f"head    {shown.head_size:,} entries, root {shown.head_root}"
+            f"head    {many(shown.head_size, 'entry')}, root {shown.head_root}"
             if shown.head_size is not None
             else "head    none"
         )
@@ -107,7 +107,7 @@ def _print(shown: Anchored) -> None:
     if shown.anchor is None:
         hint("without an anchor nobody sees a log that was cut or replaced: ?anchor=FILE on another volume")
         return
-    size = "nothing yet" if shown.anchor_size is None else f"{shown.anchor_size:,} entries"
+    size = "nothing yet" if shown.anchor_size is None else many(shown.anchor_size, "entry")
     out(f"        {size}: {'agrees' if shown.agrees else 'DISAGREES'}")
     if shown.agrees:
         hint("keep the key where this machine cannot change it; then: holdfast verify --vkey KEY --anchor FILE")
@@ -115,7 +115,7 @@ def _print(shown: Anchored) -> None:
 
 def _accept(files: SqliteFiles, heads: Heads, wrong: RolledBack | None, by: str) -> None:
     if wrong is None:
-        raise Misuse("the log and its anchor agree: there is nothing to acknowledge", fix="nothing")
+        raise Misuse("the log and its anchor agree: there is nothing to acknowledge", fix="leave out --accept")
     connection = connect(files.path, writer=True)
     try:
         aside = heads.accept(connection, by)

@@ -25,7 +25,13 @@ VERBS: tuple[str, ...] = (
 
 def program(verbs: Iterable[str] = VERBS) -> typer.Typer:
     """The command with these verbs."""
-    app = typer.Typer(name="holdfast", rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        name="holdfast",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
     app.callback()(_opening)
     for verb in verbs:
         module = import_module(f"holdfast.cli.{verb}")

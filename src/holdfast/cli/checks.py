@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from holdfast.cli.keys import anchor_of
-from holdfast.cli.view import size_text, when
+from holdfast.cli.view import many, size_text, when
 from holdfast.errors import HoldfastError
 from holdfast.store.reader import Reader
 from holdfast.store.schema import OLDEST_SQLITE, connect, file_system_of, refuse_unfit
@@ -165,7 +165,7 @@ def _pragmas(files: SqliteFiles) -> Check:
 def _readable(files: SqliteFiles) -> Check:
     try:
         with Reader(files.path) as reader:
-            return Check("store", "ok", f"{files.path}: {reader.size():,} entries, log {reader.log_id}")
+            return Check("store", "ok", f"{files.path}: {many(reader.size(), 'entry')}, log {reader.log_id}")
     except HoldfastError as error:
         return Check("store", "fail", error.what, error.fix)
 

@@ -25,7 +25,7 @@ DONE, FAILED, USAGE, WAITS, BUSY, STOPPED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 
 class AgentFailed(Exception):
     """The agent raised `error`."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception | SystemExit) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -68,7 +68,8 @@ def guarded(verb: Callable[..., object]) -> Callable[..., object]:
             if debug and not isinstance(error, BrokenPipeError):
                 import traceback
 
-                say(safe_lines("".join(traceback.format_exception(error)).rstrip()))
+                shown = error.error if isinstance(error, AgentFailed) else error
+                say(safe_lines("".join(traceback.format_exception(shown)).rstrip()))
             _tell(error, debug=debug)
             raise typer.Exit(code_of(error)) from None
         raise typer.Exit(code if isinstance(code, int) else DONE)

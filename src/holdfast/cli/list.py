@@ -74,7 +74,7 @@ def _show(found: list[Row]) -> None:
         )
         for one in found
     ]
-    table(("RUN", "STATUS", "#ENTRIES", "#AGE", "ABOUT"), lines, whole=("RUN", "STATUS", "#ENTRIES", "#AGE"))
+    table(("RUN", "STATUS", "#ENTRIES", "#AGE", "ABOUT"), lines)
 
 
 def _hints(found: list[Row], more: bool, limit: int, store: str) -> None:

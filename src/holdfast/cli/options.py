@@ -78,7 +78,8 @@ def json_value(text: str, what: str) -> JSON:
         if text == "-":
             source, text = "stdin", sys.stdin.read()
         elif text.startswith("@"):
-            source, text = text[1:], Path(text[1:]).read_text()
+            source = text[1:]
+            text = Path(source).read_text()
         return cast(JSON, json.loads(text, parse_constant=_no_number))
     except OSError as error:
         raise BadCall(f"`{source}` cannot be read: {error.strerror}", fix="name a file that exists: @FILE") from None

@@ -72,8 +72,8 @@ def _answer(node: str, store: str) -> tuple[str, str]:
     return f"holdfast approve {node}{store}", f"holdfast refuse {node} --reason '…'{store}"
 
 
-def ways_on(waiting: Waiting, run: str, store: str) -> tuple[str, ...]:
-    """How a run that waits goes on."""
+def ways_on(waiting: Waiting, run: str, agent: str, store: str) -> tuple[str, ...]:
+    """How a run that waits, and whose process ends, goes on."""
     match waiting:
         case Held():
             return _answer(waiting.where, store)
@@ -81,7 +81,7 @@ def ways_on(waiting: Waiting, run: str, store: str) -> tuple[str, ...]:
             return _settle(waiting.where, store)
         case AwaitingSignal():
             return (waiting.fix + store,)
-        case Asleep():
-            return ()
+        case Asleep(until_ms=int() as until_ms):
+            return (f"{resume(f'{run}@main', agent, store)}   # it wakes at {when(until_ms)}",)
         case _:
             return (f"holdfast show {run}{store}",)

@@ -39,10 +39,10 @@ def verb(
     setting = divergence(on_divergence)
     found = agent_named(agent)
     run = id or uuid.uuid4().hex[:12]
-    if id is None:
-        say(f"run {run}")
-        hint(f"to go on with it after a crash: holdfast run {safe(agent)} --id {run}{same_store(store)}")
     with open_store(store_url(store)) as house:
+        if id is None:
+            say(f"run {run}")
+            hint(f"to go on with it after a crash: holdfast run {safe(agent)} --id {run}{same_store(store)}")
         advance(house, found, task, run, wait=wait, on_divergence=setting, store=same_store(store))
 
 

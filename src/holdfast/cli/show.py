@@ -18,7 +18,7 @@ from holdfast.cli.entry import show_entry
 from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, same_store
 from holdfast.cli.remedies import Need, needs_of, resume
 from holdfast.cli.terminal import hint, json_text, line, out, safe, styled, table
-from holdfast.cli.view import Looked, Status, about_of, age, excerpt, look, reader_of, when
+from holdfast.cli.view import Looked, Status, about_of, age, excerpt, look, many, reader_of, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Happened, NotHappened
 from holdfast.core.log import Slot
@@ -186,7 +186,7 @@ def _print(shown: Shown) -> None:
         ("input", shown.input),
         ("started", f"{when(shown.started_ms)}  ({age(shown.started_ms, now_ms)} ago)"),
         ("newest", f"{when(shown.newest_ms)}  ({age(shown.newest_ms, now_ms)} ago)"),
-        ("log", f"{_many(shown.entries, 'entry')}: {_counted(shown.counts)}; epoch {shown.epoch}"),
+        ("log", f"{many(shown.entries, 'entry')}: {_counted(shown.counts)}; epoch {shown.epoch}"),
         ("error", shown.error or ""),
         ("answer", shown.answer or ""),
     ):
@@ -199,12 +199,7 @@ def _print(shown: Shown) -> None:
 
 def _counted(counts: dict[str, int]) -> str:
     names = (("intent", "effect"), ("reads", "read"), ("decision", "decision"), ("checkpoint", "checkpoint"))
-    return ", ".join(_many(counts.get(name, 0), word) for name, word in names)
-
-
-def _many(number: int, word: str) -> str:
-    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
-    return f"{number:,} {word if number == 1 else plural}"
+    return ", ".join(many(counts.get(name, 0), word) for name, word in names)
 
 
 def _effects(shown: Shown) -> None:
@@ -224,11 +219,21 @@ def _effects(shown: Shown) -> None:
                 styled(effect.args + (f" → {effect.answer}" if effect.answer is not None else ""), most=2 * SHORT),
             )
         )
-    table(("#SEQ", "TOOL", "KIND", "OUTCOME", "ARGUMENTS → ANSWER"), rows, whole=("#SEQ", "TOOL", "KIND", "OUTCOME"))
+    table(("#SEQ", "TOOL", "KIND", "OUTCOME", "ARGUMENTS → ANSWER"), rows)
 
 
 def _hint(shown: Shown, store: str) -> None:
-    if shown.status in (Status.STOPPED, Status.WAITING, Status.FAILED):
-        hint(f"{safe(shown.resume)}   # goes on from the log")
-    elif shown.effects:
-        hint(f"holdfast show {safe(shown.effects[-1].node)}{store}   # one entry whole")
+    run = shown.run if shown.branch == "main" else f"{shown.run}@{shown.branch}"
+    match Status(shown.status):
+        case Status.STOPPED | Status.WAITING | Status.FAILED:
+            hint(f"{safe(shown.resume)}   # goes on from the log")
+        case Status.ASLEEP:
+            hint(f"{safe(shown.resume)}   # waits for the moment, and goes on")
+        case Status.RUNNING:
+            hint(f"holdfast log {safe(run)} --follow{store}   # watch it")
+        case Status.DOUBT | Status.HELD if shown.needs:
+            hint(f"holdfast show {safe(shown.needs[0].node)}{store}   # the exact call, before you answer")
+        case _ if shown.effects:
+            hint(f"holdfast show {safe(shown.effects[-1].node)}{store}   # one entry whole")
+        case _:
+            pass

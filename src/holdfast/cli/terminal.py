@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _OUTSIDE_ASCII = re.compile(r"[^\x20-\x7e]")
 _UNPIPED = 100_000  # columns
+LEAST_CUT = 12  # columns: where less is left, a line is wrapped rather than cut
 
 
 class Tick(Protocol):
@@ -94,39 +95,39 @@ def console(*, beside: bool = False) -> Console:
 
 
 def styled(text: str, style: str = "", most: int | None = None) -> Text:
-    """A safe piece of text for a table."""
+    """A safe piece of a line; pieces are joined with `+`, and each keeps its own style."""
     from rich.text import Text
 
-    return Text(safe(text, most), style=style, no_wrap=True, overflow="ellipsis")
+    return Text().append(safe(text, most), style or None)
 
 
 def line(text: Text, *, cut: bool = False) -> None:
     """One styled line of a result; `cut` to the terminal's width, or wrapped by it."""
-    if sys.stdout.isatty():
-        console().print(text, soft_wrap=not cut, no_wrap=True, overflow="ellipsis", crop=cut)
-    else:
+    if not sys.stdout.isatty():
         out(text.plain)
+        return
+    if cut:
+        text.truncate(console().width, overflow="ellipsis")
+    console().print(text, soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Text]], *, whole: Sequence[str] = ()) -> None:
-    """A table on stdout, one row a line. Columns in `whole` are never cut; names that start with `#` are numbers."""
-    from rich.table import Table
-
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in columns:
-        number = name.startswith("#")
-        widest = max((row[columns.index(name)].cell_len for row in rows), default=0) if name in whole else 0
-        made.add_column(
-            name.removeprefix("#"), no_wrap=True, overflow="ellipsis", justify="right" if number else "left",
-            min_width=max(widest, len(name) - number),
-        )  # fmt: skip
-    for row in rows:
-        made.add_row(*row)
-    where = console()
-    with where.capture() as text:
-        where.print(made)
-    for line in text.get().splitlines():
-        out(line.rstrip())
+def table(columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    """A table on stdout, one row a line. Only the last column is ever cut; names that start with `#` are numbers."""
+    names = [styled(name.removeprefix("#"), "dim") for name in columns]
+    lines = [names, *rows]
+    widths = [max(each[place].cell_len for each in lines) for place in range(len(columns) - 1)]
+    left = console().width - sum(widths) - 2 * len(widths)
+    for each in lines:
+        made = styled("")
+        for name, width, cell in zip(columns, widths, each, strict=False):
+            blank = styled(" " * (width - cell.cell_len))
+            made += (blank + cell if name.startswith("#") else cell + blank) + styled("  ")
+        last = each[-1].copy()
+        if left >= LEAST_CUT:
+            last.truncate(left, overflow="ellipsis")
+        made += last
+        made.rstrip()
+        line(made)
 
 
 @contextmanager

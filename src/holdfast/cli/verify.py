@@ -19,6 +19,7 @@ import typer
 from holdfast.cli.keys import anchor_of, checked, ed25519, files_of, pinned
 from holdfast.cli.options import JsonOption, StoreOption, existing
 from holdfast.cli.terminal import Tick, hint, json_text, out, progress, safe
+from holdfast.cli.view import many
 from holdfast.core.verify import Fault, Report, Verifier, verify_bundle
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.store.reader import Reader
@@ -223,8 +224,8 @@ def _print(verdict: Verdict) -> None:
         out(safe(f"BAD  {verdict.path}: {place}{fault.what} [{fault.rule}]"))
     else:
         out(safe(f"OK   {verdict.path}"))
-    looked = (f"{verdict.entries:,} entries", f"{verdict.branches:,} branches", f"{verdict.payloads:,} payloads",
-              f"{verdict.heads:,} heads, {verdict.unsigned:,} entries after the newest")  # fmt: skip
+    looked = (many(verdict.entries, "entry"), many(verdict.branches, "branch"), many(verdict.payloads, "payload"),
+              many(verdict.heads, "head"), f"{many(verdict.unsigned, 'entry')} after the newest")  # fmt: skip
     out("     looked at  " + ", ".join(looked))
     out(safe(f"     key        {verdict.vkey or 'none could be read'}"))
     out(safe(f"     anchor     {verdict.anchor or 'none'}"))

@@ -264,9 +264,7 @@ class House:
     # --- the life of the house ---
 
     def _plainly(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not _inside_a_loop():
             return asyncio.run(work)
         work.close()
         raise Misuse("this would block the event loop that it is called in", fix="await house.arun(…), or house.desk")
@@ -300,6 +298,14 @@ class House:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.store.close()
+
+
+def _inside_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _now_ms() -> int:

@@ -50,6 +50,8 @@ def sqlite_files(url: str) -> SqliteFiles:
     """The files that a sqlite URL names. Raises Misuse for an option that is not known."""
     parts = urlsplit(url)
     path, options = Path(unquote(parts.path[1:])), _options(parts.query)
+    if not path.name:
+        raise Misuse(f"`{url}` names no file", fix="write sqlite:///runs.db, or sqlite:////var/lib/runs.db")
     anchor = options.get("anchor", "default")
     return SqliteFiles(
         path=path,
