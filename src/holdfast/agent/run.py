@@ -112,10 +112,10 @@ class Run:
         self._thread = threading.get_ident()
 
     async def call(self, tool: Callable[..., object], /, **arguments: object) -> Any:
-        """Call a decorated tool by its arguments. Raises NotHappened, Refused as outcomes."""
-        from holdfast.agent.tool import tool_of
+        """Call a decorated tool, or its `again(label)`, by its arguments. Raises NotHappened, Refused as outcomes."""
+        from holdfast.agent.tool import label_of, tool_of
 
-        return await self.mediate(tool_of(tool), (), arguments, None)
+        return await self.mediate(tool_of(tool), (), arguments, label_of(tool))
 
     async def mediate(
         self, tool: Tool, args: Sequence[object], kwargs: Mapping[str, object], again: str | None

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from holdfast.agent.run import current
-from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract, Drift, Level, Repeat, breach, default_drift, default_repeat
 from holdfast.core.effect import Kind
 from holdfast.errors import BadCall, BadContract
@@ -220,6 +219,7 @@ def _wrapped(made: Tool, again: str | None, function: Callable[P, R_co]) -> Tool
 
         wrapper = cast(Any, in_sync)
     wrapper.holdfast = made
+    wrapper.holdfast_again = again
 
     def labelled(label: str) -> ToolFunction[P, R_co]:
         return cast("ToolFunction[P, R_co]", _wrapped(made, label, function))
@@ -236,6 +236,6 @@ def tool_of(function: object) -> Tool:
     raise BadCall(f"`{getattr(function, '__name__', function)}` is not a tool", fix="decorate it with @tool")
 
 
-def arguments_json(values: Mapping[str, object]) -> dict[str, JSON]:
-    """The arguments as they are, taken for JSON: `canonical` refuses those that are not."""
-    return cast("dict[str, JSON]", values)
+def label_of(function: object) -> str | None:
+    """The label of `tool.again(label)`; None for the tool itself."""
+    return cast("str | None", getattr(function, "holdfast_again", None))
