@@ -46,7 +46,13 @@ class Desk:
         def verdict(log: Log) -> Record:
             slot = self._held(log, node, seq)
             assert slot.hold is not None
-            until_ms = time.time_ns() // 1_000_000 + expires_ms
+            now_ms = time.time_ns() // 1_000_000
+            if now_ms >= slot.hold.expires_ms:
+                raise Misuse(
+                    f"`{node}` has expired: nobody answered in time",
+                    fix=f"holdfast resume {branch.partition('@')[0]} asks anew",
+                )
+            until_ms = now_ms + expires_ms
             return Approval(hold=slot.hold_seq, call=slot.hold.call, by=legible(by, 200), expires_ms=until_ms)
 
         return await self._place(branch, verdict)
