@@ -28,7 +28,7 @@ from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.record import Claim, Finished, Record, Started
 from holdfast.embedded.door import EmbeddedDoor
-from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, Waiting
+from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.diverge import OnDivergence
@@ -170,9 +170,10 @@ class House:
         return written.value
 
     async def _let_go(self, branch: str, line: Line | None, epoch: int) -> None:
-        """Give the claim back, if it is still ours and the store still works; while a function of the run that nobody
-        waits for is still at work, only when it has returned: until then its effect is not in doubt."""
-        if line is not None and (line.broken is not None or line.released):
+        """Give the claim back, if it is still ours and the store works, or will when there is room; while a function of
+        the run that nobody waits for is still at work, only when it has returned: until then its effect is not in
+        doubt."""
+        if line is not None and (line.released or not isinstance(line.broken, StoreFull | None)):
             return
         keys = [] if line is None else [slot.intent.key for slot in line.log.doubts() if slot.intent is not None]
         if any(at_work(key) for key in keys):

@@ -171,6 +171,8 @@ class Mediator:
         """Raise what keeps this run from asking for anything more."""
         if self.closed is not None:
             raise self.closed
+        if self.line.broken is not None:
+            raise self.line.broken  # it could not be written down
         self.check()
 
     def close(self, why: HoldfastError) -> HoldfastError:

@@ -21,7 +21,7 @@ import zstandard
 
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
-from holdfast.errors import Claimed, Conflict, Fenced, HoldfastError, RolledBack
+from holdfast.errors import Claimed, Conflict, Fenced, HoldfastError, RolledBack, StoreFull
 from holdfast.store import Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
@@ -73,6 +73,7 @@ class SqliteStore(Reading):
         self._claim_ttl_ms = int(claim_ttl_s * 1000)
         self._heads: dict[str, _Head] = {}
         self._claims: set[str] = set()
+        self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self._stored: set[bytes] = set()
         self._pack = zstandard.ZstdCompressor(level=1).compress
         self.committer = Committer(path, flush_s)
@@ -138,8 +139,13 @@ class SqliteStore(Reading):
             return placed
 
         job = Job(work, barrier=barrier, urgent=after is None and epoch > 0)
-        if (barrier and not alone) or not self.committer.now(job):
-            await self.committer.soon(job)
+        try:
+            if (barrier and not alone) or not self.committer.now(job):
+                await self.committer.soon(job)
+        except StoreFull:
+            if release:
+                self._given_up.add(branch)
+            raise
         self._remember(packed, branch if release else "")
         return cast("list[Entry]", job.result)
 
@@ -192,11 +198,12 @@ class SqliteStore(Reading):
         if not self.committer.now(job):
             await self.committer.soon(job)
         self._claims.add(branch)
+        self._given_up.discard(branch)
         return cast(Grant, job.result)
 
     def _judge(self, connection: apsw.Connection, branch: str, head: _Head) -> str:
         """How the last owner ended. Raises Claimed if it has not."""
-        if not head.worker:
+        if not head.worker or (head.worker == self.worker.id and branch in self._given_up):
             return "released" if head.epoch else "none"
         rows = connection.execute("SELECT * FROM worker WHERE id = ?", (head.worker,)).fetchall()
         if not rows:
