@@ -386,3 +386,38 @@ async def test_a_long_reader_keeps_its_view_and_the_write_ahead_file_is_used_aga
     assert len(await store.read(BRANCH)) == 73
     assert store.committer.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     await store.close()
+
+
+def placed(path: Path) -> tuple[int, int]:
+    """How many payloads there are, and how many digests are in the index."""
+    with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+        return connection.execute("SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM blob_place)").fetchall()[0]
+
+
+async def test_a_payload_is_found_before_and_after_its_digest_is_indexed(lasting: Shelf) -> None:
+    store = lasting.open()
+    grant = await store.claim(BRANCH)
+    kept = [blob(b"%d" % number) for number in range(1500)]
+    for number, one in enumerate(kept):
+        await store.append(BRANCH, drafts(str(number)), epoch=grant.epoch, blobs=[one, kept[0]])
+    rows, indexed = placed(lasting.path)
+    assert rows == 1500, "a payload that was known was stored again"
+    assert 0 < indexed < 1500
+    assert [await store.blob(one.digest) for one in kept] == kept
+    await store.close()
+    again = lasting.open()
+    assert placed(lasting.path) == (1500, 1500)
+    assert [await again.blob(one.digest) for one in kept] == kept
+    await again.close()
+
+
+async def test_a_payload_that_an_earlier_life_stored_is_not_stored_again(lasting: Shelf) -> None:
+    kept = blob(b"kept " * 1000)
+    for _ in range(3):
+        store = lasting.open()
+        grant = await store.claim(BRANCH)
+        await store.append(BRANCH, drafts("a"), epoch=grant.epoch, blobs=[kept])
+        assert await store.blob(kept.digest) == kept
+        await store.close()
+    await lasting.open().close()
+    assert placed(lasting.path) == (1, 1)

@@ -126,7 +126,7 @@ class Reader(Reading):
 
     def digests(self) -> Iterator[bytes]:
         """The digests of all stored payloads and pieces."""
-        for row in self._each("SELECT digest FROM blob", ()):
+        for row in self._each("SELECT DISTINCT digest FROM blob", ()):
             yield cast(bytes, row[0])
 
     def size(self) -> int:

@@ -31,6 +31,11 @@ _RECALL = (
     " CROSS JOIN entry e ON e.branch = r.branch AND e.seq = r.seq"
     " WHERE r.branch = (SELECT id FROM branch WHERE name = ?) AND r.key = ? AND r.seq > ?"
 )
+_BLOB = (  # placed in the index, or among the newest, which are not yet
+    "SELECT form, data FROM blob WHERE id = (SELECT id FROM blob_place WHERE digest = ?1)"
+    " UNION ALL SELECT form, data FROM blob WHERE digest = ?1"
+    " AND id > (SELECT cast(value AS INTEGER) FROM meta WHERE name = 'placed') LIMIT 1"
+)
 
 
 class Reading:
@@ -69,7 +74,7 @@ class Reading:
 
     async def blob(self, digest: bytes) -> Blob:
         """As `Store.blob`."""
-        rows = await self._rows("SELECT form, data FROM blob WHERE digest = ?", (digest,))
+        rows = await self._rows(_BLOB, (digest,))
         if not rows:
             raise Unknown("a payload is not in the store (pruned?)", where=digest.hex())
         form, data = cast("tuple[int, bytes]", rows[0])

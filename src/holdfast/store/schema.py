@@ -43,13 +43,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE recall (branch INTEGER NOT NULL, key BLOB NOT NULL, seq INTEGER NOT NULL,
            PRIMARY KEY (branch, key, seq)) STRICT, WITHOUT ROWID""",
         "CREATE INDEX entry_unclaimed ON entry (branch, seq) WHERE epoch = 0",
-        "CREATE TABLE blob (digest BLOB PRIMARY KEY, form INTEGER NOT NULL, data BLOB NOT NULL) STRICT, WITHOUT ROWID",
+        """CREATE TABLE blob (id INTEGER PRIMARY KEY, digest BLOB NOT NULL, form INTEGER NOT NULL,
+           data BLOB NOT NULL) STRICT""",
+        "CREATE TABLE blob_place (digest BLOB PRIMARY KEY, id INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+        "INSERT INTO meta VALUES ('placed', '0')",
         """CREATE TABLE worker (id TEXT PRIMARY KEY, place TEXT NOT NULL, pid INTEGER NOT NULL, born TEXT NOT NULL,
            host TEXT NOT NULL, beat_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID""",
         "CREATE TABLE claim (branch INTEGER PRIMARY KEY REFERENCES branch, epoch INTEGER NOT NULL, worker TEXT) STRICT",
         "CREATE TABLE head (size INTEGER PRIMARY KEY, note TEXT NOT NULL, frontier BLOB NOT NULL) STRICT",
     ),
 )
+_UNPLACED = "SELECT 1 FROM blob WHERE id > (SELECT cast(value AS INTEGER) FROM meta WHERE name = 'placed') LIMIT 1"
+_PLACE = (
+    "INSERT OR IGNORE INTO blob_place SELECT digest, id FROM blob"
+    " WHERE id > (SELECT cast(value AS INTEGER) FROM meta WHERE name = 'placed') ORDER BY digest"
+)
+_PLACED = "UPDATE meta SET value = (SELECT cast(max(id) AS TEXT) FROM blob) WHERE name = 'placed'"
 
 
 def connect(path: Path, *, writer: bool) -> apsw.Connection:
@@ -126,6 +135,7 @@ def migrate(connection: apsw.Connection, path: Path) -> str:
         connection.execute("BEGIN IMMEDIATE").fetchall()
         for number in range(known_version(connection, path), len(MIGRATIONS)):
             _apply(connection, number)
+        place_blobs(connection)
         rows = connection.execute("SELECT value FROM meta WHERE name = 'log'").fetchall()
         connection.execute("COMMIT").fetchall()
     except apsw.Error as error:
@@ -134,6 +144,14 @@ def migrate(connection: apsw.Connection, path: Path) -> str:
         if connection.in_transaction:
             connection.execute("ROLLBACK").fetchall()
     return str(rows[0][0])
+
+
+def place_blobs(connection: apsw.Connection) -> None:
+    """Bring the index of digests up to date, inside a transaction. It is done for many at a time: digests are
+    scattered, and with each payload a page of the index would have to be written."""
+    if connection.execute(_UNPLACED).fetchall():
+        connection.execute(_PLACE)
+        connection.execute(_PLACED)
 
 
 def known_version(connection: apsw.Connection, path: Path) -> int:

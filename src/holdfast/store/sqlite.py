@@ -2,7 +2,8 @@
 
 Rules
 1. Positions, epochs and claims are checked in the transaction that writes, never before it.
-2. What is remembered between transactions (heads of branches) is forgotten as soon as another process has written.
+2. What is remembered between transactions (heads of branches, the newest payloads) is forgotten as soon as another
+   process has written, or a transaction was rolled back.
 3. Payloads are compressed here and nowhere else; they are checked against their digest when they are read.
 """
 
@@ -26,10 +27,15 @@ from holdfast.store import Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
 from holdfast.store.reading import Reading
-from holdfast.store.schema import connect, refuse_unfit, translate
+from holdfast.store.schema import connect, place_blobs, refuse_unfit, translate
 from holdfast.store.worker import Worker, dead, here
 
 COMPRESS_FROM = 256  # bytes
+UNPLACED = 1024  # payloads that may be outside the index of digests
+_KEEP = (
+    "INSERT INTO blob (digest, form, data) SELECT ?1, ?2, ?3"
+    " WHERE NOT EXISTS (SELECT 1 FROM blob_place WHERE digest = ?1)"
+)
 _HEAD = (
     "SELECT b.id, ifnull(e.seq, 0), e.digest, ifnull(c.epoch, 0), ifnull(c.worker, ''),"
     " (SELECT ifnull(max(seq), 0) FROM entry WHERE branch = b.id AND epoch = 0)"
@@ -78,11 +84,12 @@ class SqliteStore(Reading):
         self._pack = zstandard.ZstdCompressor(level=1).compress
         self.committer = Committer(path, flush_s)
         self.log_id = self.committer.log_id
-        self.committer.changed = self._heads.clear
+        self.committer.changed = self._forget
         self.committer.beat = self._beat
         self.committer.seal_batch = self._sign
         self.committer.unsigned = lambda: self._new_entries > 0
         self._new_entries = 0
+        self._newest: set[bytes] = set()
         with contextlib.ExitStack() as undo:
             undo.callback(self.committer.close)
             super().__init__(path, connect(path, writer=False))
@@ -95,6 +102,11 @@ class SqliteStore(Reading):
             undo.pop_all()
         self.committer.flushed = self.heads.flushed
         self.committer.start()
+
+    def _forget(self) -> None:
+        """Another process has written, or a transaction was rolled back: what was remembered may not be so."""
+        self._heads.clear()
+        self._newest.clear()
 
     def _open_heads(self, key: Path, anchor: Path | Literal["default"] | None) -> Heads:
         unsigned = not self._reader.execute("SELECT 1 FROM head LIMIT 1").fetchall()
@@ -130,7 +142,12 @@ class SqliteStore(Reading):
         def work(connection: apsw.Connection) -> object:
             head = self._check(connection, branch, epoch, after)
             for row in packed:
-                connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?, ?)", row)
+                if row[0] not in self._newest:
+                    connection.execute(_KEEP, row)
+                    self._newest.add(row[0])
+            if len(self._newest) >= UNPLACED:
+                place_blobs(connection)
+                self._newest.clear()
             placed = _place(connection, branch, head, epoch, drafts)
             self._new_entries += len(placed)
             if release:
