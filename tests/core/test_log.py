@@ -49,8 +49,8 @@ BEFORE: dict[str, tuple[list[Record], int, int]] = {
     "read": ([read()], 2, 2),
 }
 AFTER = ("hold", "approval", "refusal of a hold", "refusal by a rule", "intent", "attempt", "seal", "read", "settled")
-# By hand, from what the records mean. A call begins as a read, with an intent, held or refused. People answer a hold, or
-# it is asked again; what they approved is sent (a read is read), or held or refused after all. An effect that was sent
+# By hand, from what the records mean. A call begins as a read, with an intent, held or refused. People answer a hold,
+# or it is asked again; what they approved is sent (a read is read), held or refused after all. An effect that was sent
 # is sent again, sealed or settled. After a seal, a verdict or a refusal nothing more is said of a call.
 LEGAL: dict[str, set[str]] = {
     "nothing": {"hold", "refusal by a rule", "intent", "read"},
