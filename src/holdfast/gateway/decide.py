@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +17,7 @@ from holdfast.core.log import Decided, sort_signals
 from holdfast.core.payload import Packed
 from holdfast.core.record import Checkpoint, Decision, Draw, Signal, Sleep
 from holdfast.errors import AwaitingSignal, InDoubt
+from holdfast.gateway.diverge import TURNS
 from holdfast.gateway.line import Line, signal_key
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.upstreams import Reply
@@ -29,6 +31,8 @@ class Memory:
         self._line: Line = mediator.line
         self._counts: dict[str, int] = {}
         self._asking: dict[str, int] = {}
+        self._by_order: list[Decided] = []
+        self._unmatched: dict[str, list[list[bool]]] = {}
 
     def _next(self, name: str) -> int:
         n = self._counts.get(name, 0)
@@ -47,10 +51,14 @@ class Memory:
         found = await self._recorded(lane, name, request)
         if found is not None and not (fresh and not self._line.log.binding(found)):
             return found, None
-        await self._mediator.divergences.before(f"a decision of `{name}`")
         self._asking[lane] = self._asking.get(lane, 0) + 1
         try:
+            await self._mediator.divergences.before(f"a decision of `{name}`")
             reply = await ask()
+        except BaseException:
+            if found is not None:
+                found.claimed = False  # it was not made anew: whoever asks next finds it
+            raise
         finally:
             self._asking[lane] -= 1
         self._mediator.check()
@@ -68,22 +76,48 @@ class Memory:
         return None, reply
 
     async def _recorded(self, lane: str, name: str, request: str) -> Decided | None:
-        waiting = [decided for decided in self._line.log.lanes.get(lane, ()) if not decided.claimed]
-        for decided in waiting:
+        for decided in self._unclaimed(lane):
             if decided.decision.request == request:
                 decided.claimed = True
                 return decided
-        bound = [decided for decided in waiting if self._line.log.binding(decided)]
-        if not bound:
+        for decided in self._by_order:
+            if (decided.decision.lane, decided.decision.request) == (lane, request):
+                self._by_order.remove(decided)
+                await self._mediator.divergences.record(
+                    f"a decision of `{name}`", f"the decision at {decided.seq} was also given to another request", []
+                )
+                return decided
+        if not any(self._line.log.binding(decided) for decided in self._unclaimed(lane)):
             return None
-        if self._asking.get(lane):
+        if not await self._only_one(lane):
             await self._mediator.divergences.record(
                 f"a decision of `{name}`", f"two requests in lane `{lane}` match no record: name their lanes", []
             )
             return None
+        bound = [decided for decided in self._unclaimed(lane) if self._line.log.binding(decided)]
+        if not bound:
+            return None
         bound[0].claimed = True
+        self._by_order.append(bound[0])
         await self._mediator.divergences.drifted(f"a decision of `{name}`", bound[0].seq)
         return bound[0]
+
+    def _unclaimed(self, lane: str) -> list[Decided]:
+        return [decided for decided in self._line.log.lanes.get(lane, ()) if not decided.claimed]
+
+    async def _only_one(self, lane: str) -> bool:
+        """Whether one request alone waits to be answered by its order in a lane, after all that were started with it
+        have asked."""
+        beside = self._unmatched.setdefault(lane, [])
+        mine = [True]
+        beside.append(mine)
+        for _ in range(TURNS):
+            if len(beside) > 1 or self._asking.get(lane):
+                for each in beside:
+                    each[0] = False
+            await asyncio.sleep(0)
+        beside.remove(mine)
+        return mine[0]
 
     # --- draws ---
 
@@ -155,5 +189,6 @@ class Memory:
             self._mediator.enter()  # what was placed before it would be behind it
         if restores:  # from here on this life counts as one that is restored from here would
             self._counts.clear()
+            self._by_order.clear()
             self._line.log.begin_anew()
         return self._line.node(self._line.log.checkpoint_seq)
