@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -797,3 +799,21 @@ def test_a_report_can_be_read(tmp_path: Path) -> None:
     log = sample()
     assert str(judged(edit(sample())).fault).startswith("entry 9 (köln@main:4): ")
     assert json.loads(log.lines()[0])["vkey"] == log.vkey
+
+
+@pytest.mark.parametrize("field", ["key", "body"])
+def test_base64_that_says_the_same_in_another_spelling_is_refused(field: str) -> None:
+    """The last letter before the padding has bits that no byte is made of: another letter decodes to the same bytes."""
+    log = Writer()
+    log.place("a@main", body("claim", worker="w" * 3, previous="none"), epoch=1, key=b"name")
+    log.publish()
+    text = b"".join(log.lines(None))
+    found = re.search(rf'"{field}":"([A-Za-z0-9+/]+)(=+)"'.encode(), text)
+    assert found, "pad it: another length of what is written"
+    other = bytes((found[1][-1] + 1,))
+    assert b64decode(found[1][:-1] + other + found[2]) == b64decode(found[1] + found[2])
+    spoiled = text[: found.end(1) - 1] + other + text[found.end(1) :]
+    assert verify_bundle(text.splitlines(keepends=True), check_signature, log.vkey).fault is None
+    fault = verify_bundle(spoiled.splitlines(keepends=True), check_signature, log.vkey).fault
+    assert fault is not None
+    assert fault.rule == "form"

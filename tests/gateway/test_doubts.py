@@ -865,3 +865,18 @@ def test_a_log_that_is_older_than_its_anchor_sends_nothing(tmp_path: Path) -> No
     with open_store(url) as house:
         assert isinstance(life(house, caller(put), id="second"), RolledBack)
     assert world.done == ["act", "act"]
+
+
+def test_before_each_further_sending_it_is_taken_back_once_more() -> None:
+    """A recovery that died after it had sent again has left something behind, which the first undo does not cover."""
+    world = World(Killed(), None, Killed())
+
+    @tool(kind="reversible", undo=lambda: world.act("undo"))
+    def make() -> str:
+        return world.act("make")
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, caller(make)), Killed)
+        assert isinstance(life(house, caller(make)), Killed)
+        assert life(house, caller(make)) == "done 5"
+        assert world.done == ["make", "undo", "make", "undo", "make"]
