@@ -32,6 +32,7 @@ class Memory:
         self._counts: dict[str, int] = {}
         self._asking: dict[str, int] = {}
         self._by_order: list[Decided] = []
+        self._taken: set[int] = set()
         self._unmatched: dict[str, list[list[bool]]] = {}
 
     def _next(self, name: str) -> int:
@@ -154,7 +155,7 @@ class Memory:
         entries = await self._line.store.read(self._line.branch, key=signal_key(name))
         signals, used = sort_signals(entries)
         if place is None:
-            free = [seq for seq in signals if seq not in used]
+            free = [seq for seq in signals if seq not in used and seq not in self._taken]
             if not free:
                 raise self._mediator.park(
                     AwaitingSignal(
@@ -163,6 +164,7 @@ class Memory:
                         fix=f"holdfast signal {self._line.branch.partition('@')[0]} {name} JSON",
                     )
                 )
+            self._taken.add(free[0])  # at once: others may be waiting for the same name
             place = str(free[0])
             await self._line.write(Draw(name=taken, n=n, value=place))
         return signals[int(place)]

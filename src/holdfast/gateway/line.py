@@ -174,11 +174,14 @@ class Line:
             raise
         self.released = self.released or release
         self._known.update([blob.digest for blob in blobs])
+        passed = bool(placed) and placed[0].seq > self.log.seq + 1
         for (record, _), entry in zip(waiting, placed, strict=False):
             self.log.placed(record, entry)
         placed = placed[len(waiting) :]
         for record, entry in zip(records, placed, strict=True):
             self.log.take(record, entry)
+        if passed:  # somebody has placed something (a cancellation) before it
+            await self.refresh()
         return placed
 
     def _draft(self, record: Record) -> Draft:
