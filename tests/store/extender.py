@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from holdfast.store import Draft, committer
+from holdfast.store import Draft, wal
 from holdfast.store.sqlite import SqliteStore
 
 
@@ -25,7 +25,7 @@ async def main(path: Path, percent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
-    setattr(committer, "bytes", dying)  # noqa: B010 - what the extension makes its zeroes with
+    setattr(wal, "bytes", dying)  # noqa: B010 - what the extension makes its zeroes with
     await store.append("run@main", [Draft(b"", b"never acknowledged")], epoch=0, barrier=True)
 
 

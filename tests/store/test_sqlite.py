@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from holdfast.errors import Corrupt, Stopped, Unwritable
-from holdfast.store import committer, schema
+from holdfast.store import schema
 from holdfast.store.heads import Heads
 from holdfast.store.schema import connect
 from holdfast.store.sqlite import SqliteStore
@@ -335,10 +335,23 @@ async def test_the_write_ahead_file_gets_its_size_at_the_first_barrier(lasting: 
     store = lasting.open()
     await store.append(BRANCH, drafts("x"), epoch=0, barrier=True)
     size = wal(lasting.path).stat().st_size
-    assert size >= committer.WAL_BYTES
+    assert size >= 12 << 20
     for _ in range(20):
         await store.append(BRANCH, drafts("x"), epoch=0, barrier=True)
     assert wal(lasting.path).stat().st_size == size
+    await store.close()
+
+
+@pytest.mark.parametrize("barrier", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+async def test_the_write_ahead_file_does_not_grow_however_fast_it_is_written(
+    lasting: Shelf, *, alone: bool, barrier: bool
+) -> None:
+    """60 MB in one go, by appends that never wait for a flush interval."""
+    store = lasting.open(flush_s=60.0)
+    for _ in range(1000):
+        await store.append(BRANCH, drafts("x"), epoch=0, barrier=barrier, alone=alone, blobs=[blob(os.urandom(60_000))])
+    assert wal(lasting.path).stat().st_size < 24 << 20
     await store.close()
 
 

@@ -27,10 +27,10 @@ import apsw
 from holdfast.errors import HoldfastError, Stopped, Unwritable
 from holdfast.store.reserve import Reserve
 from holdfast.store.schema import connect, migrate, translate
+from holdfast.store.wal import WriteAheadLog
 
 BATCH = 1024
-CHECKPOINT_PAGES = 2048
-WAL_BYTES = 12 << 20
+LOCK_S = 0.01  # longer than any commit on a caller's thread takes
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +64,10 @@ class Batch:
     lane: _Lane
 
 
+class _Nudge:
+    """The write-ahead log has grown long, and nothing else would wake the thread."""
+
+
 class Committer:
     """The writing side of one SQLite store.
 
@@ -89,19 +93,18 @@ class Committer:
         self._flush_s = flush_s
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Batch | _Nudge | None] = queue.SimpleQueue()
         self._lanes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = weakref.WeakKeyDictionary()
         self._counting = threading.Lock()
         self._sent = 0
         self._done = 0
-        self._pages = 0
         self._full: bool = True
-        self._extended = False
+        self._nudged = False
         self._version = -1
         self._unflushed = False
         self._ticked_at = time.monotonic()
         self.reserve = Reserve(path)
-        self.connection.set_wal_hook(self._on_wal)
+        self._wal = WriteAheadLog(self.connection, path)
         self._thread = threading.Thread(target=self._run, name=f"holdfast {path.name}", daemon=True)
 
     def start(self) -> None:
@@ -127,6 +130,9 @@ class Committer:
                 self.connection.set_busy_timeout(30_000)
         finally:
             self._lock.release()
+        if self._wal.long and not self._nudged:
+            self._nudged = True
+            self._queue.put(_Nudge())
         if job.error is not None:
             raise job.error
         return True
@@ -203,30 +209,33 @@ class Committer:
 
     def _run(self) -> None:
         while not self.closing:
-            batch: Batch | None = None
+            batch: Batch | _Nudge | None = None
             with contextlib.suppress(queue.Empty):
                 batch = self._queue.get(timeout=self._flush_s)
                 self.closing = batch is None
-            if batch is not None and not batch.filled and not self._lock.acquire(blocking=False):
+            if isinstance(batch, _Nudge):
+                self._checkpoint(wait_s=LOCK_S)
+            elif batch is not None and not batch.filled and not self._lock.acquire(blocking=False):
                 self._queue.put(batch)  # the lock may stand for a filled batch that waits behind this one
                 time.sleep(0.0002)
                 continue
-            if batch is not None:
+            elif batch is not None:
                 self._finish(batch)
-                with contextlib.suppress(RuntimeError):  # a loop that has closed since has nobody left to tell
-                    batch.loop.call_soon_threadsafe(self._landed, batch)
             if self.closing or time.monotonic() - self._ticked_at >= self._flush_s:
                 self._tick()
-            if self._pages >= CHECKPOINT_PAGES:
-                self._checkpoint()
 
     def _finish(self, batch: Batch) -> None:
-        """Commit what was filled, or do everything, under the lock that is held. Never raises."""
+        """Commit what was filled, or do everything, under the lock that is held, and tell whoever waits; then, still
+        under the lock, so that it does not go on growing, empty a long write-ahead log. Never raises."""
         try:
             self._commit(batch.jobs, batch.barrier, filled=batch.filled)
+            self._done += len(batch.jobs)
+            with contextlib.suppress(RuntimeError):  # a loop that has closed since has nobody left to tell
+                batch.loop.call_soon_threadsafe(self._landed, batch)
+            self._wal.empty()
+            self._nudged = False
         finally:
             self._lock.release()
-        self._done += len(batch.jobs)
 
     def _tick(self) -> None:
         """Flush what was committed without a barrier, and show that this process lives."""
@@ -240,21 +249,15 @@ class Committer:
                 self._lock.release()
         self.beat()
 
-    def _checkpoint(self) -> None:
-        """Move the write-ahead log into the database. Readers are not disturbed; what they still need stays for the
-        next time."""
-        if not self._lock.acquire(blocking=False):
-            return  # a filled batch waits for this thread: the next round will do
+    def _checkpoint(self, wait_s: float) -> None:
+        """Empty a long write-ahead log, if the lock can be had."""
+        if not self._lock.acquire(timeout=wait_s):
+            return  # a filled batch waits for this thread: with it, it will be done
         try:
-            self._pages = 0
-            with contextlib.suppress(apsw.Error):
-                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._wal.empty()
+            self._nudged = False
         finally:
             self._lock.release()
-
-    def _on_wal(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._pages = pages
-        return apsw.SQLITE_OK
 
     def _commit(self, jobs: list[Job], barrier: bool, *, filled: bool = False) -> None:
         """As `_transact`, but never raises: the committing thread outlives every error."""
@@ -293,8 +296,8 @@ class Committer:
             self._full = barrier
         connection.execute("BEGIN IMMEDIATE")
         with self._or_rollback():
-            if barrier and not self._extended:
-                self._extend()
+            if barrier:
+                self._wal.extend()
             version = connection.execute("PRAGMA data_version").fetchall()[0][0]
             if version != self._version:
                 self._version = version
@@ -324,19 +327,6 @@ class Committer:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
             raise
-
-    def _extend(self) -> None:
-        """Let the write-ahead log have its size once and for all: a flush then writes data only, not the file's size
-        too. Called inside a transaction, so that no other process is writing frames; zeroes are no frames."""
-        self._extended = True
-        with (
-            contextlib.suppress(OSError),
-            self.path.with_name(self.path.name + "-wal").open("r+b", buffering=0) as file,
-        ):
-            size = file.seek(0, os.SEEK_END)
-            if size < WAL_BYTES:
-                file.write(bytes(WAL_BYTES - size))
-                os.fsync(file.fileno())
 
     def _on_failure(self, batch: list[Job], error: Exception) -> None:
         """A job's own fault fails that job; the storage's fault fails all, and all that come after."""
