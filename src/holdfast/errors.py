@@ -4,7 +4,8 @@
     ├── Misuse            mend the program: nothing was done
     │   ├── BadCall           arguments that cannot be written down, or break the tool's contract
     │   ├── BadContract       a contract that contradicts itself
-    │   └── Unknown           no such run, node, tool or agent
+    │   ├── Unknown           no such run, node, tool or agent
+    │   └── Unreadable        a file of the workspace that cannot be captured
     ├── NotHappened       an outcome: the call certainly changed nothing (tools raise it too)
     │   └── Refused           a person or a policy said no
     ├── RetryAfter        raised by tools: refused for now, changed nothing, ask again later
@@ -66,6 +67,10 @@ class BadContract(Misuse):
 
 class Unknown(Misuse):
     """No such run, node, tool or agent."""
+
+
+class Unreadable(Misuse):
+    """A file of the workspace cannot be captured: let it be read, or ignore it. Nothing was captured."""
 
 
 class NotHappened(HoldfastError):
