@@ -13,11 +13,13 @@ Rules
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from holdfast.errors import Busy, Unreadable
 from holdfast.workspace import chunks, place
@@ -43,13 +45,22 @@ class _Seen:
     device: int
     own: Sign
     names: list[str]
-    signs: list[Sign]
+    signs: list[int]
+    folders: list[str]
     inside: dict[str, _Seen]
     last: Known | None
     same: bool
+    entries: dict[str, Entry]
     attributes: tuple[tuple[bytes, bytes], ...] = ()
-    entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
     links: Links = ()
+
+    def sign(self, at: int) -> Sign:
+        """What was seen of the entry number `at`."""
+        return cast(Sign, tuple(self.signs[6 * at : 6 * at + 6]))
+
+    def each(self) -> Iterator[tuple[int, str, Sign]]:
+        """Number, name and sign of every entry."""
+        return zip(itertools.count(), self.names, cast("Iterator[Sign]", zip(*[iter(self.signs)] * 6)))  # noqa: B905
 
 
 @dataclass(slots=True)
@@ -110,31 +121,39 @@ class Eye:
         self._look.paths.add(path)
         own = os.fstat(fd)
         try:
+            names: list[str] = []
+            signs: list[int] = []
             with os.scandir(fd) as listed:
-                found = list(listed)
-            names = [one.name for one in found]
-            signs = [sign(one.stat(follow_symlinks=False)) for one in found]
+                for one in listed:  # flat, and no more than this: it is done for every file of the workspace
+                    names.append(one.name)
+                    signs += sign(one.stat(follow_symlinks=False))
         except OSError as error:
             raise self._said(error, path) from error
         last = self._known.get(path)
         owns = sign(own)
         same = last is not None and last.signs == signs and last.names == names and last.own == owns
-        seen = _Seen(path, own.st_dev, owns, names, signs, {}, last, same)
-        for name, one in zip(names, signs, strict=True):
-            if one[MODE] & 0o170000 == stat.S_IFDIR:
-                below = f"{path}/{name}" if path else name
-                if not (self._ignore and self._ignore.covers(below, folder=True)):
-                    seen.inside[name] = self._see_inside(fd, name, below)
+        folders = last.folders if same and last else self._folders(path, names, signs)
+        seen = _Seen(path, own.st_dev, owns, names, signs, folders, {}, last, same, {})
+        for name in folders:
+            seen.inside[name] = self._see_inside(fd, name, f"{path}/{name}" if path else name)
         return seen
 
+    def _folders(self, path: str, names: list[str], signs: list[int]) -> list[str]:
+        found = [name for name, mode in zip(names, signs[MODE::6], strict=True) if stat.S_ISDIR(mode)]
+        return [name for name in found if not self._ignore.covers(place.child(path, name), folder=True)]
+
     def _see_inside(self, parent: int, name: str, path: str) -> _Seen:
-        place.not_too_deep(path)
+        if path.count("/") >= place.DEEPEST:
+            place.not_too_deep(path)
         try:
             if self._forgiving:
                 with place.unlocked(name, parent) as fd:
                     return self._see(fd, path)
-            with place.folder(name, parent) as fd:
+            fd = place.enter(name, parent)
+            try:
                 return self._see(fd, path)
+            finally:
+                os.close(fd)
         except OSError as error:
             raise self._said(error, path) from error
 
@@ -168,17 +187,18 @@ class Eye:
         """How long until the times of all that was put off can tell one change from the next."""
         now, longest = time.time_ns(), 0
         for seen, _, at in self._late:
-            one = seen.signs[at]
+            one = seen.sign(at)
             longest = max(longest, min(_slack(one), one[CTIME] + _slack(one) - now))
         return longest / 1e9
 
     def _read_folder(self, fd: int, seen: _Seen) -> None:
         tree = decode(self._get(seen.last.tree)) if seen.last else Tree(Meta(0, 0), ())
         before = {os.fsdecode(entry.name): entry for entry in tree.entries}
-        signs = dict(zip(seen.last.names, seen.last.signs, strict=True)) if seen.last else {}
+        last = seen.last.signs if seen.last else []
+        signs = {name: tuple(last[6 * at : 6 * at + 6]) for at, name in enumerate(seen.last.names if seen.last else ())}
         own = seen.last is not None and seen.last.own == seen.own
         seen.attributes = tree.meta.attributes if own else place.attributes(fd)
-        for at, (name, one) in enumerate(zip(seen.names, seen.signs, strict=True)):
+        for at, name, one in seen.each():
             if stat.S_ISDIR(one[MODE]):
                 continue
             if self._ignore and self._ignore.covers(place.child(seen.path, name), folder=False):
@@ -191,7 +211,7 @@ class Eye:
 
     def _take(self, fd: int, seen: _Seen, name: str, at: int, *, patient: bool) -> None:
         """Read one entry that is new or changed; a fresh one later, if we are patient."""
-        one, raw = seen.signs[at], os.fsencode(name)
+        one, raw = seen.sign(at), os.fsencode(name)
         kind = stat.S_IFMT(one[MODE])
         try:
             if kind == stat.S_IFREG:
@@ -228,7 +248,9 @@ class Eye:
                 if sign(os.fstat(fd)) == one:
                     if before.st_nlink > 1:
                         self._linked[before.st_dev, before.st_ino] = (one, entry)
-                    seen.signs[at] = (*one[:CTIME], -1, one[LINKS]) if _fresh(one, began) else one
+                    seen.signs[6 * at : 6 * at + 6] = one
+                    if _fresh(one, began):
+                        seen.signs[6 * at + CTIME] = -1
                     return entry
         raise Busy(f"`{path}` keeps changing while it is captured", where=path, fix="freeze what writes it")
 
@@ -256,7 +278,7 @@ class Eye:
             else:
                 seen.links = tuple(
                     (name, one[INODE], "")
-                    for name, one in zip(seen.names, seen.signs, strict=True)
+                    for _, name, one in seen.each()
                     if one[LINKS] > 1 and isinstance(seen.entries.get(name), File)
                 )
             for name, inode, _ in seen.links:
@@ -283,14 +305,12 @@ class Eye:
         leaders = {name: os.fsencode(leader) for name, _, leader in seen.links}
         entries: list[Entry] = [Folder(os.fsencode(name), tree) for name, tree in trees.items()]
         for name, entry in seen.entries.items():
-            leader = leaders.get(name, b"")
-            if isinstance(entry, File) and entry.link != leader:
-                entry = replace(entry, link=leader)
-            entries.append(entry)
+            tied = isinstance(entry, File) and entry.link != leaders.get(name, b"")
+            entries.append(replace(entry, link=leaders.get(name, b"")) if tied else entry)
         entries.sort(key=lambda entry: entry.name)
         meta = Meta(stat.S_IMODE(seen.own[MODE]), seen.own[MTIME], seen.attributes)
         tree = self._put(encode(Tree(meta, tuple(entries))))
-        self._look.changed[seen.path] = Known(seen.own, seen.names, seen.signs, tree, seen.links, below)
+        self._look.changed[seen.path] = Known(seen.own, seen.names, seen.signs, seen.folders, tree, seen.links, below)
         return tree
 
 

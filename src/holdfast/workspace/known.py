@@ -1,8 +1,8 @@
 """What was seen of each directory when it was last captured, so that a file is read only if it has changed.
 
     file    := length:u32 crc:u32 head | (length:u32 crc:u32 body)*        the last body of a path counts
-    body    := tree[32] below[32] pathlen:u32 nameslen:u32 leaderslen:u32 files:u32 links:u32 own:i64[6] signs:i64[6 * files]
-               inodes:i64[links] path names leaders linked                 texts joined by NUL
+    body    := tree[32] below[32] lengths:u32[5] files:u32 links:u32 own:i64[6] signs:i64[6 * files] inodes:i64[links]
+               path names folders leaders linked                           each is texts joined by NUL
 
 Rules
 1. This is a cache, and only that: whatever is missing or damaged is read again from the files themselves.
@@ -36,17 +36,18 @@ INODE, MODE, SIZE, MTIME, CTIME, LINKS = range(6)
 Links: TypeAlias = tuple[tuple[str, int, str], ...]  # name, inode, and the path of the first of its names inside
 
 _BOX = struct.Struct("<II")
-_HEAD = struct.Struct("<32s32sIIIIII")
+_HEAD = struct.Struct("<32s32s7I")
 _WORTH_BYTES = 1 << 20  # below this size a file of old news is not written anew
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A directory as it was, in the order in which the system lists it."""
+    """A directory as it was, in the order in which the system lists it. `signs` is flat: six numbers for each name."""
 
     own: Sign
     names: list[str]
-    signs: list[Sign]
+    signs: list[int]
+    folders: list[str]  # those names that are directories, and not ignored
     tree: bytes
     links: Links
     below: bytes  # the digest over the trees of its folders, in that order; empty if there are none
@@ -138,38 +139,35 @@ def _unbox(data: bytes) -> Iterator[bytes]:
 
 
 def _body(path: str, known: Known) -> bytes:
-    names, leaders = os.fsencode("\0".join(known.names)), os.fsencode("\0".join(link[2] for link in known.links))
-    linked, raw = os.fsencode("\0".join(link[0] for link in known.links)), os.fsencode(path)
+    linked, leaders = [link[0] for link in known.links], [link[2] for link in known.links]
+    texts = [os.fsencode("\0".join(text)) for text in ([path], known.names, known.folders, leaders, linked)]
     try:
-        numbers = array("q", known.own)
-        for one in known.signs:
-            numbers.extend(one)
-        numbers.extend(link[1] for link in known.links)
+        numbers = array("q", (*known.own, *known.signs, *(link[1] for link in known.links)))
     except OverflowError:  # an inode number of a file system that uses all 64 bits: not kept
         return b""
-    counts = (len(raw), len(names), len(leaders), len(known.names), len(known.links), len(linked))
-    return _HEAD.pack(known.tree, known.below, *counts) + numbers.tobytes() + raw + names + leaders + linked
+    counts = (*map(len, texts), len(known.names), len(known.links))
+    return _HEAD.pack(known.tree, known.below, *counts) + numbers.tobytes() + b"".join(texts)
 
 
 def _known(body: bytes) -> tuple[str, Known]:
-    tree, below, *lengths, files, links, last = _HEAD.unpack_from(body)
+    tree, below, *lengths, files, links = _HEAD.unpack_from(body)
     numbers = array("q")
-    size = 8 * (6 + 6 * files + links)
-    numbers.frombytes(body[_HEAD.size : _HEAD.size + size])
+    at = _HEAD.size + 8 * (6 + 6 * files + links)
+    numbers.frombytes(body[_HEAD.size : at])
     flat = numbers.tolist()
-    texts: list[str] = []
-    at = _HEAD.size + size
-    for length in (*lengths, last):
-        texts.append(os.fsdecode(body[at : at + length]))
+    texts: list[list[str]] = []
+    for length in lengths:
+        texts.append(os.fsdecode(body[at : at + length]).split("\0") if length else [])
         at += length
-    path, names, leaders, linked = texts
-    signs = cast("list[Sign]", list(zip(*[iter(flat[6 : 6 + 6 * files])] * 6, strict=True)))
+    path, names, folders, leaders, linked = texts
     inodes = flat[6 + 6 * files :]
-    return path, Known(
+    leaders = leaders or [""] * links
+    return path[0] if path else "", Known(
         cast(Sign, tuple(flat[:6])),
-        names.split("\0") if files else [],
-        signs,
+        names,
+        flat[6 : 6 + 6 * files],
+        folders,
         tree,
-        tuple(zip(linked.split("\0"), inodes, leaders.split("\0"), strict=True)) if links else (),
+        tuple(zip(linked, inodes, leaders, strict=True)),
         below if any(below) else b"",
     )

@@ -2,13 +2,14 @@
 
     tree   := "hf-tree/1" meta count:u32 entry*            one directory; a Merkle tree by the digests of its folders
     meta   := mode:u16 mtime_ns:i64 count:u16 (name value)*          extended attributes, by name
-    entry  := "f" name meta size:u64 mapped:u8 digest link | "l" name mtime_ns:i64 target | "d" name digest | "p" name meta
+    entry  := "f" name meta size:u64 mapped:u8 digest link
+            | "l" name mtime_ns:i64 target | "d" name digest | "p" name meta
     map    := "hf-map/1" (size:u64 0 | size:u64 1 digest)*           a large file: zeroes, or a chunk
     name, value, target, link := length:u32 bytes
 
 Rules
 1. Decoding is closed: whatever this file would not have written is Corrupt. One directory has one spelling.
-2. A name is one step down: never empty, `.`, `..`, or with a slash or a NUL in it. Names ascend, so none is there twice.
+2. A name is one step down: never empty, `.`, `..`, or with a slash or a NUL in it. Names ascend: none is there twice.
 3. All files that are one file (hard links inside the root) carry the path of the first of them as `link`.
 """
 
@@ -33,7 +34,7 @@ _MODES = 0o7777
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """Permission bits, the time of the last change in ns since 1970, and extended attributes in order of their names."""
+    """Permission bits, the time of the last change in ns since 1970, and extended attributes by name."""
 
     mode: int
     mtime_ns: int
@@ -134,66 +135,70 @@ def encode_map(parts: list[Part]) -> bytes:
 # --- reading ---
 
 
-class _Bytes:
-    """Takes bytes from the front, and never more than there are."""
-
-    __slots__ = ("at", "data")
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data = data
-        self.at = at
-
-    def take(self, size: int) -> bytes:
-        taken = self.data[self.at : self.at + size]
-        if len(taken) != size:
-            raise Corrupt("a manifest ends too early")
-        self.at += size
-        return taken
-
-    def text(self) -> bytes:
-        return self.take(_LENGTH.unpack(self.take(4))[0])
-
-    def meta(self) -> Meta:
-        mode, mtime_ns, count = _META.unpack(self.take(_META.size))
-        return Meta(mode, mtime_ns, tuple((self.text(), self.text()) for _ in range(count)))
-
-
 def decode(data: bytes) -> Tree:
     """The directory of these bytes. Raises Corrupt for anything that `encode` does not write."""
     if not data.startswith(_TREE):
         raise Corrupt("not the manifest of a directory")
-    left = _Bytes(data, len(_TREE))
-    meta = left.meta()
-    (count,) = _LENGTH.unpack(left.take(4))
-    entries = [_entry(left) for _ in range(min(count, len(data)))]
-    tree = Tree(meta, tuple(entries))
+    try:
+        meta, at = _read_meta(data, len(_TREE))
+        (count,) = _LENGTH.unpack_from(data, at)
+        entries: list[Entry] = []
+        at += 4
+        for _ in range(count):
+            entry, at = _entry(data, at)
+            entries.append(entry)
+    except struct.error:
+        raise Corrupt("a manifest ends too early") from None
+    if at != len(data):  # also when a text had fewer bytes than its length says
+        raise Corrupt("a manifest is longer or shorter than it says")
     before = b""
     for entry in entries:
-        if not sound(entry.name) or entry.name <= before:
-            raise Corrupt(
-                "a manifest has a name that is not one step down, or not in its place", where=repr(entry.name)
-            )
+        if entry.name <= before or not sound(entry.name):
+            raise Corrupt("a manifest has a name that is not one step down, or not in its place", where=repr(entry.name))
         before = entry.name
-    if meta.mode > _MODES or encode(tree) != data:
-        raise Corrupt("a manifest is not in its only spelling")
-    return tree
+    return Tree(meta, tuple(entries))
 
 
-def _entry(left: _Bytes) -> Entry:
-    kind, name = left.take(1), left.text()
+def _text(data: bytes, at: int) -> tuple[bytes, int]:
+    (length,) = _LENGTH.unpack_from(data, at)
+    return data[at + 4 : at + 4 + length], at + 4 + length
+
+
+def _read_meta(data: bytes, at: int) -> tuple[Meta, int]:
+    mode, mtime_ns, count = _META.unpack_from(data, at)
+    if mode > _MODES:
+        raise Corrupt("a manifest has a mode that is none")
+    at += _META.size
+    attributes: list[tuple[bytes, bytes]] = []
+    for _ in range(count):
+        name, at = _text(data, at)
+        value, at = _text(data, at)
+        if attributes and name <= attributes[-1][0]:
+            raise Corrupt("a manifest has attributes that are not in order")
+        attributes.append((name, value))
+    return Meta(mode, mtime_ns, tuple(attributes)), at
+
+
+def _entry(data: bytes, at: int) -> tuple[Entry, int]:
+    """Every field has one spelling: so that what is read whole is what would be written."""
+    kind = data[at : at + 1]
+    name, at = _text(data, at + 1)
     if kind == b"f":
-        meta = left.meta()
-        size, mapped, content, length = _FILE.unpack(left.take(_FILE.size))
-        if mapped > 1 or meta.mode > _MODES:
+        meta, at = _read_meta(data, at)
+        size, mapped, content, length = _FILE.unpack_from(data, at)
+        if mapped > 1:
             raise Corrupt("a manifest has a file of no known form")
-        return File(name, meta, size, bool(mapped), content, left.take(length))
+        at += _FILE.size + length
+        return File(name, meta, size, mapped == 1, content, data[at - length : at]), at
     if kind == b"d":
-        return Folder(name, left.take(32))
+        return Folder(name, data[at : at + 32]), at + 32
     if kind == b"l":
-        (mtime_ns,) = _TIME.unpack(left.take(8))
-        return Symlink(name, mtime_ns, left.text())
+        (mtime_ns,) = _TIME.unpack_from(data, at)
+        target, at = _text(data, at + 8)
+        return Symlink(name, mtime_ns, target), at
     if kind == b"p":
-        return Pipe(name, left.meta())
+        meta, at = _read_meta(data, at)
+        return Pipe(name, meta), at
     raise Corrupt("a manifest has an entry of no known kind")
 
 
@@ -201,9 +206,13 @@ def decode_map(data: bytes) -> Iterator[Part]:
     """The parts of a large file, in order. Raises Corrupt for anything that `encode_map` does not write."""
     if not data.startswith(_MAP):
         raise Corrupt("not the map of a file")
-    left = _Bytes(data, len(_MAP))
-    while left.at < len(data):
-        size, kind = _ZEROES.unpack(left.take(_ZEROES.size))
-        if kind > 1 or size == 0:
+    at = len(_MAP)
+    while at < len(data):
+        try:
+            size, kind = _ZEROES.unpack_from(data, at)
+        except struct.error:
+            raise Corrupt("a map ends too early") from None
+        at += _ZEROES.size + 32 * kind
+        if kind > 1 or size == 0 or at > len(data):
             raise Corrupt("a map has a part of no known kind")
-        yield size, left.take(32) if kind else None
+        yield size, data[at - 32 : at] if kind else None

@@ -24,10 +24,15 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def enter(name: str, parent: int) -> int:
+    """A directory in an open directory, opened; whoever asks closes it."""
+    return os.open(name, _FOLDER, dir_fd=parent)
+
+
 @contextlib.contextmanager
 def folder(name: str, parent: int) -> Generator[int]:
     """A directory in an open directory, opened."""
-    fd = os.open(name, _FOLDER, dir_fd=parent)
+    fd = enter(name, parent)
     try:
         yield fd
     finally:
@@ -50,7 +55,7 @@ def descend(root: int, path: str) -> Generator[int]:
     fd = os.dup(root)
     try:
         for name in path.split("/") if path else ():
-            below = os.open(name, _FOLDER, dir_fd=fd)
+            below = enter(name, fd)
             os.close(fd)
             fd = below
         yield fd
