@@ -158,8 +158,8 @@ def test_a_diff_tells_every_path_that_differs_and_no_other(one: tuple, other: tu
                     told[path] = "went"
                 case Changed(path):
                     told[path] = "changed"
-        expected = {path: "came" for path in after.keys() - before.keys()}
-        expected |= {path: "went" for path in before.keys() - after.keys()}
+        expected = dict.fromkeys(after.keys() - before.keys(), "came")
+        expected |= dict.fromkeys(before.keys() - after.keys(), "went")
         expected |= {path: "changed" for path in before.keys() & after.keys() if before[path] != after[path]}
         assert told == expected
 
@@ -169,10 +169,7 @@ def flat(found: Census) -> Census:
     names = [told[6] for told in found.values() if told[0] == "file"]
     result: Census = {}
     for path, told in found.items():
-        if told[0] == "folder":
-            told = (told[0], told[1], told[3])
-        elif told[0] == "file" and names.count(told[6]) == 1:
-            told = (*told[:6], b"")
-        result[path] = told
+        alone = told[0] == "file" and names.count(told[6]) == 1
+        result[path] = (told[0], told[1], told[3]) if told[0] == "folder" else (*told[:6], b"") if alone else told
     result.pop(b"")
     return result

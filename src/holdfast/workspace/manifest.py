@@ -10,7 +10,8 @@
 Rules
 1. Decoding is closed: whatever this file would not have written is Corrupt. One directory has one spelling.
 2. A name is one step down: never empty, `.`, `..`, or with a slash or a NUL in it. Names ascend: none is there twice.
-3. All files that are one file (hard links inside the root) carry the path of the first of them as `link`.
+3. All files that are one file (hard links inside the root) carry the path of the first of them as `link`:
+   names from the root, each one step down.
 """
 
 from __future__ import annotations
@@ -154,7 +155,11 @@ def decode(data: bytes) -> Tree:
     before = b""
     for entry in entries:
         if entry.name <= before or not sound(entry.name):
-            raise Corrupt("a manifest has a name that is not one step down, or not in its place", where=repr(entry.name))
+            raise Corrupt(
+                "a manifest has a name that is not one step down, or not in its place", where=repr(entry.name)
+            )
+        if isinstance(entry, File) and entry.link and not all(map(sound, entry.link.split(b"/"))):
+            raise Corrupt("a manifest has a link that is no path inside the root", where=repr(entry.link))
         before = entry.name
     return Tree(meta, tuple(entries))
 

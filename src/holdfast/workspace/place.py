@@ -55,6 +55,7 @@ def descend(root: int, path: str) -> Generator[int]:
     fd = os.dup(root)
     try:
         for name in path.split("/") if path else ():
+            assert name not in ("", ".", ".."), "paths are checked where they are read"
             below = enter(name, fd)
             os.close(fd)
             fd = below
