@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +62,15 @@ def test_a_tree_whose_capture_was_collected_is_captured_anew_though_no_file_chan
     assert place.again().capture().tree == first
     place.again(root=place.folder / "elsewhere").restore(first)
     assert census(place.folder / "elsewhere") == told
+
+
+def test_every_collection_is_noticed_and_not_only_the_first(place: Place) -> None:
+    for seed in range(3):
+        fill(place, seed)
+        first = place.files.capture().tree
+        collect(Packs(place.store), list)
+        assert place.files.capture().tree == first
+        place.again(root=place.folder / f"elsewhere-{seed}").restore(first)
 
 
 def test_half_of_what_was_known_may_be_gone(place: Place) -> None:
@@ -125,10 +133,10 @@ root.mkdir()
 packs = Packs(base / "store")
 files = Workspace(root, packs)
 roll = random.Random(seed)
-for number in range(40):
+for number in range(60):
     for _ in range(3):
-        # Few contents: what one writer puts has often been put, and collected, before.
-        (root / f"file-{roll.randrange(6)}").write_bytes(random.Random(roll.randrange(8)).randbytes(30_000))
+        # Not too many contents: what one writer puts has often been put, and collected, before.
+        (root / f"file-{roll.randrange(6)}").write_bytes(random.Random(roll.randrange(60)).randbytes(30_000))
     with packs.writing():
         tree = files.capture().tree
         with (base / f"record-{seed}").open("a") as record:
@@ -148,9 +156,8 @@ def test_collections_beside_two_writers_take_nothing_that_was_recorded(place: Pl
 
     collections = removed = 0
     while any(writer.poll() is None for writer in writers):
-        removed += collect(Packs(place.store), roots, waste=0.2).packs_removed
+        removed += collect(Packs(place.store), roots, waste=0.1).packs_removed
         collections += 1
-        time.sleep(0.01)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert removed > 1, f"{collections} collections have removed nothing: this shows nothing"
     assert len(roots()) == 6

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,101 @@ def test_a_removed_directory_takes_nothing_with_it_that_its_links_point_to(place
     assert list(place.root.iterdir()) == []
 
 
+STEPS = frozenset(
+    "open os.mkdir os.rename os.remove os.rmdir os.symlink os.link os.utime os.chmod os.scandir os.listdir "
+    "os.truncate os.setxattr os.removexattr".split()
+)
+
+
+def life(work: Callable[[], object], swap: Callable[[], object], at: int) -> int:
+    """Do `work` in a child, and `swap` right before its step number `at`. Returns how many steps there were."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            told = pipe.read()
+        os.waitpid(pid, 0)
+        return int(told)
+    steps = 0
+
+    def hook(name: str, _: object) -> None:
+        nonlocal steps
+        if name in STEPS:
+            steps += 1
+            if steps == at:
+                swap()
+
+    try:
+        sys.addaudithook(hook)
+        with contextlib.suppress(HoldfastError):
+            work()
+    finally:
+        os.write(writing, str(steps).encode())
+        os._exit(0)
+
+
+def sow(root: Path, seed: int) -> None:
+    for folder in ("a", "a/deep", "b"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / f"only{seed}").write_text("removed by the other")
+        (root / folder / "file").write_text(f"content {seed}")
+        (root / folder / "mode").write_text("the same")
+        (root / folder / "mode").chmod(0o600 + seed)
+        (root / folder / f"d{seed}").mkdir(exist_ok=True)
+        (root / folder / f"d{seed}" / "x").write_text("in a directory")
+    (root / "b" / "tied").unlink(missing_ok=True)
+    os.link(root / "a" / "file", root / "b" / "tied")
+
+
+def swaps(place: Place, victim: str, first: int, every: int) -> None:
+    """The directory or file `victim` becomes a link to an outside that looks just like it, before each of these steps."""
+    sow(place.root, 0)
+    wanted = place.files.capture().tree
+    shutil.rmtree(place.root)
+    place.root.mkdir()
+    sow(place.root, 1)
+    now = place.files.capture().tree
+    outside = place.folder / "outside"
+    shutil.copytree(place.root, outside / "1")
+    place.files.restore(wanted)
+    shutil.copytree(place.root, outside / "1", dirs_exist_ok=True)
+    place.files.restore(now)
+
+    def told() -> object:
+        return {str(path): os.lstat(path)[:4] + (os.lstat(path).st_ctime_ns,) for path in outside.rglob("*")}
+
+    def swap() -> None:
+        with contextlib.suppress(OSError):
+            (place.root / victim).rename(place.root / "aside")
+            (place.root / victim).symlink_to(outside / "1" / victim)
+
+    before = told()
+    steps = life(lambda: place.again().restore(wanted), swap, -1)
+    assert steps > 60
+    place.files.restore(now)
+    for step in range(first, steps + 1, every):
+        life(lambda: place.again().restore(wanted), swap, step)
+        assert told() == before, f"before step {step}"
+        place.files.restore(now)
+        assert told() == before, f"putting back what was done before step {step}"
+
+
+VICTIMS = ["a", "a/deep", "b", "a/d1", "a/deep/d0", "a/mode"]
+
+
+@pytest.mark.parametrize(("victim", "first"), [(victim, at + 1) for at, victim in enumerate(VICTIMS)])
+def test_a_swap_right_before_a_step_leads_nothing_outside(place: Place, victim: str, first: int) -> None:
+    """Every eighth step; each victim has other ones."""
+    swaps(place, victim, first, 8)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_swap_right_before_any_step_leads_nothing_outside(place: Place, victim: str) -> None:
+    swaps(place, victim, 1, 1)
+
+
 # Swaps a directory with a link to the outside, as fast as it can, by renames alone.
 SWAPPER = """
 import os, sys
@@ -184,7 +281,7 @@ def race(place: Place, seconds: float) -> int:
 
 
 def test_swapped_directories_lead_no_restore_and_no_capture_outside(place: Place) -> None:
-    assert race(place, 4.0) > 3
+    assert race(place, 2.0) > 2
 
 
 @pytest.mark.soak

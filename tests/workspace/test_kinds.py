@@ -87,6 +87,20 @@ def test_a_hard_link_that_is_cut_is_seen_though_no_byte_changed(place: Place) ->
     assert census(place.root) == before
 
 
+def test_the_first_name_of_a_file_may_move_where_nothing_else_shows_it(place: Place) -> None:
+    """Its directory is renamed: in the other directory no time changes, and yet it tells another first name."""
+    (place.root / "a").mkdir()
+    (place.root / "b").mkdir()
+    (place.root / "a" / "file").write_text("text")
+    os.link(place.root / "a" / "file", place.root / "b" / "file")
+    place.files.capture()
+    (place.root / "a").rename(place.root / "z")
+    tree, told = place.files.capture().tree, census(place.root)
+    assert place.stranger().capture().tree == tree
+    place.again(root=place.folder / "elsewhere").restore(tree)
+    assert census(place.folder / "elsewhere") == told
+
+
 def test_a_file_that_has_a_name_outside_is_not_changed_out_there(place: Place) -> None:
     outside = place.folder / "outside"
     outside.write_text("text")
