@@ -160,7 +160,7 @@ def sow(root: Path, seed: int) -> None:
 
 
 def swaps(place: Place, victim: str, first: int, every: int) -> None:
-    """The directory or file `victim` becomes a link to an outside that looks just like it, before each of these steps."""
+    """`victim` becomes a link to an outside that looks just like it, before each of these steps."""
     sow(place.root, 0)
     wanted = place.files.capture().tree
     shutil.rmtree(place.root)
@@ -174,7 +174,7 @@ def swaps(place: Place, victim: str, first: int, every: int) -> None:
     place.files.restore(now)
 
     def told() -> object:
-        return {str(path): os.lstat(path)[:4] + (os.lstat(path).st_ctime_ns,) for path in outside.rglob("*")}
+        return {str(path): (*os.lstat(path)[:4], os.lstat(path).st_ctime_ns) for path in outside.rglob("*")}
 
     def swap() -> None:
         with contextlib.suppress(OSError):

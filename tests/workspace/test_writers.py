@@ -45,18 +45,19 @@ def running(program: str, root: Path) -> Generator[subprocess.Popen[str]]:
 
 
 def test_a_file_that_changes_while_it_is_read_is_captured_whole(place: Place) -> None:
-    """The file is always all of one letter; a write goes through it within moments, then there is a pause."""
+    """The file is always all of one letter; a write goes through it for some 50 ms, then there is a pause."""
     path = place.root / "file"
     path.write_bytes(b"a" * 3_000_000)
     stop = threading.Event()
 
     def write() -> None:
         for letter in b"bcdefghijklmnopqrstuvwxyz" * 100:
-            if stop.wait(0.03):
+            if stop.wait(0.06):
                 return
             fd = os.open(path, os.O_WRONLY)
-            for at in range(0, 3_000_000, 100_000):
-                os.pwrite(fd, bytes([letter]) * 100_000, at)
+            for at in range(0, 3_000_000, 150_000):
+                os.pwrite(fd, bytes([letter]) * 150_000, at)
+                time.sleep(0.002)
             os.close(fd)
 
     writer = threading.Thread(target=write)
@@ -92,7 +93,7 @@ def test_a_file_that_never_rests_is_busy_and_named(place: Place) -> None:
 
 def capture_until_refused(place: Place) -> None:
     """A busy machine may let a capture slip through."""
-    while True:
+    for _ in range(100):
         place.files.capture()
 
 
