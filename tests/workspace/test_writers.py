@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,39 +45,43 @@ def running(program: str, root: Path) -> Generator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_a_file_that_changes_while_it_is_read_is_captured_whole(place: Place) -> None:
-    """The file is always all of one letter; a write goes through it for some 50 ms, then there is a pause."""
+BLOCK, ORDER = 150_000, [7, 2, 18, 11, 0, 15, 5, 13, 9, 1, 19, 4, 16, 8, 3, 12, 17, 6, 14, 10]
+
+
+def test_a_file_that_changes_while_it_is_read_is_captured_as_it_was_at_one_moment(place: Place) -> None:
+    """Its blocks are written in an order that jumps about: who reads them one after another, meanwhile, finds later
+    writes without earlier ones."""
     path = place.root / "file"
-    path.write_bytes(b"a" * 3_000_000)
+    path.write_bytes(bytes(len(ORDER) * BLOCK))
     stop = threading.Event()
 
     def write() -> None:
-        for letter in b"bcdefghijklmnopqrstuvwxyz" * 100:
-            if stop.wait(0.06):
-                return
-            fd = os.open(path, os.O_WRONLY)
-            for at in range(0, 3_000_000, 150_000):
-                os.pwrite(fd, bytes([letter]) * 150_000, at)
-                time.sleep(0.002)
-            os.close(fd)
+        fd = os.open(path, os.O_WRONLY)
+        for number in range(1, 251):
+            for block in ORDER:
+                os.pwrite(fd, bytes([number]) * BLOCK, block * BLOCK)
+            if number % 10 == 0 and stop.wait(0.03):
+                break
+        os.close(fd)
 
     writer = threading.Thread(target=write)
     writer.start()
     trees: list[bytes] = []
-    try:
-        while len(trees) < 12:
-            try:
-                trees.append(place.files.capture().tree)
-            except Busy:
-                continue
-    finally:
-        stop.set()
-        writer.join()
-    for number, tree in enumerate(trees):
-        made = place.folder / f"restored-{number}"
+    while writer.is_alive() and len(set(trees)) < 20:
+        with contextlib.suppress(Busy):
+            trees.append(place.files.capture().tree)
+    stop.set()
+    writer.join()
+    assert len(set(trees)) > 3, "nothing was written meanwhile: this shows nothing"
+    made = place.folder / "made"
+    for tree in dict.fromkeys(trees):
         place.again(root=made).restore(tree)
         content = (made / "file").read_bytes()
-        assert len(set(content)) == 1, "a state that never existed"
+        blocks = [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
+        newest = max(block[0] for block in blocks)
+        assert all(len(set(block)) == 1 and newest - block[0] in (0, 1) for block in blocks)
+        written = {number for number, block in enumerate(blocks) if block[0] == newest}
+        assert written == set(ORDER[: len(written)]), "a state that never existed"
 
 
 def test_a_file_that_never_rests_is_busy_and_named(place: Place) -> None:
