@@ -57,10 +57,10 @@ def test_a_file_that_changes_while_it_is_read_is_captured_as_it_was_at_one_momen
 
     def write() -> None:
         fd = os.open(path, os.O_WRONLY)
-        for number in range(1, 251):
+        for number in range(1, 4001):
             for block in ORDER:
-                os.pwrite(fd, bytes([number]) * BLOCK, block * BLOCK)
-            if number % 10 == 0 and stop.wait(0.03):
+                os.pwrite(fd, bytes([number % 256]) * BLOCK, block * BLOCK)
+            if number % 40 == 0 and stop.wait(0.04):
                 break
         os.close(fd)
 
@@ -77,10 +77,10 @@ def test_a_file_that_changes_while_it_is_read_is_captured_as_it_was_at_one_momen
     for tree in dict.fromkeys(trees):
         place.again(root=made).restore(tree)
         content = (made / "file").read_bytes()
-        blocks = [content[at : at + BLOCK] for at in range(0, len(content), BLOCK)]
-        newest = max(block[0] for block in blocks)
-        assert all(len(set(block)) == 1 and newest - block[0] in (0, 1) for block in blocks)
-        written = {number for number, block in enumerate(blocks) if block[0] == newest}
+        ends = content[BLOCK - 1 :: BLOCK]  # a block counts when its last byte is written
+        newest = ends[ORDER[0]]
+        assert all((newest - end) % 256 in (0, 1) for end in ends)
+        written = {number for number, end in enumerate(ends) if end == newest}
         assert written == set(ORDER[: len(written)]), "a state that never existed"
 
 

@@ -6,8 +6,9 @@ Rules
 2. A file that was changed a moment ago is read only when a further change would show in its times.
 3. What may not be read is Unreadable: nothing is left out silently. Sockets and devices are no files of a workspace:
    they are neither captured nor touched.
-4. What another process writes through a memory map that it had written to before may show in no time of the file.
-   Processes that do so are to be frozen or stopped, and to have closed or synced the file.
+4. Two writes show in no time of the file: one through a memory map that was written to before, and the rest of a single
+   long `write` that had begun before we looked. Against the second it is enough to freeze the processes (freeze.py: it
+   ends first); those that do the first have to close or sync the file before they are captured.
 """
 
 from __future__ import annotations
