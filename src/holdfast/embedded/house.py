@@ -33,7 +33,7 @@ from holdfast.gateway.decide import Memory
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.line import FINISHED_KEY, STARTED_KEY, Line, Opened, read_log, read_payload
-from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.upstreams.python import Function, at_work
 from holdfast.shape import Shape
 from holdfast.store import Store
@@ -114,6 +114,8 @@ class House:
             opened = await read_log(self.store, branch, restore=agent.state is not None)
             if opened.log.finished is not None and opened.log.finished.answer is not None:  # since it was looked at
                 return await self._recorded(branch, opened.log.finished.answer, task)
+            if opened.log.cancelled is not None:
+                raise was_cancelled(opened.log.cancelled, branch)
             line = Line(self.store, opened, grant.epoch)
             task = await self._begin(line, opened, agent, task, grant.previous)
             return await self._drive(line, agent, task, setting)
@@ -221,14 +223,17 @@ class House:
         return _PLAIN.read(await read_payload(self.store, payload), payload.encoding).value
 
     async def until(self, run: str, waiting: Waiting) -> None:
-        """Return when somebody has placed something in a run that `waiting` stopped here, or when it is time. Costs no
-        claim."""
+        """Return when somebody has placed something in a run that `waiting` stopped here, or has brought it to its end,
+        or when it is time. Costs no claim."""
         branch = f"{_checked_id(run)}@main"
         delay, most = POLL_S
         while branch in self._busy:  # a function that was left behind by a timeout
             await asyncio.sleep(delay)
             waiting.until_ms = 0  # its effect can be looked into now
-        while not await self.store.read(branch, after=self._seen.get(branch, 0), unclaimed=True, newest=1):
+        seen = self._seen.get(branch, 0)
+        while not (
+            await self.store.read(branch, after=seen, unclaimed=True, newest=1) or await self._ended(branch) is not None
+        ):
             left_s = most if waiting.until_ms is None else (waiting.until_ms - _now_ms()) / 1000
             if left_s <= 0:
                 return

@@ -17,6 +17,7 @@ from typing import assert_never
 from holdfast.core.contract import Contract, Repeat
 from holdfast.core.effect import Call, Encoding, Happened, Kind, NotHappened, legible, undo_identity
 from holdfast.core.log import Slot
+from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.core.record import Hold, Refusal, Settled
 from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo
 from holdfast.core.step import Perform, Refuse, Replay, Settle, Step, Wait, next_step
@@ -186,9 +187,7 @@ class Mediator:
             raise self.parked
         cancelled = self.line.log.cancelled
         if cancelled is not None:
-            raise self.close(
-                Cancelled(f"the run was cancelled by {cancelled.by}: {cancelled.reason}", where=self.line.branch)
-            )
+            raise self.close(was_cancelled(cancelled, self.line.branch))
 
     def park(self, waiting: Waiting) -> Waiting:
         """From now on the whole run waits."""
@@ -389,3 +388,8 @@ class Mediator:
         if slot is not None:
             self.line.log.claim(slot)
         raise Refused(f"`{asked.call.tool}` was refused by {step.by}: {step.why}", where=self.line.branch)
+
+
+def was_cancelled(record: WasCancelled, branch: str) -> Cancelled:
+    """What a cancelled run is ended by."""
+    return Cancelled(f"the run was cancelled by {record.by}: {record.reason}", where=branch)
