@@ -880,3 +880,20 @@ def test_before_each_further_sending_it_is_taken_back_once_more() -> None:
         assert isinstance(life(house, caller(make)), Killed)
         assert life(house, caller(make)) == "done 5"
         assert world.done == ["make", "undo", "make", "undo", "make"]
+
+
+def test_a_key_is_of_the_arguments_that_the_contract_names() -> None:
+    def key_under(to: str, body: str) -> str:
+        world = World()
+
+        @tool(kind="idempotent", name="put", identity=["to"])
+        def put(to: str, body: str) -> str:
+            return world.act()
+
+        with open_store("memory://") as house:
+            life(house, caller(lambda: put(body=body, to=to)))
+        (sent,) = world.keys
+        return sent
+
+    assert key_under("ann", "hello") == key_under("ann", "good evening")
+    assert key_under("ann", "hello") != key_under("bob", "hello")
