@@ -137,12 +137,20 @@ def live(told: dict[str, Any]) -> dict[str, Any]:
 # --- the tests' side ---
 
 
-class PowerNursery(nursery.Nursery):
-    """Where children are born that see mounts which nobody else sees."""
+def cannot_mount() -> str:
+    """Why no private mounts can be had here, or nothing."""
+    if shutil.which("unshare") is None:
+        return "unshare is not installed"
+    done = subprocess.run(["unshare", "--mount", "--propagation", "private", "true"], capture_output=True, check=False)
+    return f"no mounts of our own can be had here: {done.stderr.decode().strip()}" if done.returncode else ""
 
-    def __init__(self) -> None:
+
+class PowerNursery(nursery.Nursery):
+    """Where children are born that see mounts which nobody else sees; `module` is the nursery that bears them."""
+
+    def __init__(self, module: str = "tests.crash.power") -> None:
         self._process = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tests.crash.power"],
+            ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", module],
             cwd=nursery.ROOT,
             env={**os.environ, "PATH": SYSTEM_PATH},
             stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.power import PLANTS, FileSystem, PowerNursery, PowerTrial
+from tests.crash.power import PLANTS, FileSystem, PowerNursery, PowerTrial, cannot_mount
 
 pytestmark = pytest.mark.root
 
@@ -23,6 +23,8 @@ BEGINNINGS = {"afresh": None, "in a recovery": "in acted 4"}
 
 @pytest.fixture(scope="module")
 def power() -> Iterator[PowerNursery]:
+    if why_not := cannot_mount():
+        pytest.skip(why_not)
     bearing = PowerNursery()
     yield bearing
     bearing.close()
