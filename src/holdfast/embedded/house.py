@@ -254,7 +254,7 @@ class House:
 
     async def _at_rest(self, branch: str) -> None:
         """Return when no function that a timeout left behind is at work for a run: it holds the claim until then."""
-        while branch in self._busy:
+        while branch in self._busy:  # noqa: ASYNC110 - it is a thread that lets go
             await asyncio.sleep(POLL_S[0])
 
     # --- people ---
