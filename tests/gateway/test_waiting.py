@@ -147,6 +147,25 @@ def test_a_long_refusal_frees_the_worker_and_outlives_a_crash() -> None:
         assert sent_s[1] - sent_s[0] > 0.49
 
 
+def test_a_tool_that_is_to_be_asked_in_an_hour_frees_the_worker_at_once() -> None:
+    @tool(kind="idempotent")
+    def put() -> None:
+        raise RetryAfter(3600)
+
+    @agent
+    def puts(run: Any, task: Any) -> None:
+        put()
+
+    with open_store("memory://") as house:
+        before_ms = time.time() * 1000
+        asleep = life(house, puts)
+        assert isinstance(asleep, Asleep)
+        assert asleep.until_ms is not None
+        assert 3_600_000 <= asleep.until_ms - before_ms + 1 < 3_700_000
+        assert holder(house) == ""
+        assert "it wakes by itself" in asleep.fix
+
+
 # --- signals ---
 
 
@@ -413,6 +432,21 @@ def test_a_run_that_only_thinks_and_reads_is_ended_too(what: str) -> None:
     with open_store("memory://") as house:
         assert isinstance(life(house, thinker), Cancelled)
         assert max(asked) == 3
+
+
+def test_a_run_that_is_cancelled_in_its_sleep_does_not_go_on() -> None:
+    after: list[str] = []
+
+    @agent
+    def sleeper(run: Any, task: Any) -> str:
+        threading.Timer(0.05, lambda: house.cancel("r", by="ann")).start()
+        run.sleep(0.4)
+        after.append("awake")
+        return "finished"
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, sleeper), Cancelled)
+        assert not after
 
 
 def test_what_has_ended_cannot_be_cancelled() -> None:

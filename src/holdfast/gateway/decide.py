@@ -145,6 +145,8 @@ class Memory:
             until_ms = now_ms() + int(max(0.0, seconds) * 1000)
             await self._line.write(Sleep(name="sleep", n=n, until_ms=until_ms))
         await self._mediator.sender.until(until_ms, "the run sleeps")
+        await self._line.refresh()  # it may have been cancelled in its sleep
+        self._mediator.check()
 
     async def wait_for(self, name: str) -> Signal:
         """The next signal of this name that no earlier wait has taken. Parks the run until there is one."""
