@@ -354,6 +354,31 @@ def test_what_an_agent_leaves_running_can_ask_for_nothing_more() -> None:
         assert not of(Intent, house)
 
 
+def test_a_thread_that_outlives_its_run_is_told_so() -> None:
+    runs: list[Any] = []
+
+    @agent
+    def leaves(run: Any, task: Any) -> str:
+        runs.append(run)
+        return "ended"
+
+    def late() -> None:
+        for ask in (lambda: runs[0].call(act, what="late"), runs[0].now):
+            try:
+                ask()
+            except Misuse as error:
+                said.append(error.what)
+
+    said: list[str] = []
+    with open_store("memory://") as house:
+        assert life(house, leaves) == "ended"
+        thread = threading.Thread(target=late)
+        thread.start()
+        thread.join(30)
+        assert said == ["the run has ended: nothing more can be asked of it"] * 2
+        assert not of(Intent, house)
+
+
 def test_a_call_that_was_started_and_not_awaited_is_still_sealed() -> None:
     done: list[int] = []
 
