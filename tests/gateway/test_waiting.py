@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from holdfast import Asleep, AwaitingSignal, Cancelled, Held, House, RetryAfter, agent, open_store, tool
+from holdfast import (
+    Asleep,
+    AwaitingSignal,
+    Cancelled,
+    Claimed,
+    Held,
+    House,
+    InDoubt,
+    RetryAfter,
+    agent,
+    open_store,
+    tool,
+)
 from holdfast.core.record import Attempt, Draw, Intent, Seal, Signal, Sleep
 from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.errors import BadCall, Misuse, Unknown
@@ -20,6 +32,14 @@ def holder(house: House, run: str = "r") -> str:
     """Who holds the run's claim."""
     (branch,) = asyncio.run(house.store.branches(f"{run}@main"))
     return branch.holder
+
+
+def until_begun(house: House) -> None:
+    """Return when the run has written something."""
+    deadline_s = time.monotonic() + 30
+    while not asyncio.run(house.store.read("r@main")):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -284,11 +304,38 @@ def test_a_waiting_run_goes_on_by_itself_when_the_signal_comes() -> None:
     with open_store("memory://") as house:
         runner = threading.Thread(target=lambda: answers.append(house.run(listener("go"), id="r")))
         runner.start()
-        while not asyncio.run(house.store.read("r@main")):
-            time.sleep(0.01)
+        until_begun(house)
         house.signal("r", "go", "now")
         runner.join(30)
         assert answers == [["now"]]
+
+
+def test_a_run_in_doubt_goes_on_by_itself_when_somebody_settles_it() -> None:
+    answers: list[Any] = []
+
+    @tool(kind="irreversible", name="post")
+    def post() -> str:
+        raise OSError("the answer was lost")
+
+    @agent
+    def posts(run: Any, task: Any) -> str:
+        return post()
+
+    with open_store("memory://") as house:
+        doubt = life(house, posts)
+        assert isinstance(doubt, InDoubt)
+        runner = threading.Thread(target=lambda: answers.append(house.run(posts, id="r")))
+        runner.start()
+        place: str | None = None
+        deadline_s = time.monotonic() + 30
+        while place is None:
+            assert time.monotonic() < deadline_s
+            try:
+                place = house.settle(doubt.where, happened="found by ann", by="ann")
+            except Claimed:  # the run looks into it at this moment
+                time.sleep(0.01)
+        runner.join(30)
+        assert answers == ["found by ann"]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\ud800", "x" * 201])
@@ -330,8 +377,7 @@ def test_somebody_who_waits_with_the_run_hears_that_it_was_cancelled() -> None:
 
         runner = threading.Thread(target=runs)
         runner.start()
-        while not asyncio.run(house.store.read("r@main")):
-            time.sleep(0.01)
+        until_begun(house)
         house.cancel("r", by="ann")
         runner.join(30)
         assert len(endings) == 1
