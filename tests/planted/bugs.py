@@ -60,6 +60,14 @@ BUGS = (
         new="blobs=blobs, barrier=True)",
         found_by=DOUBTS + "test_a_cancellation_that_comes_before_the_intent_stops_it",
     ),
+    Bug(
+        name="a call is given up between its intent and its seal",
+        file="gateway/mediate.py",
+        old="await asyncio.shield(self._piece(asked))",
+        new="await self._piece(asked)",
+        found_by="tests/crash/test_cancellation.py::"
+        "test_a_call_that_was_given_up_is_carried_out_once_and_answers_the_next_one[mail-in acting 1-cancel]",
+    ),
     # --- doubt ---
     Bug(
         name="an irreversible effect in doubt is sent again",
@@ -125,7 +133,7 @@ BUGS = (
         file="gateway/decide.py",
         old="        if doubts:\n",
         new="        if doubts and self._mediator.parked:\n",
-        found_by=DOUBTS + "test_a_checkpoint_does_not_stand_on_a_doubt",
+        found_by="tests/gateway/test_restore.py::test_a_checkpoint_does_not_stand_on_a_doubt",
     ),
     Bug(
         name="an agent can swallow a wait",
@@ -169,7 +177,14 @@ BUGS = (
         file="gateway/decide.py",
         old="not (fresh and not self._line.log.binding(found))",
         new="not fresh",
-        found_by=DOUBTS + "test_a_decision_that_has_touched_the_world_is_not_made_again[True]",
+        found_by="tests/gateway/test_decisions.py::test_fresh_asks_anew_before_an_effect_and_not_after_it",
+    ),
+    Bug(
+        name="behind a checkpoint calls are counted from nothing",
+        file="gateway/mediate.py",
+        old="max(behind, default=-1) + 1",
+        new="0",
+        found_by="tests/gateway/test_restore.py::test_calls_are_counted_on_behind_the_checkpoint",
     ),
     # --- who may write and send ---
     Bug(
@@ -193,6 +208,20 @@ BUGS = (
         old='        return not later or self.log.claims[min(later)] != "unproven"',
         new='        return not later or self.log.claims[min(later)] != "none"',
         found_by=WORKERS + "test_an_open_effect_of_a_stopped_worker_waits_for_a_person[pay-in acted 1]",
+    ),
+    Bug(
+        name="a process that has the number of a dead worker is taken for it",
+        file="store/worker.py",
+        old="    return _born(worker.pid) != worker.born",
+        new="    return _born(worker.pid) is None",
+        found_by="tests/store/test_claims.py::test_another_process_under_the_same_number_is_no_sign_of_life",
+    ),
+    Bug(
+        name="what another process has written is not taken into account",
+        file="store/committer.py",
+        old="                self.changed()\n",
+        new="",
+        found_by="tests/store/test_sqlite.py::test_an_entry_of_another_process_is_taken_into_account_at_once",
     ),
     # --- people ---
     Bug(
@@ -247,6 +276,13 @@ BUGS = (
         old="    if encode(record) != body:",
         new="    if len(encode(record)) > len(body):",
         found_by="tests/core/test_codec.py::test_a_record_has_one_spelling",
+    ),
+    Bug(
+        name="secret arguments are written to the log",
+        file="embedded/door.py",
+        old='{"$secret": hmac.digest(self._secret, canonical(value), "sha256").hex()}',
+        new='{"$secret": value}',
+        found_by="tests/embedded/test_house.py::test_a_secret_argument_is_nowhere_in_the_files_of_the_store",
     ),
     Bug(
         name="a payload is not compared with its digest",

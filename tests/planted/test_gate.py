@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 SRC = ROOT / "src"
 PAGE = ROOT / "docs" / "planted-bugs.md"
 AT_ONCE = 2
+OPTIONS = ("-x", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:anyio")
 # What a bug is not found by: a change that does not even run.
 ACCIDENT = re.compile(
     r"^.*\b(?:SyntaxError|ImportError|ModuleNotFoundError|NameError|AttributeError|TypeError): .*$", re.MULTILINE
@@ -32,7 +33,7 @@ ACCIDENT = re.compile(
 def run(source: Path, scratch: Path, *node_ids: str) -> subprocess.CompletedProcess[str]:
     """A pytest of its own, in which `holdfast` is what lies in `source`."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=short", *node_ids],
+        [sys.executable, "-m", "pytest", *OPTIONS, *node_ids],
         cwd=ROOT,
         env={
             **os.environ,
