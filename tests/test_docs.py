@@ -7,6 +7,7 @@ what they show is what a terminal shows, and `…` stands for what is another ea
 """
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -20,7 +21,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import tool
 from holdfast.core.canonical import canonical
+from holdfast.core.effect import Kind
 from holdfast.core.log import FOLLOWS
 from holdfast.core.record import RECORDS
 
@@ -198,6 +201,16 @@ def test_the_log_format_vectors_hold() -> None:
     rows = re.findall(r"^\| `` (.+?) `` \| `` (.+?) `` \|$", page, re.MULTILINE)
     assert len(rows) >= 10
     assert {text: canonical(json.loads(text)).decode() for text, _ in rows} == dict(rows)
+
+
+def test_the_concepts_list_every_argument_of_a_contract_and_every_kind() -> None:
+    page = (ROOT / "docs/concepts.md").read_text(encoding="utf-8")
+    arguments, kinds = (
+        re.findall(r"^\| `(\w+)` \|", page.partition(f"\n## {title}\n")[2].partition("\n## ")[0], re.MULTILINE)
+        for title in ("Tool and contract", "Kind")
+    )
+    assert sorted(arguments) == sorted(inspect.signature(tool).parameters)
+    assert kinds == [kind.value for kind in Kind]
 
 
 def test_fragments_are_at_least_well_formed() -> None:
