@@ -48,6 +48,15 @@ def dun(run: Run, task: Any) -> str:
 
 
 @agent
+def stubborn(run: Run, task: Any) -> str:
+    """Tries anew what certainly did not happen."""
+    try:
+        return mail(task["to"])
+    except NotHappened:
+        return mail(task["to"])
+
+
+@agent
 def payer(run: Run, task: Any) -> str:
     return pay(task["cents"])
 

@@ -64,7 +64,7 @@ def resume(branch: str, recorded: str, store: str) -> str:
 def _settle(node: str, store: str) -> tuple[str, str]:
     return (
         f"holdfast settle {node} --happened 'JSON'{store}   # it happened, and this was its answer",
-        f"holdfast settle {node} --did-not-happen{store}   # it did not; the run does it",
+        f"holdfast settle {node} --did-not-happen{store}   # it did not; the agent is told, and may call again",
     )
 
 

@@ -20,7 +20,7 @@ import apsw
 
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob, pieces
-from holdfast.errors import Corrupt, RolledBack, Unknown
+from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
 from holdfast.store.heads import Heads
 from holdfast.store.reading import LARGEST_BYTES, Reading
 from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, translate
@@ -37,7 +37,8 @@ _OWNERS = (
 
 
 class Reader(Reading):
-    """The reading side of a store in the file `path`. Raises Unknown if there is no file, Corrupt if it is not ours."""
+    """The reading side of a store in the file `path`. Raises Unknown if there is no file, Corrupt if it is not ours,
+    Unwritable if this user may not read it."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -60,8 +61,17 @@ class Reader(Reading):
             for ending in ("", "-wal"):
                 source = path.with_name(path.name + ending)
                 if source.exists():
-                    shutil.copyfile(source, private.with_name(private.name + ending))
+                    self._copy_file(source, private.with_name(private.name + ending))
             return _connected(private)
+
+    def _copy_file(self, source: Path, target: Path) -> None:
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            self._forget_copy()
+            raise Unwritable(
+                f"the store cannot be read: {error.strerror}", where=str(source), fix="check its owner and permissions"
+            ) from error
 
     def _check(self) -> None:
         mark = self._reader.execute("PRAGMA application_id").fetchall()[0][0]
