@@ -50,7 +50,7 @@ def test_a_killed_run_is_shown_in_doubt_settled_by_a_person_and_resumed_without_
     run.wait()
     Path("stuck").unlink()
 
-    shown = process("show", "dun-1", cwd=here).stdout.splitlines()
+    shown = typed("show", "dun-1").stdout.splitlines()
     assert shown[0] == "dun-1  doubt"
     assert shown[2] == "DOUBT  mail may have happened  (irreversible, dun-1@7)"
     assert "  holdfast settle dun-1@7 --happened 'JSON'   # it happened, and this was its answer" in shown
@@ -63,12 +63,12 @@ def test_a_killed_run_is_shown_in_doubt_settled_by_a_person_and_resumed_without_
     )
     assert mails() == ["ann"]
 
-    settled = process("settle", "dun-1@7", "--happened", '"it is in the outbox"', "--by", "eve", cwd=here)
-    assert settled.returncode == 0, settled.stderr
+    settled = typed("settle", "dun-1@7", "--happened", '"it is in the outbox"', "--by", "eve")
+    assert settled.exit_code == 0, settled.stderr
     ends = process("resume", "dun-1", "--agent", f"{TROUPE}:dun", cwd=here)
     assert (ends.returncode, ends.stdout) == (0, '"it is in the outbox"\n')
     assert mails() == ["ann"]
-    assert process("verify", cwd=here).returncode == 0
+    assert typed("verify").exit_code == 0
 
 
 def test_what_a_person_says_did_not_happen_is_told_to_the_agent_which_may_call_again(
@@ -99,7 +99,7 @@ def test_a_log_is_followed_while_another_process_writes_it_and_ends_with_the_run
     seen = [json.loads(follower.stdout.readline())["name"] for _ in range(3)]
     assert seen == ["claim", "started", "hold"]
 
-    assert process("approve", "pay-5@3", "--by", "ann", cwd=here).returncode == 0
+    assert typed("approve", "pay-5@3", "--by", "ann").exit_code == 0
     answer, said = run.communicate(timeout=LOOK_S)
     assert (run.returncode, answer) == (0, '"paid 5"\n')
     assert said.splitlines()[0].startswith("waiting: `pay` waits for approval")

@@ -20,11 +20,21 @@ ANCHORED = {"log", "vkey", "entries", "head_size", "head_root", "anchor", "ancho
 STORE = "sqlite:///runs.db?anchor=anchor"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a store of two runs, its key and its anchor."""
+    place = tmp_path_factory.mktemp("made")
+    with contextlib.chdir(place):
+        play("dun", {"to": "ann"}, "dun-1", "--store", STORE)
+        play("echo", "x", "echo-1", "--store", STORE)
+    return place
+
+
 @pytest.fixture(autouse=True)
-def two_runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def two_runs(here: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a copy of its own, to look at or to damage."""
+    shutil.copytree(made, here, dirs_exist_ok=True)
     monkeypatch.setenv("HOLDFAST_STORE", STORE)
-    play("dun", {"to": "ann"}, "dun-1")
-    play("echo", "x", "echo-1")
 
 
 def change(sql: str) -> None:
