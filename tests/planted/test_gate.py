@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def run(source: Path, scratch: Path, *node_ids: str) -> subprocess.CompletedProc
 
 def planted(bug: Bug, folder: Path) -> Path:
     """A copy of the source with the bug in it."""
-    shutil.copytree(SRC / "holdfast", folder / "holdfast")
+    half_written = shutil.ignore_patterns("*.pyc.*")  # what another process is just compiling
+    shutil.copytree(SRC / "holdfast", folder / "holdfast", ignore=half_written)
     file = folder / "holdfast" / bug.file
     text = file.read_text()
     assert text.count(bug.old) == 1, (
@@ -58,6 +60,7 @@ def planted(bug: Bug, folder: Path) -> Path:
     changed = text.replace(bug.old, bug.new)
     compile(changed, bug.file, "exec")
     file.write_text(changed)
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
     return folder
 
 
