@@ -264,3 +264,24 @@ def test_a_log_is_shown_as_far_as_it_fits_its_chain(here: Path, monkeypatch: pyt
     assert result.exit_code == 5
     assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == [1, 2]
     assert "Corrupt: the log was changed: an entry does not fit the one before it [dun-1@main:3]" in result.stderr
+
+
+def test_a_run_whose_log_was_changed_is_corrupt_in_the_list_beside_the_others(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    play("payer", {"cents": 5}, "pay-5")
+    play("payer", {"cents": 6}, "pay-6")
+    _change("holdfast.db", "UPDATE entry SET at_ms = at_ms + 1 WHERE id = 2")
+    assert {row["run"]: row["status"] for row in read("list")} == {"pay-5": "corrupt", "pay-6": "held"}
+
+
+def test_what_a_person_says_is_as_harmless_as_what_an_agent_says(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    play("waiter", None, "w")
+    hostile = HOSTILE.replace("\x00", "")
+    said = typed("signal", "w", hostile, '"x"', "--by", hostile)
+    assert said.exit_code == 0
+    ended = typed("cancel", "w", "--by", hostile, "--reason", hostile)
+    for text in (said.output, ended.output, done("log", "w"), done("show", "w"), done("list")):
+        assert steers(text) == []
