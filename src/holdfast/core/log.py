@@ -161,7 +161,8 @@ class Log:
         except Corrupt as error:
             if error.where:
                 raise
-            raise Corrupt(error.what, where=f"{entry.branch}:{entry.seq}", fix=error.fix) from None
+            fix = error.fix or "run `holdfast verify`; restore a backup"
+            raise Corrupt(error.what, where=f"{entry.branch}:{entry.seq}", fix=fix) from None
         return record
 
     def _check_owner(self, record: Record, entry: Entry) -> None:

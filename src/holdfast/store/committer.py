@@ -75,11 +75,11 @@ class Committer:
     barrier has succeeded. `unsigned`: whether there is anything to seal. `beat` about once
     every `flush_s`, and at the end, outside any transaction, in the committing thread."""
 
-    def __init__(self, path: Path, flush_s: float) -> None:
+    def __init__(self, path: Path, flush_s: float, *, new: bool = True) -> None:
         self.path = path
         self.connection = connect(path, writer=True)
         try:
-            self.log_id = migrate(self.connection, path)
+            self.log_id = migrate(self.connection, path, new=new)
         except BaseException:
             self.connection.close()
             raise

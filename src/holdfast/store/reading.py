@@ -76,7 +76,9 @@ class Reading:
         """As `Store.blob`."""
         rows = await self._rows(_BLOB, (digest,))
         if not rows:
-            raise Unknown("a payload is not in the store (pruned?)", where=digest.hex())
+            raise Unknown(
+                "a payload is not in the store (pruned?)", where=digest.hex(), fix="restore a backup that has it"
+            )
         form, data = cast("tuple[int, bytes]", rows[0])
         if form & 1:
             data = self._unpack(data)

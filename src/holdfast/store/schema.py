@@ -22,7 +22,7 @@ from typing import cast
 
 import apsw
 
-from holdfast.errors import Corrupt, HoldfastError, StoreFull, Unwritable
+from holdfast.errors import Corrupt, HoldfastError, RolledBack, StoreFull, Unwritable
 
 OLDEST_SQLITE = 3_051_003
 APPLICATION_ID = 0x48464C31  # "HFL1"
@@ -128,12 +128,19 @@ def _patiently(work: Callable[[], None]) -> None:
             time.sleep(0.01)
 
 
-def migrate(connection: apsw.Connection, path: Path) -> str:
+def migrate(connection: apsw.Connection, path: Path, *, new: bool = True) -> str:
     """Bring the schema up to date; the log id (32 hex digits). Raises Corrupt if the file is not ours or from a newer
-    Holdfast."""
+    Holdfast, RolledBack if there is nothing in it and it is not `new`."""
     try:
         connection.execute("BEGIN IMMEDIATE").fetchall()
-        for number in range(known_version(connection, path), len(MIGRATIONS)):
+        found = known_version(connection, path)
+        if not (found or new):
+            raise RolledBack(
+                "the log is gone: its key is here, and the store is empty",
+                where=str(path),
+                fix="put the database and its `-wal` file back; for a new log, move the key away first",
+            )
+        for number in range(found, len(MIGRATIONS)):
             _apply(connection, number)
         place_blobs(connection)
         rows = connection.execute("SELECT value FROM meta WHERE name = 'log'").fetchall()

@@ -82,7 +82,8 @@ class SqliteStore(Reading):
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self._stored: set[bytes] = set()
         self._pack = zstandard.ZstdCompressor(level=1).compress
-        self.committer = Committer(path, flush_s)
+        key = key or path.with_name(path.name + "-key")
+        self.committer = Committer(path, flush_s, new=not key.exists())  # a key is made after its log, never before
         self.log_id = self.committer.log_id
         self.committer.changed = self._forget
         self.committer.beat = self._beat
@@ -95,7 +96,7 @@ class SqliteStore(Reading):
             super().__init__(path, connect(path, writer=False))
             undo.callback(self._reader.close)
             try:
-                self.heads = self._open_heads(key or path.with_name(path.name + "-key"), anchor)
+                self.heads = self._open_heads(key, anchor)
                 self.read_only = self.heads.compare(self._reader)
             except apsw.Error as error:
                 raise translate(error, str(path)) from error
