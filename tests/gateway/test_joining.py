@@ -8,6 +8,7 @@ process died in between, so that it is in doubt.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from holdfast import Happened, Held, NotHappened, agent, key, open_store, tool
 from holdfast.agent.run import Agent
 from holdfast.core.record import Hold, Intent
 from holdfast.embedded import House
+from holdfast.store.committer import Committer
 from tests.stage import RUN, Killed, life, of, story
 
 KINDS = ["idempotent", "reversible", "irreversible"]
@@ -233,6 +235,32 @@ def test_many_who_call_at_once_are_as_many_effects_as_the_contract_says(repeat: 
         answers = life(house, crowd)
         assert len(office.sent) == len(set(answers)) == (1 if repeat == "once" else 20)
         assert life(house, crowd) == answers
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_call_that_is_made_again_while_the_answer_of_the_first_is_on_its_way_to_the_disk_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    """The seal of an idempotent effect leaves with the intent of the next one. Until both have arrived, the answer is
+    in neither place that one would look first."""
+    monkeypatch.setattr(Committer, "now", lambda _committer, _job: False)  # as when somebody else is writing
+
+    @tool(kind="idempotent", identity=["what"])
+    async def put(what: str) -> str:
+        return f"{what} was put"
+
+    @agent
+    async def hurries(run: Any, task: Any) -> str:
+        await put("a")
+        other = asyncio.ensure_future(put("b"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        answer = await put("a")
+        await other
+        return answer
+
+    with open_store(f"sqlite:///{tmp_path}/runs.db") as house:
+        assert life(house, hurries) == "a was put"
 
 
 def test_a_deliberate_second_effect_says_so_and_is_joined_to_its_own() -> None:

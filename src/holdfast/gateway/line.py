@@ -17,6 +17,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from holdfast.core.codec import encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
@@ -127,6 +128,7 @@ class Line:
         self._recalled: set[bytes] = set()
         self._known: set[bytes] = set()
         self._later: deque[tuple[Record, Sequence[Blob]]] = deque()
+        self._unplaced: dict[bytes, Blob] = {}  # payloads of what waits, or is on its way
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Future[None] | None = None
 
@@ -175,8 +177,10 @@ class Line:
         self.released = self.released or release
         self._known.update([blob.digest for blob in blobs])
         passed = bool(placed) and placed[0].seq > self.log.seq + 1
-        for (record, _), entry in zip(waiting, placed, strict=False):
+        for (record, theirs), entry in zip(waiting, placed, strict=False):
             self.log.placed(record, entry)
+            for blob in theirs:
+                self._unplaced.pop(blob.digest, None)
         placed = placed[len(waiting) :]
         for record, entry in zip(records, placed, strict=True):
             self.log.take(record, entry)
@@ -202,6 +206,7 @@ class Line:
             raise self.broken
         self.log.take(record, Entry(self.branch, 0, self.epoch, 0, b"", b"", b""))
         self._later.append((record, blobs))
+        self._unplaced.update({blob.digest: blob for blob in blobs})
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LATER_S, self._on_time)
 
@@ -241,7 +246,11 @@ class Line:
     async def payload(self, payload: Payload) -> bytes:
         """The bytes of a payload, put together from its pieces and checked against its digest."""
         await self.flush()
-        return await read_payload(self.store, payload)
+        return await read_payload(self, payload)
+
+    async def blob(self, digest: bytes) -> Blob:
+        """As `Store.blob`; also what was taken up and is still on its way to the store."""
+        return self._unplaced.get(digest) or await self.store.blob(digest)
 
     async def attempt(self, *records: Record, blobs: Sequence[Blob] = ()) -> bool:
         """Write guarded and durable; False (after taking up what is new) if the log had moved on."""
@@ -264,7 +273,11 @@ def node_of(branch: str, seq: int) -> str:
     return f"{run}@{seq}" if line == "main" else f"{run}@{line}:{seq}"
 
 
-async def read_payload(store: Readable, payload: Payload) -> bytes:
+class _Blobs(Protocol):
+    async def blob(self, digest: bytes) -> Blob: ...
+
+
+async def read_payload(store: _Blobs, payload: Payload) -> bytes:
     """The bytes of a payload. Raises Corrupt if they are not what the digest says, Unknown if they were pruned."""
     found: list[bytes] = []
     size = 0
