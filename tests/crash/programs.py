@@ -103,6 +103,18 @@ async def wanderer(run: Run, task: Task) -> dict[str, Any]:
 
 
 @agent
+async def turncoat(run: Run, task: Task) -> dict[str, Any]:
+    """Its first life goes to the left, twice; every later one to the right."""
+    (tool,) = task["by"]
+    if world().meet("a crossing", "here") == 0:
+        await carry_out(tool, "left 1")
+        await carry_out(tool, "left 2")
+    answer = await carry_out(tool, "right")
+    left = [[each.tool, each.arguments["name"], each.happened, each.answer] for each in await run.stranded()]
+    return {"answer": answer, "stranded": left}
+
+
+@agent
 async def crowd(run: Run, task: Task) -> list[str]:
     """Many calls of a tool at once, on `names`, which may be equal: each is told an answer, and shows it as its own."""
     slowness.most_s = task["slow_s"]
@@ -122,5 +134,6 @@ AGENTS = {
     "stages": stages,
     "mixed": mixed,
     "wanderer": wanderer,
+    "turncoat": turncoat,
     "crowd": crowd,
 }
