@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -390,3 +391,55 @@ def test_a_record_from_the_future_is_told_and_named(half: Place, what: str) -> N
     told_before_anything_is_sent(half, errors.Corrupt, word)
     code, fault = half.verdict()
     assert (code, fault and fault["index"], fault and fault["rule"]) == (1, entries + 1, "record")
+
+
+# --- any byte ---
+
+
+def told_or_harmless(half: Place, at: int) -> None:
+    flip(half.database, at)
+    code = holdfast("verify", half.url)[0]
+    try:
+        ending = half.advance()
+    except errors.HoldfastError as error:
+        ending = error
+    if isinstance(ending, errors.HoldfastError):
+        assert code != 0, f"byte {at}: `verify` has found nothing, and yet: {ending!r}"
+        assert "\n  fix: " in str(ending)
+    else:
+        assert ending == [f"{tool}/{name}/{NAMES.index(name) + 1}" for name in NAMES for tool in ("put", "mail")]
+    twice = [name for name in NAMES if len(half.world.effects("mail", name)) > 1]
+    assert not twice, f"byte {at}: sent twice: {twice}"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_flipped_bit_anywhere_is_told_or_harmless(half: Place, seed: int) -> None:
+    told_or_harmless(half, random.Random(seed).randrange(half.database.stat().st_size))
+
+
+@pytest.mark.soak
+def test_each_of_many_flipped_bits_is_told_or_harmless(stages: Stages, tmp_path: Path) -> None:
+    chance = random.Random()
+    for number in range(2000):
+        half = stages.half.copy(tmp_path / f"{number}")
+        told_or_harmless(half, chance.randrange(half.database.stat().st_size))
+        shutil.rmtree(half.folder)
+
+
+def test_a_text_that_is_none_is_told(half: Place) -> None:
+    """SQLite gives out whatever bytes stand where a text must stand."""
+    half.rows("UPDATE branch SET name = CAST(x'8000' AS TEXT)")
+    assert holdfast("verify", half.url)[0] == 1
+    with pytest.raises(errors.Corrupt, match="cannot read the store"), open_store(half.url):
+        pass
+
+
+async def test_a_worker_whose_name_is_no_text_stops_the_store(half: Place) -> None:
+    half.rows("INSERT INTO worker VALUES ('w', '', 1, '', CAST(x'8000' AS TEXT), 0)")
+    half.rows("UPDATE claim SET worker = 'w'")
+    store = SqliteStore(half.database, anchor=None)
+    with pytest.raises(errors.Corrupt, match="cannot read the store"):
+        await store.claim("r@main")
+    with pytest.raises(errors.Corrupt):
+        await store.append("s@main", [Draft(b"", b"{}")], epoch=0)
+    await store.close()

@@ -26,7 +26,7 @@ import apsw
 
 from holdfast.errors import HoldfastError, Stopped, Unwritable
 from holdfast.store.reserve import Reserve
-from holdfast.store.schema import connect, migrate, translate
+from holdfast.store.schema import UNREADABLE, connect, migrate, translate
 from holdfast.store.wal import WriteAheadLog
 
 BATCH = 1024
@@ -330,9 +330,9 @@ class Committer:
 
     def _on_failure(self, batch: list[Job], error: Exception) -> None:
         """A job's own fault fails that job; the storage's fault fails all, and all that come after."""
-        storage = isinstance(error, apsw.Error) and not isinstance(error, apsw.ConstraintError | apsw.TooBigError)
+        storage = isinstance(error, UNREADABLE) and not isinstance(error, apsw.ConstraintError | apsw.TooBigError)
         if storage:
-            assert isinstance(error, apsw.Error)
+            assert isinstance(error, UNREADABLE)
             refusal = translate(error, str(self.path))
             self.failed = refusal if isinstance(refusal, Stopped) else Unwritable(str(refusal))
         for job in batch:

@@ -23,7 +23,7 @@ from holdfast.core.payload import Blob, pieces
 from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
 from holdfast.store.heads import Heads
 from holdfast.store.reading import LARGEST_BYTES, Reading
-from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, translate
+from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
 from holdfast.store.worker import Worker
 
 _PLACES = (
@@ -48,7 +48,7 @@ class Reader(Reading):
             super().__init__(path, self._open(path))
             self._check()
             self.log_id = self._log_id()
-        except apsw.Error as error:
+        except UNREADABLE as error:
             self._forget_copy()
             raise translate(error, str(path)) from error
 
@@ -167,14 +167,14 @@ class Reader(Reading):
         """Why this log is not the one that the anchor of `heads` knows, or None."""
         try:
             return heads.compare(self._reader)
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
 
     def damage(self) -> str | None:
         """What SQLite finds wrong with the file itself, its tables and its indexes, or None."""
         try:
             rows = self._reader.execute("PRAGMA integrity_check(1)").fetchall()
-        except apsw.Error as error:
+        except UNREADABLE as error:
             return str(error)
         return None if rows == [("ok",)] else str(rows[0][0])
 
@@ -191,7 +191,7 @@ class Reader(Reading):
     def _each(self, sql: str, values: tuple[int, ...]) -> Iterator[tuple[object, ...]]:
         try:
             yield from cast("Iterator[tuple[object, ...]]", self._reader.execute(sql, values))
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
 
 

@@ -27,7 +27,7 @@ from holdfast.store import Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
 from holdfast.store.reading import Reading
-from holdfast.store.schema import connect, place_blobs, refuse_unfit, translate
+from holdfast.store.schema import UNREADABLE, connect, place_blobs, refuse_unfit, translate
 from holdfast.store.worker import Worker, dead, here
 
 COMPRESS_FROM = 256  # bytes
@@ -98,7 +98,7 @@ class SqliteStore(Reading):
             try:
                 self.heads = self._open_heads(key, anchor)
                 self.read_only = self.heads.compare(self._reader)
-            except apsw.Error as error:
+            except UNREADABLE as error:
                 raise translate(error, str(path)) from error
             undo.pop_all()
         self.committer.flushed = self.heads.flushed
