@@ -19,7 +19,7 @@ from holdfast.core.effect import Call, Encoding, Happened, Kind, NotHappened, le
 from holdfast.core.log import Slot
 from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.core.record import Hold, Refusal, Settled
-from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo
+from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo, undo_remedy
 from holdfast.core.step import Perform, Refuse, Replay, Settle, Step, Wait, next_step
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
@@ -312,7 +312,7 @@ class Mediator:
         args = await self._sent_args(asked, slot)
         undo = replace(
             asked,
-            contract=Contract(name=tool, kind=Kind.IDEMPOTENT),
+            contract=Contract(name=tool, kind=Kind.IDEMPOTENT, late_ms=asked.contract.late_ms),
             call=call,
             upstream=Undoing(asked.upstream, args, answer),
         )
@@ -336,7 +336,11 @@ class Mediator:
                 return
             else:
                 sendings += 1
-                await self.sender.until(known.retry_ms or 0, f"`{undo.call.tool}` was refused for now")
+                way = undo_remedy(undo.contract, known.sent_ms[-1], owner_stopped=self._stopped(undo, known))
+                if isinstance(way, AskPerson):
+                    raise self._doubt(known, way.why)
+                not_before_ms = max(way.not_before_ms, known.retry_ms or 0)
+                await self.sender.until(not_before_ms, f"`{undo.call.tool}` must not be sent again yet")
                 await self._pause(known, sendings)
                 reply = await self.sender.again(undo, known, None, "doubt")
             if reply is not None:
