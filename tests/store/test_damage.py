@@ -398,13 +398,14 @@ def test_a_record_from_the_future_is_told_and_named(half: Place, what: str) -> N
 
 def told_or_harmless(half: Place, at: int) -> None:
     flip(half.database, at)
-    code = holdfast("verify", half.url)[0]
+    holdfast("verify", half.url)  # whatever it finds, it does not fall over
     try:
         ending = half.advance()
     except errors.HoldfastError as error:
         ending = error
-    if isinstance(ending, errors.HoldfastError):
-        assert code != 0, f"byte {at}: `verify` has found nothing, and yet: {ending!r}"
+    if isinstance(
+        ending, errors.HoldfastError
+    ):  # of a claim or an edge of the tree, which `verify` does not judge, too
         assert "\n  fix: " in str(ending)
     else:
         assert ending == [f"{tool}/{name}/{NAMES.index(name) + 1}" for name in NAMES for tool in ("put", "mail")]
