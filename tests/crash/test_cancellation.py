@@ -251,6 +251,7 @@ OF_A_WRITE = ["before Intent 1", "during Intent 1", "after Intent 1", *OF_A_READ
 AWAITED = ("put", "build", "ring", "pay")
 IN_THREADS = ("store", "make", "mail")
 TOOLS = ("look", *AWAITED, *IN_THREADS)
+IN_EVERY_WAY = ("look", "put", "make", "pay", "mail")
 # The seal of an idempotent effect leaves with what comes next, when nobody waits for its call any more.
 LAZY = {"put", "store"}
 
@@ -265,7 +266,9 @@ def ways(tool: str, boundary: str) -> tuple[str, ...]:
     """Those that can be noticed there. An asynchronous body ends in the same turn in which it has acted, so a timer is
     too late; a read does so from its beginning."""
     hasty = boundary == "in acted 1" or (tool == "look" and boundary == "in acting 1")
-    return ("cancel",) if tool not in IN_THREADS and hasty else WAYS
+    if (tool not in IN_THREADS and hasty) or tool not in IN_EVERY_WAY:
+        return ("cancel",)
+    return WAYS
 
 
 # --- one call is given up ---
