@@ -403,9 +403,7 @@ def told_or_harmless(half: Place, at: int) -> None:
         ending = half.advance()
     except errors.HoldfastError as error:
         ending = error
-    if isinstance(
-        ending, errors.HoldfastError
-    ):  # of a claim or an edge of the tree, which `verify` does not judge, too
+    if isinstance(ending, errors.HoldfastError):  # `verify` does not judge claims
         assert "\n  fix: " in str(ending)
     else:
         assert ending == [f"{tool}/{name}/{NAMES.index(name) + 1}" for name in NAMES for tool in ("put", "mail")]
