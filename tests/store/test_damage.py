@@ -192,26 +192,32 @@ def test_a_sound_store_is_verified_and_resumed(half: Place) -> None:
 SEQ = 5
 
 
-def flip_value(place: Place, column: str) -> None:
-    """Change one bit of a column of row SEQ, in the file. Indexes and forgotten pages may hold the same bytes."""
-    asked = f"SELECT {column} FROM entry NOT INDEXED WHERE seq = {SEQ}"  # noqa: S608
-    ((value,),) = place.rows(asked)
-    data, at = place.database.read_bytes(), -1
+def flip_where(place: Place, value: bytes, asked: str) -> None:
+    """Change one bit of a value at that place of the file which changes the answer to `asked`: rows, indexes and
+    forgotten pages may hold the same bytes."""
+    before, data, at = place.rows(asked), place.database.read_bytes(), -1
     while (at := data.find(value, at + 1)) >= 0:
         flip(place.database, at + len(value) // 2)
-        if place.rows(asked) != [(value,)]:
+        if place.rows(asked) != before:
             return
         flip(place.database, at + len(value) // 2)
-    raise AssertionError("the row is nowhere in the file")
+    raise AssertionError("it is nowhere in the file")
 
 
 @pytest.mark.parametrize("column", ["body", "digest", "key"])
 def test_a_flipped_byte_in_a_row_is_told_and_its_entry_is_named(half: Place, column: str) -> None:
-    flip_value(half, column)
+    asked = f"SELECT {column} FROM entry NOT INDEXED WHERE seq = {SEQ}"  # noqa: S608
+    flip_where(half, half.rows(asked)[0][0], asked)
     told_before_anything_is_sent(half, errors.Corrupt, f"r@main:{SEQ}")
     code, fault = half.verdict()
     assert fault is not None
     assert (code, fault["rule"], fault["index"], fault["node"]) == (1, "chain", SEQ - 1, f"r@main:{SEQ}")
+
+
+def test_a_run_that_its_index_has_lost_is_not_begun_anew(half: Place) -> None:
+    flip_where(half, b"r@main", "SELECT id FROM branch INDEXED BY sqlite_autoindex_branch_1 WHERE name = 'r@main'")
+    told_before_anything_is_sent(half, errors.Corrupt, "r@main")
+    assert half.verdict()[0] == 1
 
 
 LONGEST = "SELECT digest, data, id FROM blob ORDER BY length(data) DESC LIMIT 1"

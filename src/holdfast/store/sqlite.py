@@ -22,7 +22,7 @@ import zstandard
 
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
-from holdfast.errors import Claimed, Conflict, Fenced, HoldfastError, RolledBack, StoreFull
+from holdfast.errors import Claimed, Conflict, Corrupt, Fenced, HoldfastError, RolledBack, StoreFull
 from holdfast.store import Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
@@ -272,6 +272,9 @@ class SqliteStore(Reading):
 def _load_head(connection: apsw.Connection, branch: str) -> _Head:
     rows = connection.execute(_HEAD, (branch,)).fetchall()
     if not rows:
+        if connection.execute("SELECT 1 FROM branch NOT INDEXED WHERE name = ?", (branch,)).fetchall():
+            fix = "run `holdfast verify`; restore a backup"  # else a run that is here would be begun anew
+            raise Corrupt("the index of the branches is damaged", where=branch, fix=fix)
         connection.execute("INSERT INTO branch (name) VALUES (?)", (branch,)).fetchall()
         return _Head(connection.last_insert_rowid(), 0, origin(branch), 0, "", 0)
     head = _Head(*cast(Any, rows[0]))
