@@ -33,7 +33,7 @@ async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
         if slot.kind is Kind.IDEMPOTENT or slot.intent is None:
             continue
         node = looked.node(slot.intent_seq)
-        about = f"sent {when(slot.sent_ms[-1])}, and its process is gone; nothing says what came of it"
+        about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
         probe = f"{resume(looked.branch, recorded, store)}   # asks its probe, if it has one"
         found.append(
             Need(

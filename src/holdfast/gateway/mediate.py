@@ -304,7 +304,7 @@ class Mediator:
         assert slot.intent is not None
         tool = f"{slot.tool}.undo"
         identity = undo_identity(slot.identity, slot.n)
-        call = Call(tool, identity, len(slot.sent_ms) - 1, identity, None)
+        call = Call(tool, identity, slot.sent - 1, identity, None)
         answer = None
         if isinstance(slot.outcome, Happened):
             data = await self.line.payload(slot.outcome.answer)

@@ -137,8 +137,9 @@ class Committer:
             raise job.error
         return True
 
-    async def soon(self, job: Job) -> object:
-        """Commit a job with whatever else waits. Raises what the job raised, or why nothing could be written."""
+    def soon(self, job: Job) -> asyncio.Future[object]:
+        """Commit a job with whatever else waits. To be awaited: it raises what the job raised, or why nothing could be
+        written."""
         self._same_process()
         loop = asyncio.get_running_loop()
         job.future = loop.create_future()
@@ -151,7 +152,7 @@ class Committer:
         if not lane.busy:
             lane.busy = True
             loop.call_soon(self._lead, loop, lane)  # after everybody who is ready to write in this turn
-        return await job.future
+        return job.future
 
     def _lead(self, loop: asyncio.AbstractEventLoop, lane: _Lane) -> None:
         """Do the work of a batch here, where nobody contends for the interpreter, and leave the flush to the thread. If

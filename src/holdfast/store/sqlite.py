@@ -142,10 +142,10 @@ class SqliteStore(Reading):
 
         def work(connection: apsw.Connection) -> object:
             head = self._check(connection, branch, epoch, after)
-            for row in packed:
-                if row[0] not in self._newest:
-                    connection.execute(_KEEP, row)
-                    self._newest.add(row[0])
+            fresh = {row[0]: row for row in packed if row[0] not in self._newest}
+            if fresh:
+                connection.executemany(_KEEP, fresh.values())
+                self._newest.update(fresh)
             if len(self._newest) >= UNPLACED:
                 place_blobs(connection)
                 self._newest.clear()
@@ -285,21 +285,22 @@ def _place(connection: apsw.Connection, branch: str, head: _Head, epoch: int, dr
     """Give each draft its position, time and digest."""
     now_ms = time.time_ns() // 1_000_000
     placed: list[Entry] = []
+    seq, digest = head.seq, head.digest
     for draft in drafts:
-        seq = head.seq + 1
-        digest = chain(head.digest, seq, epoch, now_ms, draft.key, draft.body)
-        connection.execute(
-            "INSERT INTO entry (branch, seq, epoch, at_ms, key, body, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (head.id, seq, epoch, now_ms, draft.key or None, draft.body, digest),
-        )
-        head.seq, head.digest = seq, digest
-        if epoch == 0:
-            head.unclaimed_seq = seq
-        if draft.recall:
-            connection.execute(
-                "INSERT OR IGNORE INTO recall SELECT branch, key, seq FROM entry WHERE branch = ?1 AND length(key) = 32"
-                " AND seq > (SELECT ifnull(max(seq), 0) FROM recall WHERE branch = ?1)",
-                (head.id,),
-            )
+        seq += 1
+        digest = chain(digest, seq, epoch, now_ms, draft.key, draft.body)
         placed.append(Entry(branch, seq, epoch, now_ms, draft.key, draft.body, digest))
+    connection.executemany(
+        "INSERT INTO entry (branch, seq, epoch, at_ms, key, body, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(head.id, entry.seq, epoch, now_ms, entry.key or None, entry.body, entry.digest) for entry in placed],
+    )
+    head.seq, head.digest = seq, digest
+    if epoch == 0:
+        head.unclaimed_seq = seq
+    if any(draft.recall for draft in drafts):
+        connection.execute(
+            "INSERT OR IGNORE INTO recall SELECT branch, key, seq FROM entry WHERE branch = ?1 AND length(key) = 32"
+            " AND seq > (SELECT ifnull(max(seq), 0) FROM recall WHERE branch = ?1)",
+            (head.id,),
+        )
     return placed
