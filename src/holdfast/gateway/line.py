@@ -17,13 +17,12 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from holdfast.core.codec import encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
 from holdfast.core.entry import Entry, check_chain, origin
 from holdfast.core.log import Log, Slot
-from holdfast.core.payload import Blob, pieces
+from holdfast.core.payload import Blob
 from holdfast.core.record import (
     Approval,
     Attempt,
@@ -41,6 +40,7 @@ from holdfast.core.record import (
 )
 from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped
 from holdfast.store import Draft, Readable, Store
+from holdfast.store.rope import Blobs, gather
 
 CHECKPOINT_KEY = b"checkpoint"
 STARTED_KEY = b"started"
@@ -273,37 +273,11 @@ def node_of(branch: str, seq: int) -> str:
     return f"{run}@{seq}" if line == "main" else f"{run}@{line}:{seq}"
 
 
-class _Blobs(Protocol):
-    async def blob(self, digest: bytes) -> Blob: ...
-
-
-async def read_payload(store: _Blobs, payload: Payload) -> bytes:
+async def read_payload(store: Blobs, payload: Payload) -> bytes:
     """The bytes of a payload. Raises Corrupt if they are not what the digest says, Unknown if they were pruned."""
-    found: list[bytes] = []
-    size = 0
-    waiting = [(True, bytes.fromhex(payload.digest))]
-    while waiting:
-        refers, data = waiting.pop()
-        if refers:
-            blob = await store.blob(data)
-            if blob.rope:
-                waiting.extend(reversed(_pieces(blob)))
-                continue
-            data = blob.data
-        size += len(data)
-        if size > payload.size_bytes:
-            break
-        found.append(data)
-    whole = b"".join(found)
-    if size != payload.size_bytes or hashlib.sha256(whole).hexdigest() != payload.digest:
+    whole = await gather(store, bytes.fromhex(payload.digest), payload.size_bytes)
+    if len(whole) != payload.size_bytes or hashlib.sha256(whole).hexdigest() != payload.digest:
         raise Corrupt(
             "a payload is not what was sealed", where=payload.digest, fix="run `holdfast verify`; restore a backup"
         )
     return whole
-
-
-def _pieces(blob: Blob) -> list[tuple[bool, bytes]]:
-    try:
-        return list(pieces(blob.data))
-    except ValueError as error:
-        raise Corrupt(f"a payload cannot be read: {error}", where=blob.digest.hex()) from error

@@ -336,7 +336,7 @@ class Mediator:
                 return
             else:
                 sendings += 1
-                way = undo_remedy(undo.contract, known.sent_ms[-1], owner_stopped=self._stopped(undo, known))
+                way = undo_remedy(undo.contract, known.last_sent_ms, owner_stopped=self._stopped(undo, known))
                 if isinstance(way, AskPerson):
                     raise self._doubt(known, way.why)
                 not_before_ms = max(way.not_before_ms, known.retry_ms or 0)

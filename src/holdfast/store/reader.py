@@ -19,10 +19,10 @@ from typing import Any, cast
 import apsw
 
 from holdfast.core.entry import Entry
-from holdfast.core.payload import Blob, pieces
 from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
 from holdfast.store.heads import Heads
 from holdfast.store.reading import LARGEST_BYTES, Reading
+from holdfast.store.rope import gather
 from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
 from holdfast.store.worker import Worker
 
@@ -146,22 +146,7 @@ class Reader(Reading):
     async def whole(self, digest: bytes) -> bytes:
         """A payload (32-byte digest), put together from its pieces, unchecked. Raises Unknown where a piece is not
         here, Corrupt where one cannot be read."""
-        found: list[bytes] = []
-        waiting = [(True, digest)]
-        size = 0
-        while waiting:
-            refers, data = waiting.pop()
-            if refers:
-                blob = await self.blob(data)
-                if blob.rope:
-                    waiting.extend(reversed(_pieces(blob)))
-                    continue
-                data = blob.data
-            size += len(data)
-            if size > LARGEST_BYTES:
-                raise Corrupt("a payload is larger than any that was written", where=digest.hex())
-            found.append(data)
-        return b"".join(found)
+        return await gather(self, digest, LARGEST_BYTES)
 
     def against(self, heads: Heads) -> RolledBack | None:
         """Why this log is not the one that the anchor of `heads` knows, or None."""
@@ -193,13 +178,6 @@ class Reader(Reading):
             yield from cast("Iterator[tuple[object, ...]]", self._reader.execute(sql, values))
         except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
-
-
-def _pieces(blob: Blob) -> list[tuple[bool, bytes]]:
-    try:
-        return list(pieces(blob.data))
-    except ValueError as error:
-        raise Corrupt(f"a payload cannot be read: {error}", where=blob.digest.hex()) from error
 
 
 def _connected(path: Path) -> apsw.Connection:

@@ -142,7 +142,7 @@ class SqliteStore(Reading):
 
         def work(connection: apsw.Connection) -> object:
             head = self._check(connection, branch, epoch, after)
-            fresh = {row[0]: row for row in packed if row[0] not in self._newest}
+            fresh = {row[0]: row for row in reversed(packed) if row[0] not in self._newest}  # the first of its name
             if fresh:
                 connection.executemany(_KEEP, fresh.values())
                 self._newest.update(fresh)
