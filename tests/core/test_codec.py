@@ -325,3 +325,9 @@ def test_what_could_not_be_read_is_not_written(made: Record) -> None:
 def test_a_text_that_utf8_cannot_say_is_not_written() -> None:
     with pytest.raises(UnicodeEncodeError):
         encode(Cancelled(by="\ud800", reason=""))
+
+
+@pytest.mark.parametrize("half", [b"\xed\xa0\x80", b"\\ud800"])
+def test_half_a_character_is_corrupt(half: bytes) -> None:
+    with pytest.raises(Corrupt):
+        decode(b'{"by":"a","reason":"' + half + b'","t":"cancelled","v":1}')

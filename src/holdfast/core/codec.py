@@ -190,7 +190,7 @@ def encode(record: Record) -> bytes:
 def decode(body: bytes) -> Record:
     """The record of a body. Raises Corrupt for anything that this version did not write."""
     try:
-        parsed = cast(object, json.loads(body))
+        parsed = cast(object, json.loads(body.decode()))  # strictly UTF-8: from bytes, `loads` takes surrogates too
     except (ValueError, RecursionError) as error:
         raise Corrupt("a record is not JSON") from error
     if not isinstance(parsed, dict):
@@ -205,7 +205,11 @@ def decode(body: bytes) -> Record:
     if not isinstance(name, str) or name not in _BY_NAME:
         raise Corrupt(f"unknown record type {name!r}", fix="use the Holdfast that wrote it, or a newer one")
     record = _build(_BY_NAME[name], name, found)
-    if encode(record) != body:
+    try:
+        canonical = encode(record) == body
+    except UnicodeEncodeError:  # half a character, spelt as an escape
+        canonical = False
+    if not canonical:
         raise Corrupt(f"a `{name}` record is not in its canonical spelling")
     return record
 
