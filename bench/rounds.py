@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import bars, flushes, importing, machine, text
+from bench import bars, flushes, importing, machine, slowdisk, text
 from bench.spread import spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,15 +61,16 @@ class Size:
     imports: int
     flush_steps: int
     beside_seconds: float
+    slow_rounds: int
 
 
 FULL = Size(
-    rounds=6, seconds=1.2, floor_seconds=0.7, warming=True, lengths=(100, 1000, 10_000), talks=(100, 1000),
-    imports=3, flush_steps=100, beside_seconds=5.0,
+    rounds=6, seconds=1.2, floor_seconds=0.7, warming=True, lengths=(100, 1000, 10_000), talks=(100, 300, 1000),
+    imports=3, flush_steps=100, beside_seconds=5.0, slow_rounds=3,
 )  # fmt: skip
 QUICK = Size(
     rounds=1, seconds=0.25, floor_seconds=0.25, warming=False, lengths=(100, 300), talks=(100, 300),
-    imports=1, flush_steps=20, beside_seconds=1.5,
+    imports=1, flush_steps=20, beside_seconds=1.5, slow_rounds=1,
 )  # fmt: skip
 
 
@@ -85,6 +86,7 @@ class Bench:
         self._against: dict[str, list[float]] = defaultdict(list)
         self._resumes: dict[tuple[str, int], list[dict[str, float]]] = defaultdict(list)
         self._imports: list[dict[str, float]] = []
+        self._slow: dict[str, list[float]] = defaultdict(list)
 
     def run(self) -> dict[str, Any]:
         """Measure everything; the rows as they stand in `build/bench.json`."""
@@ -95,10 +97,11 @@ class Bench:
             self._grow(way, steps)
         for number in range(self._size.rounds):
             self._round(number)
+        slowly = self._slowly()
         self._say("flushes, under strace")
         traces = self._fresh("traces")
         counted = flushes.measure(self.child, traces, steps=self._size.flush_steps, seconds=self._size.beside_seconds)
-        rows = self._rows(counted)
+        rows = {**self._rows(counted), "slower flush": slowly}
         rows["bars"] = bars.judged(rows)
         loads = {"load before": load, "load after": machine.load(), "seconds": round(time.monotonic() - began)}
         return {
@@ -125,10 +128,11 @@ class Bench:
         folder: Path | None = None,
         before: Sequence[str] = (),
         killed: bool = False,
+        preload: str = "",
         **given: object,
     ) -> dict[str, Any]:
         """The result of a measurement of bench.child in a process of its own. `before` stands before its command;
-        `killed`: it has to end by SIGKILL, and has no result."""
+        `killed`: it has to end by SIGKILL, and has no result; `preload`: a library that is loaded before all others."""
         told = json.dumps({"folder": str(folder or self._fresh("leg")), "texts": str(self._texts), **given})
         ran = subprocess.run(
             [*before, sys.executable, "-m", "bench.child", name, told],
@@ -137,7 +141,11 @@ class Bench:
             text=True,
             check=False,
             timeout=LONGEST_S,
-            env={**os.environ, "HOLDFAST_HOME": str(self._folder / "home")},
+            env={
+                **os.environ,
+                "HOLDFAST_HOME": str(self._folder / "home"),
+                **({"LD_PRELOAD": preload} if preload else {}),
+            },
         )
         if ran.returncode != (-signal.SIGKILL if killed else 0):
             raise RuntimeError(f"`{name}` {given} ended with {ran.returncode}:\n{ran.stderr[-2000:]}")
@@ -163,6 +171,34 @@ class Bench:
     def _floor(self) -> float:
         found = self.child("floor", seconds=self._size.floor_seconds, warming=self._size.warming)
         self._steps["floor"].append(found)
+        return found["per_s"]
+
+    def _slowly(self) -> dict[str, Any]:
+        """The steps against the floor where each flush takes a millisecond longer."""
+        library = slowdisk.made(self._folder)
+        if isinstance(library, str):
+            return {"skipped": library}
+        size, preload = self._size, str(library)
+        for number in range(size.slow_rounds):
+            self._say(f"slower flush, round {number + 1} of {size.slow_rounds}")
+            before = self._floor_slowly(preload)
+            for leg in LEGS:
+                ours = self.child("steps", kind=leg.kind, runs=leg.runs, seconds=size.seconds, warming=size.warming,
+                                  preload=preload)  # fmt: skip
+                after = self._floor_slowly(preload)
+                self._slow[leg.name].append(ours["per_s"] / ((before + after) / 2))
+                before = after
+        floor = self._slow.pop("floor")
+        return {
+            "more per flush, ms": slowdisk.DELAY_MS,
+            "floor, steps/s": spread(floor, 0),
+            "steps/s against the floor": {name: spread(found) for name, found in self._slow.items()},
+        }
+
+    def _floor_slowly(self, preload: str) -> float:
+        size = self._size
+        found = self.child("floor", seconds=size.floor_seconds, warming=size.warming, preload=preload)
+        self._slow["floor"].append(found["per_s"])
         return found["per_s"]
 
     def _grow(self, way: str, steps: int) -> None:

@@ -19,7 +19,15 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         f" {run['rounds']} rounds, {run['seconds']} s",
         style="dim",
     )
-    console.print(_steps(result), _flushes(result), _resumes(result), _bytes(result), _imports(result), _bars(result))
+    console.print(
+        _steps(result),
+        _flushes(result),
+        _resumes(result),
+        _bytes(result),
+        _imports(result),
+        _slower(result),
+        _bars(result),
+    )
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -84,6 +92,19 @@ def _imports(result: Mapping[str, Any]) -> Table:
     table = _table("Import, in a fresh interpreter", "", "")
     for name, found in result["import time"].items():
         table.add_row(name, shown(found))
+    return table
+
+
+def _slower(result: Mapping[str, Any]) -> Table | str:
+    found = result["slower flush"]
+    if "skipped" in found:
+        return f"a slower flush: not measured, {found['skipped']}"
+    floor = found["floor, steps/s"]
+    table = _table(
+        f"The same, each flush {found['more per flush, ms']} ms longer (floor: {shown(floor)} steps/s)", "", "× floor"
+    )
+    for name, against in found["steps/s against the floor"].items():
+        table.add_row(name, shown(against))
     return table
 
 

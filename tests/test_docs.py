@@ -2,20 +2,30 @@
 
 A block fenced as `python` is a whole program and is run, in a directory of its own. If a block fenced as `output`
 follows it, that is exactly what it prints. `python no-run` is for fragments: they must still be Python. `json` must
-be JSON.
+be JSON. `console` blocks are typed in, page by page, in one directory that holds the page's `python file=NAME` blocks;
+what they show is what a terminal shows, and `…` stands for what is another each time.
 """
 
 import ast
+import inspect
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+
+from holdfast import tool
+from holdfast.core.canonical import canonical
+from holdfast.core.effect import Kind
+from holdfast.core.log import FOLLOWS
+from holdfast.core.record import RECORDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -105,6 +115,47 @@ def test_a_program_runs_and_prints_what_the_page_says(program: Block, tmp_path: 
         assert ran.stdout == program.output
 
 
+WALKS = sorted({block.page for block in blocks() if block.info == "console"})
+
+
+@pytest.mark.parametrize("page", WALKS, ids=lambda page: page.name)
+def test_what_a_page_types_shows_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    for block in blocks():
+        if block.page == page and block.info.startswith("python file="):
+            (tmp_path / block.info.partition("=")[2]).write_text(block.body, encoding="utf-8")
+    for block in blocks():
+        if block.page == page and block.info == "console":
+            for command, said in commands(block.body):
+                shown = typed(command, tmp_path)
+                expected = ".*".join(re.escape(part) for part in said.split("…"))
+                assert re.fullmatch(expected, shown), f"{block.place}\n$ {command}\n{shown}\ninstead of\n{said}"
+
+
+def commands(body: str) -> list[tuple[str, str]]:
+    """What is typed at a `$ `, and what is shown below it."""
+    parts = re.split(r"^\$ (.*)\n", body, flags=re.MULTILINE)
+    assert not parts[0], f"a console block begins with a command, not with {parts[0]!r}"
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def typed(command: str, where: Path) -> str:
+    """What a terminal in the directory `where` shows for a command."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-c", command],
+        cwd=where,
+        env={**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    killed = ran.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    return ran.stdout + ("Killed\n" if killed else "")
+
+
 def test_the_readme_opens_with_a_program_that_is_run() -> None:
     first = [block for block in blocks() if block.page.name == "README.md" and block.info.startswith("python")]
     assert first
@@ -114,13 +165,52 @@ def test_the_readme_opens_with_a_program_that_is_run() -> None:
 
 def test_fences_are_of_a_known_kind() -> None:
     known = {"python", "python no-run", "output", "sh", "json", "sql", "toml", "text", "console", "mermaid", "c", ""}
-    assert not [f"{block.place} {block.info}" for block in blocks() if block.info not in known]
+    wrong = [block for block in blocks() if block.info not in known and not block.info.startswith("python file=")]
+    assert not [f"{block.place} {block.info}" for block in wrong]
 
 
 def test_an_output_stands_below_its_program() -> None:
     outputs = sum(1 for block in blocks() if block.info == "output")
     owned = sum(1 for block in blocks() if block.info == "python" and block.output is not None)
     assert outputs == owned
+
+
+def test_the_state_diagram_of_a_call_is_the_table_of_what_may_follow() -> None:
+    """The page's arrows are those of `FOLLOWS`; where nothing follows, its arrow to the end."""
+    (diagram,) = [
+        block.body for block in blocks() if block.page.name == "log-format.md" and "stateDiagram" in block.body
+    ]
+    drawn = re.findall(r"^\s*(\S+) --> (\S+)$", diagram, re.MULTILINE)
+    assert len(drawn) == len(set(drawn)) == diagram.count("-->")
+    names = {kind: "[*]" if kind is None else kind.__name__ for kind in FOLLOWS}
+    legal = {(names[kind], follower.__name__) for kind, followers in FOLLOWS.items() for follower in followers}
+    legal |= {(names[kind], "[*]") for kind, followers in FOLLOWS.items() if not followers}
+    assert set(drawn) == legal
+
+
+def test_the_log_format_lists_every_record_and_field() -> None:
+    page = (ROOT / "docs/log-format.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z]+)` \| (.*?) \|", page.partition("## Records")[2], re.MULTILINE)
+    listed = {name: re.findall(r"`([a-z_]+)`", fields) for name, fields in rows}
+    assert listed == {kind.__name__.lower(): [field.name for field in fields(kind)] for kind in RECORDS}
+
+
+def test_the_log_format_vectors_hold() -> None:
+    """Each row of the table of canonical JSON: a JSON text, and its one spelling."""
+    page = (ROOT / "docs/log-format.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `` (.+?) `` \| `` (.+?) `` \|$", page, re.MULTILINE)
+    assert len(rows) >= 10
+    assert {text: canonical(json.loads(text)).decode() for text, _ in rows} == dict(rows)
+
+
+def test_the_concepts_list_every_argument_of_a_contract_and_every_kind() -> None:
+    page = (ROOT / "docs/concepts.md").read_text(encoding="utf-8")
+    arguments, kinds = (
+        re.findall(r"^\| `(\w+)` \|", page.partition(f"\n## {title}\n")[2].partition("\n## ")[0], re.MULTILINE)
+        for title in ("Tool and contract", "Kind")
+    )
+    assert sorted(arguments) == sorted(inspect.signature(tool).parameters)
+    assert kinds == [kind.value for kind in Kind]
 
 
 def test_fragments_are_at_least_well_formed() -> None:

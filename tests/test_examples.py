@@ -36,7 +36,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["dun.py", "loop.py"]
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["dun.py", "loop.py", "refunds.py"]
 
 
 def test_a_reminder_is_sent_once_however_often_the_program_runs(
@@ -74,6 +74,24 @@ def test_an_agent_loop_killed_anywhere_books_nothing_twice_and_forgets_nothing(
     assert first == again == f"The balance is {sum(int(line.split()[1]) for line in booked)}."
     asked = lines(tmp_path / "asked.txt")
     assert len(asked) - len(set(asked)) <= 1, "at most the answer that was cut off by the kill was asked for again"
+
+
+@pytest.mark.parametrize("after", [1, 6, 11])
+def test_parallel_refunds_killed_in_the_middle_are_made_once_each(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path, after: int
+) -> None:
+    """Killed once the bank has made `after` of twelve; then run to the end, and once more."""
+    process = program("refunds.py", "1")
+    until = time.monotonic() + 60
+    while len(lines(tmp_path / "bank.txt")) < after:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert [answer(program("refunds.py", "0.1")) for _ in range(2)] == ["6000", "6000"]
+    customers = [line.split()[1] for line in lines(tmp_path / "bank.txt")]
+    assert sorted(customers) == sorted(f"customer-{number}" for number in range(12))
 
 
 def lines(path: Path) -> list[str]:

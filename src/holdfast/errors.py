@@ -11,7 +11,6 @@
     ├── RetryAfter        raised by tools: refused for now, changed nothing, ask again later
     ├── AnswerLost        the effect happened, but its answer could not be written down
     ├── Cancelled         somebody ended the run
-    ├── Failed            the run had already ended, with this error
     ├── Busy              somebody else is at work
     │   ├── Claimed           another living worker advances this branch
     │   └── Fenced            our claim was taken over; nothing of ours is written any more
@@ -98,10 +97,6 @@ class AnswerLost(HoldfastError):
 
 class Cancelled(HoldfastError):
     """Somebody ended the run."""
-
-
-class Failed(HoldfastError):
-    """The run had already ended with an error; this is its text."""
 
 
 class Busy(HoldfastError):

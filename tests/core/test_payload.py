@@ -56,3 +56,13 @@ def test_what_is_no_rope_is_refused(data: bytes) -> None:
 def test_a_rope_that_is_cut_short_is_refused() -> None:
     with pytest.raises(ValueError, match="rope"):
         list(pieces(b"\1" + bytes(31)))
+
+
+@pytest.mark.parametrize("value", ["long " * 300, ["long " * 300], [{"role": "user", "content": "long " * 300}] * 3])
+def test_no_payload_is_a_piece_of_itself(value: object) -> None:
+    text = json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
+    packed = pack_text(text, value, lambda _digest: False)
+    for blob in packed.blobs:
+        assert not blob.rope or (True, blob.digest) not in list(pieces(blob.data))
+    names = [blob.digest for blob in packed.blobs]
+    assert len({blob.rope for blob in packed.blobs if blob.digest == names[-1]}) == 1, "two contents under one name"

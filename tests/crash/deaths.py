@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Boundary:
         return cls(side, what, int(nth), number)
 
     def reached(self) -> None:
-        os.kill(os.getpid(), self.signal)
+        signal.pthread_kill(threading.get_ident(), self.signal)  # else another thread takes it, and this one runs on
 
 
 class Points:

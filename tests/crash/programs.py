@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from holdfast import Run, agent
-from tests.crash.tools import ALL, carry_out, slowness, world
+from tests.crash.tools import ALL, EACH, carry_out, slowness, world
 
 Task = dict[str, Any]
 
@@ -76,4 +76,64 @@ async def mixed(run: Run, task: Task) -> dict[str, Any]:
     return answers
 
 
-AGENTS = {"errand": errand, "plain_errand": plain_errand, "stages": stages, "mixed": mixed}
+@agent
+async def wanderer(run: Run, task: Task) -> dict[str, Any]:
+    """What is to be done, in any order, and on the way something that another life would not do: one of `ways`. It
+    tells what it has asked for, and what it is told that others have left behind."""
+    chance = random.SystemRandom()
+    slowness.most_s = task["slow_s"]
+    todo = [(tool, f"{tool}-{number}") for number in range(task["each"]) for tool in task["tools"]]
+    todo.append((chance.choice(task["by"]), chance.choice(task["ways"])))
+    chance.shuffle(todo)
+    asked: list[list[str]] = []
+
+    async def one(tool: str, name: str) -> None:
+        await asyncio.sleep(chance.uniform(0, slowness.most_s))
+        for look_around in chance.sample((run.now, run.random, run.uuid), chance.randint(0, 3)):
+            await look_around()
+        if chance.random() < 0.3:
+            await run.decide(think, f"{chance.random()}", lane=name)
+        asked.append([tool, name])
+        world().saw(f"{tool} {name}", await carry_out(tool, name))
+
+    while todo:
+        await asyncio.gather(*(one(*todo.pop()) for _ in range(min(len(todo), chance.randint(1, 4)))))
+    left = [[each.tool, each.arguments["name"], each.happened, each.answer] for each in await run.stranded()]
+    return {"asked": asked, "stranded": left}
+
+
+@agent
+async def turncoat(run: Run, task: Task) -> dict[str, Any]:
+    """Its first life goes to the left, twice; every later one to the right."""
+    (tool,) = task["by"]
+    if world().meet("a crossing", "here") == 0:
+        await carry_out(tool, "left 1")
+        await carry_out(tool, "left 2")
+    answer = await carry_out(tool, "right")
+    left = [[each.tool, each.arguments["name"], each.happened, each.answer] for each in await run.stranded()]
+    return {"answer": answer, "stranded": left}
+
+
+@agent
+async def crowd(run: Run, task: Task) -> list[str]:
+    """Many calls of a tool at once, on `names`, which may be equal: each is told an answer, and shows it as its own."""
+    slowness.most_s = task["slow_s"]
+
+    async def one(number: int, name: str) -> str:
+        answer = await run.call(EACH[task["tool"]], name=name)
+        return str(world().saw(f"call {number}", answer))
+
+    answers = await asyncio.gather(*(one(number, name) for number, name in enumerate(task["names"])))
+    await run.decide(think, "the end")
+    return answers
+
+
+AGENTS = {
+    "errand": errand,
+    "plain_errand": plain_errand,
+    "stages": stages,
+    "mixed": mixed,
+    "wanderer": wanderer,
+    "turncoat": turncoat,
+    "crowd": crowd,
+}

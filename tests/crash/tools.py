@@ -153,6 +153,36 @@ ALL: dict[str, Any] = {
 WRITES = tuple(name for name in ALL if name != "look")
 
 
+# --- tools of which each call is a call of its own, however equal ---
+
+
+@tool(kind="read", name="gauge", repeat="each")
+async def gauge(name: str) -> str:
+    """It reads another value each time."""
+    point("acting")
+    await asyncio.sleep(slowness.draw())
+    point("acted")
+    return world().answer(name)
+
+
+@tool(kind="idempotent", name="drop", repeat="each")
+async def drop(name: str) -> str:
+    return await _act_slowly("drop", name, once=True)
+
+
+@tool(kind="irreversible", name="chime", repeat="each", probe=lambda name: _find("chime"))
+async def chime(name: str) -> str:
+    return await _act_slowly("chime", name)
+
+
+@tool(kind="irreversible", name="knock", repeat="each", probe=lambda name: _find("knock"))
+def knock(name: str) -> str:
+    return _act("knock", name)
+
+
+EACH: dict[str, Any] = {made.holdfast.contract.name: made for made in (gauge, drop, chime, knock)}
+
+
 async def carry_out(name: str, on: str) -> Any:
     """Call a tool from an async agent until it has happened: what certainly did not happen is tried again."""
     called = ALL[name]

@@ -212,7 +212,12 @@ def test_new_calls_started_together_with_old_ones_are_no_divergence() -> None:
     cloud = Cloud()
 
     async def new(run: Any) -> list[int]:
-        return await asyncio.gather(cloud.put("new", 1), cloud.put("b", 1), cloud.put("a", 1))
+        async def sub(name: str, turns: int) -> int:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await cloud.put(name, 1)
+
+        return await asyncio.gather(cloud.put("new", 1), sub("b", 2), sub("a", 3))
 
     with open_store("memory://") as house:
         after(house, cloud, "a", "b")

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from holdfast import Happened, InDoubt, NotHappened, RetryAfter, agent, key, open_store, tool
-from holdfast.core.record import Attempt, Checkpoint, Divergence, Intent, Seal, Settled
+from holdfast.core.record import Attempt, Divergence, Intent, Seal, Settled
 from holdfast.errors import Asleep, Cancelled, Corrupt, RolledBack
 from holdfast.gateway import mediate, send
 from tests.crash.deaths import Census
@@ -751,25 +751,6 @@ async def test_a_cancellation_that_comes_before_the_intent_stops_it() -> None:
         assert world.done == []
 
 
-def test_a_checkpoint_does_not_stand_on_a_doubt() -> None:
-    world = World(Killed())
-
-    @tool(kind="irreversible")
-    def post() -> str:
-        return world.act()
-
-    @agent
-    def forgets(run: Any, task: Any) -> str:
-        return run.checkpoint()
-
-    with open_store("memory://") as house:
-        life(house, caller(post))
-        doubt = life(house, forgets)
-        assert isinstance(doubt, InDoubt)
-        assert "a checkpoint cannot stand on a doubt" in str(doubt)
-        assert not of(Checkpoint, house)
-
-
 def test_calls_that_come_in_another_order_are_answered_by_what_they_ask() -> None:
     world, orders = World(), [["a", "b"], ["b", "c", "a"]]
 
@@ -789,33 +770,6 @@ def test_calls_that_come_in_another_order_are_answered_by_what_they_ask() -> Non
         assert isinstance(life(house, calls), Killed)
         assert life(house, calls) == ["put b", "put c", "put a"]
         assert world.done == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_decision_that_has_touched_the_world_is_not_made_again(*, fresh: bool) -> None:
-    world, said = World(), ["first", "second"]
-
-    @tool(kind="idempotent")
-    def put(name: str) -> str:
-        return world.act(name)
-
-    def model(prompt: str) -> str:
-        return said.pop(0)
-
-    @agent
-    def calls(run: Any, task: Any) -> str:
-        thought = run.decide(model, "what now?", fresh=fresh)
-        put(thought)
-        if len(world.done) == 1 and not lives:
-            lives.append(1)
-            raise Killed
-        return thought
-
-    lives: list[int] = []
-    with open_store("memory://") as house:
-        assert isinstance(life(house, calls), Killed)
-        assert life(house, calls) == "first"
-        assert world.done == ["first"]
 
 
 def test_an_answer_that_was_changed_in_the_store_is_not_given(tmp_path: Path) -> None:
@@ -880,3 +834,20 @@ def test_before_each_further_sending_it_is_taken_back_once_more() -> None:
         assert isinstance(life(house, caller(make)), Killed)
         assert life(house, caller(make)) == "done 5"
         assert world.done == ["make", "undo", "make", "undo", "make"]
+
+
+def test_a_key_is_of_the_arguments_that_the_contract_names() -> None:
+    def key_under(to: str, body: str) -> str:
+        world = World()
+
+        @tool(kind="idempotent", name="put", identity=["to"])
+        def put(to: str, body: str) -> str:
+            return world.act()
+
+        with open_store("memory://") as house:
+            life(house, caller(lambda: put(body=body, to=to)))
+        (sent,) = world.keys
+        return sent
+
+    assert key_under("ann", "hello") == key_under("ann", "good evening")
+    assert key_under("ann", "hello") != key_under("bob", "hello")

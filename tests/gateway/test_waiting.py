@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from holdfast import Asleep, AwaitingSignal, Cancelled, Held, House, RetryAfter, agent, open_store, tool
+from holdfast import (
+    Asleep,
+    AwaitingSignal,
+    Cancelled,
+    Claimed,
+    Held,
+    House,
+    InDoubt,
+    RetryAfter,
+    agent,
+    open_store,
+    tool,
+)
 from holdfast.core.record import Attempt, Draw, Intent, Seal, Signal, Sleep
 from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.errors import BadCall, Misuse, Unknown
@@ -20,6 +32,14 @@ def holder(house: House, run: str = "r") -> str:
     """Who holds the run's claim."""
     (branch,) = asyncio.run(house.store.branches(f"{run}@main"))
     return branch.holder
+
+
+def until_begun(house: House) -> None:
+    """Return when the run has written something."""
+    deadline_s = time.monotonic() + 30
+    while not asyncio.run(house.store.read("r@main")):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -147,6 +167,25 @@ def test_a_long_refusal_frees_the_worker_and_outlives_a_crash() -> None:
         assert sent_s[1] - sent_s[0] > 0.49
 
 
+def test_a_tool_that_is_to_be_asked_in_an_hour_frees_the_worker_at_once() -> None:
+    @tool(kind="idempotent")
+    def put() -> None:
+        raise RetryAfter(3600)
+
+    @agent
+    def puts(run: Any, task: Any) -> None:
+        put()
+
+    with open_store("memory://") as house:
+        before_ms = time.time() * 1000
+        asleep = life(house, puts)
+        assert isinstance(asleep, Asleep)
+        assert asleep.until_ms is not None
+        assert 3_600_000 <= asleep.until_ms - before_ms + 1 < 3_700_000
+        assert holder(house) == ""
+        assert "it wakes by itself" in asleep.fix
+
+
 # --- signals ---
 
 
@@ -265,11 +304,38 @@ def test_a_waiting_run_goes_on_by_itself_when_the_signal_comes() -> None:
     with open_store("memory://") as house:
         runner = threading.Thread(target=lambda: answers.append(house.run(listener("go"), id="r")))
         runner.start()
-        while not asyncio.run(house.store.read("r@main")):
-            time.sleep(0.01)
+        until_begun(house)
         house.signal("r", "go", "now")
         runner.join(30)
         assert answers == [["now"]]
+
+
+def test_a_run_in_doubt_goes_on_by_itself_when_somebody_settles_it() -> None:
+    answers: list[Any] = []
+
+    @tool(kind="irreversible", name="post")
+    def post() -> str:
+        raise OSError("the answer was lost")
+
+    @agent
+    def posts(run: Any, task: Any) -> str:
+        return post()
+
+    with open_store("memory://") as house:
+        doubt = life(house, posts)
+        assert isinstance(doubt, InDoubt)
+        runner = threading.Thread(target=lambda: answers.append(house.run(posts, id="r")))
+        runner.start()
+        place: str | None = None
+        deadline_s = time.monotonic() + 30
+        while place is None:
+            assert time.monotonic() < deadline_s
+            try:
+                place = house.settle(doubt.where, happened="found by ann", by="ann")
+            except Claimed:  # the run looks into it at this moment
+                time.sleep(0.01)
+        runner.join(30)
+        assert answers == ["found by ann"]
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\ud800", "x" * 201])
@@ -311,8 +377,7 @@ def test_somebody_who_waits_with_the_run_hears_that_it_was_cancelled() -> None:
 
         runner = threading.Thread(target=runs)
         runner.start()
-        while not asyncio.run(house.store.read("r@main")):
-            time.sleep(0.01)
+        until_begun(house)
         house.cancel("r", by="ann")
         runner.join(30)
         assert len(endings) == 1
@@ -413,6 +478,21 @@ def test_a_run_that_only_thinks_and_reads_is_ended_too(what: str) -> None:
     with open_store("memory://") as house:
         assert isinstance(life(house, thinker), Cancelled)
         assert max(asked) == 3
+
+
+def test_a_run_that_is_cancelled_in_its_sleep_does_not_go_on() -> None:
+    after: list[str] = []
+
+    @agent
+    def sleeper(run: Any, task: Any) -> str:
+        threading.Timer(0.05, lambda: house.cancel("r", by="ann")).start()
+        run.sleep(0.4)
+        after.append("awake")
+        return "finished"
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, sleeper), Cancelled)
+        assert not after
 
 
 def test_what_has_ended_cannot_be_cancelled() -> None:

@@ -10,14 +10,16 @@ Rules
 1. The product knows nothing of this: only SQLite's own VFS is wrapped, in the process that armed the fault.
 2. What a child's store has acknowledged is in its result, so that the parent can look for it.
 
-`python -m tests.store.faults` is a nursery (tests/crash/nursery.py) whose children know two words more than a life of
-tests/crash/life.py: `fault`, and `operations` in the result: how many of each were asked for.
+`python -m tests.store.faults` is a nursery (tests/crash/nursery.py) whose children know some words more than those of
+tests/crash/power.py: `fault`; `user`, as whom they live; and in the result `acknowledged`, `operations` (how many of
+each were asked for) and `failures`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -27,13 +29,13 @@ from typing import Any
 
 import apsw
 
-from holdfast import Run, agent
+from holdfast import Run, agent, key, tool
 from holdfast.core.entry import Entry
 from holdfast.errors import Stopped
 from holdfast.store import Draft
 from holdfast.store.sqlite import SqliteStore
 from tests.crash import life as ordinary
-from tests.crash import nursery
+from tests.crash import nursery, power
 from tests.crash.programs import AGENTS, think
 from tests.crash.tools import ALL, carry_out, world
 from tests.store.shelf import ROOT
@@ -162,17 +164,36 @@ TOUR = [("look", "l"), ("put", "p"), ("mail", "m"), ("build", "b"), ("store", "s
 async def stubborn(run: Run, task: Any) -> dict[str, Any]:
     """A tool of each kind, one after another; where the store has stopped, it tries the next one all the same."""
     answers: dict[str, Any] = {}
-    for tool, name in TOUR:
+    for called, name in TOUR:
         try:
             answers[f"thought on {name}"] = world().saw(f"thought on {name}", await run.decide(think, name))
-            answers[name] = world().saw(name, await carry_out(tool, name))
+            answers[name] = world().saw(name, await carry_out(called, name))
         except Stopped:
             world().meet("stopped", name)
     return answers
 
 
-AGENTS["stubborn"] = stubborn
-assert {tool for tool, _ in TOUR} <= ALL.keys()
+@tool(kind="irreversible", name="parcel", identity=["name"])
+async def parcel(name: str, size_bytes: int) -> str:
+    """Changes the world, and answers at length; no compression makes less than `size_bytes` of it."""
+    answer = world().act("parcel", name, key())
+    return f"{answer} {random.Random(name).randbytes(size_bytes).hex()}"
+
+
+@agent
+async def hoarder(run: Run, task: Any) -> int:
+    """One parcel after another; where the store has stopped, it tries the next one all the same."""
+    for number in range(task["parcels"]):
+        try:
+            answer = await parcel(str(number), task["size_bytes"])
+            world().saw(f"parcel {number}", answer.partition(" ")[0])
+        except Stopped:
+            world().meet("stopped", str(number))
+    return task["parcels"]
+
+
+AGENTS |= {"stubborn": stubborn, "hoarder": hoarder}
+assert {called for called, _ in TOUR} <= ALL.keys()
 
 
 def note_acknowledged(noted: list[list[Any]]) -> None:
@@ -187,16 +208,18 @@ def note_acknowledged(noted: list[list[Any]]) -> None:
     SqliteStore.append = append
 
 
-_ordinarily = ordinary.live
-
-
 def live(told: dict[str, Any]) -> dict[str, Any]:
-    """A life as in tests/crash/life.py, on a disk that fails if `fault` says so."""
+    """A life on a disk that fails if `fault` says so."""
+    if "command" in told:
+        return power.live(told)
+    if "user" in told:
+        os.setgroups([])
+        os.setuid(told["user"])
     acknowledged: list[list[Any]] = []
     note_acknowledged(acknowledged)
     apsw.Connection = Quiet
     disk = FaultyDisk(Fault.of(told["fault"]) if "fault" in told else None).stand_in()
-    result = _ordinarily(told)
+    result = power.live(told)
     return {**result, "acknowledged": acknowledged, "operations": disk.operations, "failures": disk.failures}
 
 

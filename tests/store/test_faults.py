@@ -7,8 +7,10 @@ starts afterwards, and whoever opens the store on a sound disk goes on with noth
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import apsw
 import pytest
 
 from holdfast import House, InDoubt, errors, open_store
+from holdfast.core.record import Seal
+from tests.crash.nursery import Nursery
+from tests.crash.power import PowerNursery, cannot_mount
 from tests.crash.tools import enter
 from tests.crash.trial import Trial
 from tests.crash.world import Line, World
@@ -32,7 +37,7 @@ KINDS = [
 # Where a life begins: with no store at all, or with one that a death has left, with something to recover.
 DEATHS = {"afresh": None, "in a recovery": "in acted 4"}
 # So many places of one kind are tried by default, spread over the life; all of them in the soak.
-SHARE = 5
+SHARE = 4
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +137,133 @@ def test_every_operation_may_fail(
     faulty: FaultyNursery, ground: Path, kind: tuple[str, str, str], beginning: str
 ) -> None:
     through(faulty, ground, kind, DEATHS[beginning], 1 << 30)
+
+
+# --- a full disk, a read-only one ---
+
+
+@pytest.fixture(scope="module")
+def private() -> Iterator[PowerNursery]:
+    """Where children come from that see mounts of their own."""
+    if why_not := cannot_mount():
+        pytest.skip(why_not)
+    bearing = PowerNursery("tests.store.faults")
+    yield bearing
+    bearing.close()
+
+
+@pytest.fixture
+def small(ground: Path, private: PowerNursery) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    point = ground / "small"
+    point.mkdir()
+    why_not = private.run("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", point)
+    if why_not:
+        pytest.skip(f"no tmpfs can be mounted here: {why_not}")
+    yield point
+    assert not private.run("umount", point)
+
+
+class Removal(Trial):
+    """Its store is kept on `place`; when it has moved away from there, its later lives see the copy."""
+
+    def __init__(self, folder: Path, nursery: Nursery, agent: str, task: Any, place: Path) -> None:
+        super().__init__(folder, nursery, agent, task)
+        self.place = place
+        self.home = self.life["url"]
+        self.life["url"] = f"sqlite:///{place}/runs.db?anchor={folder}/anchor"
+
+    def move(self, nursery: PowerNursery) -> None:
+        failed = nursery.run("cp", "-a", f"{self.place}/.", self.world.path.parent)
+        assert not failed, failed
+        self.life["url"] = self.home
+
+
+def sealed(trial: Trial) -> int:
+    return sum(isinstance(seal, Seal) for _, seal in trial.records(Seal))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("size_bytes", "parcels", "in_doubt"), [(300_000, 40, 0), (3_000_000, 5, 1)], ids=["sealed", "left in doubt"]
+)
+def test_on_a_full_disk_calls_in_flight_are_sealed_from_reserved_space_or_left_in_doubt(
+    ground: Path, private: PowerNursery, small: Path, size_bytes: int, parcels: int, in_doubt: int
+) -> None:
+    trial = Removal(ground / "trial", private, "hoarder", {"parcels": parcels, "size_bytes": size_bytes}, small)
+    ended, result = trial.live()
+    assert (ended, result["raised"]) == ("left", "StoreFull")
+    assert "fix: make room" in result["text"]
+    nothing_starts_after_a_stop(trial.world.lines())
+    sent = sum("did" in line for line in trial.world.lines())
+    assert 0 < sent < parcels
+
+    trial.move(private)
+    assert sealed(trial) == sent - in_doubt
+    kept = {(entry.branch, entry.seq, entry.digest.hex()) for entry in trial.entries()}
+    assert {tuple(entry) for entry in result["acknowledged"]} <= kept
+    assert trial.finish() == parcels
+    assert trial.doubts == ["parcel"] * in_doubt
+    trial.census(["parcel"], [str(number) for number in range(parcels)])
+
+
+@pytest.mark.root
+def test_a_store_that_finds_no_room_at_its_opening_starts_nothing(
+    ground: Path, private: PowerNursery, small: Path
+) -> None:
+    trial = Removal(ground / "trial", private, "stubborn", {}, small)
+    private.run("dd", "if=/dev/zero", f"of={small}/ballast", "bs=64k")
+    ended, result = trial.live()
+    assert (ended, result["raised"]) == ("left", "StoreFull")
+    assert "fix: make room" in result["text"]
+    assert not trial.world.lines()
+    assert not private.run("rm", f"{small}/ballast")
+    trial.finish()
+    trial.move(private)
+    resumes(trial, [])
+
+
+READ_ONLY = {
+    "a read-only mount": [["mount", "--bind", "{store}", "{store}"], ["mount", "-o", "remount,ro,bind", "{store}"]],
+    "an immutable file": [["chattr", "+i", "{store}/runs.db"]],
+    "somebody else's": [],
+}
+AND_BACK = {"a read-only mount": ["umount", "{store}"], "an immutable file": ["chattr", "-i", "{store}/runs.db"]}
+NOBODY = 65534
+
+
+@contextmanager
+def read_only(private: PowerNursery, how: str, store: Path) -> Iterator[None]:
+    try:
+        for command in READ_ONLY[how]:
+            why_not = private.run(*(part.format(store=store) for part in command))
+            if why_not:
+                pytest.skip(f"{how} cannot be had here: {why_not}")
+        yield
+    finally:
+        private.run(*(part.format(store=store) for part in AND_BACK.get(how, ["true"])))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", READ_ONLY)
+def test_a_store_that_is_read_only_says_so_and_starts_nothing(ground: Path, private: PowerNursery, how: str) -> None:
+    ground.chmod(0o755)
+    store = ground / "store"
+    store.mkdir()
+    trial = Removal(ground / "trial", private, "stubborn", {}, store)
+    trial.die("in acted 4")
+    before = trial.world.lines()
+    trial.world.path.chmod(0o666)
+    with read_only(private, how, store):
+        ended, result = trial.live(**({"user": NOBODY} if how == "somebody else's" else {}))
+        looked = private.run(sys.executable, "-m", "holdfast", "verify", f"{store}/runs.db")
+    assert (ended, result["raised"]) == ("left", "Unwritable")
+    assert "\n  fix: " in result["text"]
+    assert trial.world.lines() == before
+    assert not looked, f"a store that is read-only can be verified: {looked}"
+    trial.finish()
+    trial.move(private)
+    resumes(trial, [])
 
 
 # --- the process lives on ---

@@ -167,6 +167,11 @@ class Run:
         """The result of `work`, from code that cannot await."""
         on_loop = threading.get_ident() == self._thread
         loop = self._side() if on_loop else self._loop
+        if loop.is_closed():
+            work.close()
+            raise Misuse(
+                "the run has ended: nothing more can be asked of it", where=self.id, fix="end its threads first"
+            )
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
 

@@ -170,7 +170,7 @@ def _contract(
             secret=tuple(secret),
         )
     except ValueError as error:
-        raise BadContract(f"`{name}`: {error}", fix="use a value that docs/contracts.md lists") from None
+        raise BadContract(f"`{name}`: {error}", fix="use a value that docs/concepts.md lists") from None
 
 
 def _tool_of(

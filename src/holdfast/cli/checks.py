@@ -23,6 +23,7 @@ from typing import Literal
 from holdfast.cli.keys import anchor_of
 from holdfast.cli.view import many, size_text, when
 from holdfast.errors import HoldfastError
+from holdfast.store.heads import Heads, load_key
 from holdfast.store.reader import Reader
 from holdfast.store.schema import OLDEST_SQLITE, connect, file_system_of, refuse_unfit
 from holdfast.store.url import SqliteFiles
@@ -203,12 +204,16 @@ def _anchor(files: SqliteFiles) -> Check:
     try:
         with Reader(files.path) as reader:
             anchor = anchor_of(files, reader.log_id)
+            key = load_key(files.key, reader.log_id, new=False) if files.key.exists() else None
+            wrong = reader.against(Heads(key, anchor)) if key is not None else None
     except HoldfastError as error:
         return Check("anchor", "fail", error.what, error.fix)
     if anchor is None:
         return Check(
             "anchor", "warn", "none: nobody sees a log that was cut or replaced", "?anchor=FILE on another volume"
         )
+    if wrong is not None:
+        return Check("anchor", "fail", wrong.what, "restore the newer log; `holdfast anchor` tells more")
     if not anchor.exists():
         return Check("anchor", "ok", f"none yet at {anchor}")
     if anchor.stat().st_dev == files.path.stat().st_dev:

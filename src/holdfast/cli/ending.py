@@ -106,6 +106,10 @@ def _tell(error: BaseException, *, debug: bool) -> None:
             say(f"the agent failed: {text}{_place(raised)}")
             if not debug:
                 hint("--debug shows the traceback; running it again goes on from the log")
+        case OSError(strerror=str() as strerror, filename=str() as filename):
+            say(
+                f"{type(error).__name__}: {safe(strerror)} [{safe(filename)}]\n  fix: check the file and who may use it"
+            )
         case _:
             say(f"{type(error).__name__}: {safe(str(error))}")
 

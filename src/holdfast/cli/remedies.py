@@ -33,7 +33,7 @@ async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
         if slot.kind is Kind.IDEMPOTENT or slot.intent is None:
             continue
         node = looked.node(slot.intent_seq)
-        about = f"sent {when(slot.sent_ms[-1])}, and its process is gone; nothing says what came of it"
+        about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
         probe = f"{resume(looked.branch, recorded, store)}   # asks its probe, if it has one"
         found.append(
             Need(
@@ -64,7 +64,7 @@ def resume(branch: str, recorded: str, store: str) -> str:
 def _settle(node: str, store: str) -> tuple[str, str]:
     return (
         f"holdfast settle {node} --happened 'JSON'{store}   # it happened, and this was its answer",
-        f"holdfast settle {node} --did-not-happen{store}   # it did not; the run does it",
+        f"holdfast settle {node} --did-not-happen{store}   # it did not; the agent is told, and may call again",
     )
 
 

@@ -16,7 +16,7 @@ def verb(
         typer.Option("--happened", metavar="JSON", help="It happened, and this was its answer (JSON, @FILE, or -)."),
     ] = None,
     did_not_happen: Annotated[
-        bool, typer.Option("--did-not-happen", help="It certainly did not happen; the run may do it.")
+        bool, typer.Option("--did-not-happen", help="It certainly did not: the agent is told so, and may call again.")
     ] = False,
     reason: Annotated[
         str | None, typer.Option("--reason", metavar="TEXT", help="How you know that it did not happen.")

@@ -149,7 +149,7 @@ async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
         outcome=outcome,
         answer=answer,
         at_ms=looked.times.get(slot.intent_seq or slot.first_seq, 0),
-        sent=len(slot.sent_ms) or int(slot.outcome is not None),
+        sent=slot.sent or int(slot.outcome is not None),
         settled_by=slot.settled_by,
         undone=slot.undone,
         key=slot.intent.key if slot.intent else None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
@@ -137,10 +138,34 @@ def _codec(annotation: str) -> tuple[_Put, _Put]:
     )
 
 
-_TABLE: dict[type[Record], tuple[str, tuple[tuple[str, _Put, _Put], ...]]] = {
+def _usual(annotation: str) -> type:
+    """The type whose values stand in the body as they are: what most values of such a field have, where there is
+    one."""
+    if annotation.endswith(" | None"):
+        return type(None)
+    return str if annotation == "str" else _Nothing
+
+
+class _Nothing:
+    """No value has this type."""
+
+
+def _values_of(record: type[Record]) -> Callable[[Record], tuple[object, ...]]:
+    names = [field.name for field in dataclasses.fields(record)]
+    if len(names) == 1:
+        return lambda made: (getattr(made, names[0]),)
+    return cast("Callable[[Record], tuple[object, ...]]", operator.attrgetter(*names))
+
+
+_Field: TypeAlias = tuple[str, _Put, _Put, type]
+_TABLE: dict[type[Record], tuple[str, tuple[_Field, ...], Callable[[Record], tuple[object, ...]]]] = {
     record: (
         name_of(record),
-        tuple((field.name, *_codec(cast(str, field.type))) for field in dataclasses.fields(record)),
+        tuple(
+            (field.name, *_codec(cast(str, field.type)), _usual(cast(str, field.type)))
+            for field in dataclasses.fields(record)
+        ),
+        _values_of(record),
     )
     for record in RECORDS
 }
@@ -150,22 +175,22 @@ _write = cast(
     "Callable[[object, int], tuple[str, ...]]",
     _make(None, _same, json.encoder.encode_basestring, None, ":", ",", True, False, False),
 )
-_BY_NAME = {name: record for record, (name, _) in _TABLE.items()}
+_BY_NAME = {name: record for record, (name, _, _) in _TABLE.items()}
 
 
 def encode(record: Record) -> bytes:
     """The canonical JSON body of a record."""
-    name, fields = _TABLE[type(record)]
+    name, fields, values_of = _TABLE[type(record)]
     body: dict[str, object] = {"t": name, "v": VERSION}
-    for field, put, _ in fields:
-        body[field] = put(getattr(record, field))
+    for (field, put, _, usual), value in zip(fields, values_of(record), strict=True):
+        body[field] = value if type(value) is usual else put(value)
     return "".join(_write(body, 0)).encode()
 
 
 def decode(body: bytes) -> Record:
     """The record of a body. Raises Corrupt for anything that this version did not write."""
     try:
-        parsed = cast(object, json.loads(body))
+        parsed = cast(object, json.loads(body.decode()))  # strictly UTF-8: from bytes, `loads` takes surrogates too
     except (ValueError, RecursionError) as error:
         raise Corrupt("a record is not JSON") from error
     if not isinstance(parsed, dict):
@@ -180,7 +205,11 @@ def decode(body: bytes) -> Record:
     if not isinstance(name, str) or name not in _BY_NAME:
         raise Corrupt(f"unknown record type {name!r}", fix="use the Holdfast that wrote it, or a newer one")
     record = _build(_BY_NAME[name], name, found)
-    if encode(record) != body:
+    try:
+        canonical = encode(record) == body
+    except UnicodeEncodeError:  # half a character, spelt as an escape
+        canonical = False
+    if not canonical:
         raise Corrupt(f"a `{name}` record is not in its canonical spelling")
     return record
 
@@ -190,7 +219,7 @@ def _build(record: type[Record], name: str, found: dict[str, object]) -> Record:
     if len(found) != len(fields):
         raise Corrupt(f"a `{name}` record has missing or additional fields")
     values: dict[str, object] = {}
-    for field, _, get in fields:
+    for field, _, get, _ in fields:
         if field not in found:
             raise Corrupt(f"a `{name}` record has no field `{field}`")
         try:

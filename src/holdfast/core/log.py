@@ -9,7 +9,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from holdfast.core.codec import decode
 from holdfast.core.effect import Happened, Kind, NotHappened, Outcome, redone_identity
@@ -73,10 +73,10 @@ def sort_signals(entries: Iterable[Entry]) -> tuple[dict[int, Signal], set[int]]
 @dataclass(slots=True)
 class Slot:
     """The life of one call: the `n`-th of its identity.
-    `claimed`: the program now running has asked for it. `undone`: it happened and was taken back. `sent_ms`: when it
-    was sent, each time. `doubtful`: an earlier sending may have happened, so that a later "no" proves nothing.
-    `retry_ms`: the last sending was refused until then. `trouble`: what this process saw when it was sent last (not in
-    the log).
+    `claimed`: the program now running has asked for it. `undone`: it happened and was taken back. `sent`: how often it
+    was sent, and when first and last (wall clock, ms). `doubtful`: an earlier sending may have happened, so that a
+    later "no" proves nothing. `retry_ms`: the last sending was refused until then. `trouble`: what this process saw
+    when it was sent last (not in the log).
     """
 
     identity: bytes
@@ -93,7 +93,9 @@ class Slot:
     refusal: Refusal | None = None
     intent: Intent | None = None
     intent_seq: int = 0
-    sent_ms: list[int] = field(default_factory=list[int])
+    sent: int = 0
+    first_sent_ms: int = 0
+    last_sent_ms: int = 0
     doubtful: bool = False
     trouble: str = ""
     sent_epoch: int = 0
@@ -161,7 +163,8 @@ class Log:
         except Corrupt as error:
             if error.where:
                 raise
-            raise Corrupt(error.what, where=f"{entry.branch}:{entry.seq}", fix=error.fix) from None
+            fix = error.fix or "run `holdfast verify`; restore a backup"
+            raise Corrupt(error.what, where=f"{entry.branch}:{entry.seq}", fix=fix) from None
         return record
 
     def _check_owner(self, record: Record, entry: Entry) -> None:
@@ -316,7 +319,7 @@ class Log:
             case Intent():
                 self._take_intent(slot, record, entry)
             case Attempt():
-                slot.sent_ms.append(entry.at_ms)
+                slot.sent, slot.last_sent_ms = slot.sent + 1, entry.at_ms
                 slot.sent_epoch = entry.epoch
                 if record.why != "refused":
                     slot.doubtful = record.why == "doubt"
@@ -346,7 +349,7 @@ class Log:
 
     def _take_intent(self, slot: Slot, record: Intent, entry: Entry) -> None:
         slot.intent, slot.intent_seq, slot.args, slot.kind = record, entry.seq, record.args.digest, record.kind
-        slot.sent_ms.append(entry.at_ms)
+        slot.sent, slot.first_sent_ms, slot.last_sent_ms = 1, entry.at_ms, entry.at_ms
         slot.sent_epoch = entry.epoch
         self._by_seq[entry.seq] = slot
         self.effects.append(slot)

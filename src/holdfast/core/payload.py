@@ -101,9 +101,10 @@ class _Weaver:
         if not self._rope:
             return Packed(payload, (Blob(digest.digest(), self._text),))
         self._rope.append(_literal(self._text[self._at :]))
-        if self._rope == [b"\1" + digest.digest()]:  # the whole text is one piece, stored under the same name
+        rope = b"".join(self._rope)
+        if rope == b"\1" + digest.digest():  # the whole text is one piece, stored under the same name
             return Packed(payload, tuple(self._blobs))
-        return Packed(payload, (*self._blobs, Blob(digest.digest(), b"".join(self._rope), rope=True)))
+        return Packed(payload, (*self._blobs, Blob(digest.digest(), rope, rope=True)))
 
     def walk(self, value: JSON, depth: int) -> None:
         if isinstance(value, str):

@@ -62,6 +62,9 @@ class Attempts:
     last_ms: int
 
 
+_RUNNING = "the worker that sent it may still be running, and the contract names no `late_s`"
+
+
 def remedy(contract: Contract, attempts: Attempts, now_ms: int, *, owner_stopped: bool = True) -> Remedy:
     """How an open intent is settled. `owner_stopped`: its dispatcher is proven to have stopped (G6)."""
     if contract.kind is Kind.READ:
@@ -69,7 +72,7 @@ def remedy(contract: Contract, attempts: Attempts, now_ms: int, *, owner_stopped
     if contract.kind is Kind.IDEMPOTENT and not _key_expired(contract, attempts, now_ms):
         return Redo()
     if not owner_stopped and contract.late_ms is None:
-        return AskPerson("the worker that sent it may still be running, and the contract names no `late_s`")
+        return AskPerson(_RUNNING)
     settled_ms = attempts.last_ms + (contract.late_ms or 0)
     if contract.probe:
         return Probe(settled_ms)
@@ -78,6 +81,14 @@ def remedy(contract: Contract, attempts: Attempts, now_ms: int, *, owner_stopped
     if contract.kind is Kind.IDEMPOTENT:
         return AskPerson("its idempotency key has outlived `key_ttl_s`, and it has no probe")
     return AskPerson("it is irreversible and has no probe")
+
+
+def undo_remedy(contract: Contract, sent_ms: int, *, owner_stopped: bool) -> Redo | AskPerson:
+    """How an undo that was sent at `sent_ms` and not sealed goes on. One that may still arrive is waited for: it would
+    take back what is done anew after it."""
+    if owner_stopped:
+        return Redo()
+    return AskPerson(_RUNNING) if contract.late_ms is None else Redo(sent_ms + contract.late_ms)
 
 
 def _key_expired(contract: Contract, attempts: Attempts, now_ms: int) -> bool:

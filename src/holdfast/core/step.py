@@ -112,7 +112,7 @@ def _way_out(slot: Slot, contract: Contract, now_ms: int, stopped: Callable[[Slo
     nothing of the earlier ones, but when to come back."""
     if slot.retry_ms is not None and not slot.doubtful:
         return Redo(slot.retry_ms, refused=True)
-    attempts = Attempts(len(slot.sent_ms), slot.sent_ms[0], slot.sent_ms[-1])
+    attempts = Attempts(slot.sent, slot.first_sent_ms, slot.last_sent_ms)
     found = remedy(contract, attempts, now_ms, owner_stopped=stopped(slot))
     if slot.retry_ms is None or isinstance(found, AskPerson):
         return found

@@ -277,7 +277,8 @@ class Verifier:
                 self.blame(size - 1, Fault("root", f"it, or one up to {size - 1}, is not what was signed", good))
         for size, root in anchored:
             if roots.get(size) != root:
-                self.blame(_BEHIND, Fault("anchor", f"the anchor covers {size} entries: not those of these {total}"))
+                order, at = (total, total) if size > total else (_BEHIND, None)
+                self.blame(order, Fault("anchor", f"the anchor covers {size} entries: not those of these {total}", at))
         unsigned = total - good
         if unsigned > max_unsigned:
             self.blame(_BEHIND, Fault("unsigned", f"no head covers it and what follows, {unsigned} entries", good))

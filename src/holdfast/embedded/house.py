@@ -33,10 +33,11 @@ from holdfast.gateway.decide import Memory
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.line import FINISHED_KEY, STARTED_KEY, Line, Opened, read_log, read_payload
-from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.upstreams.python import Function, at_work
+from holdfast.gateway.whole import whole
 from holdfast.shape import Shape
-from holdfast.store import Store
+from holdfast.store import Grant, Store
 from holdfast.store.url import Opening, open_url
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ class House:
         if on_divergence not in tuple(OnDivergence):
             raise BadCall(f"`{on_divergence}` is nothing to do on a divergence", fix="choose brief, ask or stop")
         while True:
+            if wait:
+                await self._at_rest(branch)
             try:
                 return await self._life(agent, branch, task, OnDivergence(on_divergence))
             except Waiting as waiting:
@@ -107,19 +110,30 @@ class House:
         ended = await self._ended(branch)
         if ended is not None:
             return await self._recorded(branch, ended, task)
-        grant = await self.store.claim(branch)
+        grant = await self._claimed(branch)
         line: Line | None = None
         self._lives += 1
         try:
             opened = await read_log(self.store, branch, restore=agent.state is not None)
             if opened.log.finished is not None and opened.log.finished.answer is not None:  # since it was looked at
                 return await self._recorded(branch, opened.log.finished.answer, task)
+            if opened.log.cancelled is not None:
+                raise was_cancelled(opened.log.cancelled, branch)
             line = Line(self.store, opened, grant.epoch)
             task = await self._begin(line, opened, agent, task, grant.previous)
             return await self._drive(line, agent, task, setting)
         finally:
             self._lives -= 1
             await self._let_go(branch, line, grant.epoch)
+
+    async def _claimed(self, branch: str) -> Grant:
+        """The claim. One that came when nobody waited for it any more is given back."""
+        lost: list[Grant] = []
+        try:
+            return await whole(self.store.claim(branch), lost)
+        finally:
+            for grant in lost:
+                await self._let_go(branch, None, grant.epoch)
 
     async def _begin(self, line: Line, opened: Opened, agent: Agent, task: JSON, previous: str) -> JSON:
         """Write the claim, and for a new run its start. The task, as the log has it."""
@@ -221,19 +235,27 @@ class House:
         return _PLAIN.read(await read_payload(self.store, payload), payload.encoding).value
 
     async def until(self, run: str, waiting: Waiting) -> None:
-        """Return when somebody has placed something in a run that `waiting` stopped here, or when it is time. Costs no
-        claim."""
+        """Return when somebody has placed something in a run that `waiting` stopped here, or has brought it to its end,
+        or when it is time. Costs no claim."""
         branch = f"{_checked_id(run)}@main"
         delay, most = POLL_S
-        while branch in self._busy:  # a function that was left behind by a timeout
-            await asyncio.sleep(delay)
-            waiting.until_ms = 0  # its effect can be looked into now
-        while not await self.store.read(branch, after=self._seen.get(branch, 0), unclaimed=True, newest=1):
+        if branch in self._busy:
+            await self._at_rest(branch)
+            waiting.until_ms = 0  # the effect can be looked into now
+        seen = self._seen.get(branch, 0)
+        while not (
+            await self.store.read(branch, after=seen, unclaimed=True, newest=1) or await self._ended(branch) is not None
+        ):
             left_s = most if waiting.until_ms is None else (waiting.until_ms - _now_ms()) / 1000
             if left_s <= 0:
                 return
             await asyncio.sleep(min(delay, left_s))
             delay = min(delay * 1.5, most)
+
+    async def _at_rest(self, branch: str) -> None:
+        """Return when no function that a timeout left behind is at work for a run: it holds the claim until then."""
+        while branch in self._busy:  # noqa: ASYNC110 - it is a thread that lets go
+            await asyncio.sleep(POLL_S[0])
 
     # --- people ---
 

@@ -21,6 +21,7 @@ from holdfast.gateway.diverge import TURNS
 from holdfast.gateway.line import Line, signal_key
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.upstreams import Reply
+from holdfast.gateway.whole import whole
 
 
 class Memory:
@@ -144,6 +145,8 @@ class Memory:
             until_ms = now_ms() + int(max(0.0, seconds) * 1000)
             await self._line.write(Sleep(name="sleep", n=n, until_ms=until_ms))
         await self._mediator.sender.until(until_ms, "the run sleeps")
+        await self._line.refresh()  # it may have been cancelled in its sleep
+        self._mediator.check()
 
     async def wait_for(self, name: str) -> Signal:
         """The next signal of this name that no earlier wait has taken. Parks the run until there is one."""
@@ -187,10 +190,14 @@ class Memory:
                     fix="settle it first",
                 )
             )
+        await whole(self._close(state, restores=restores))
+        return self._line.node(self._line.log.checkpoint_seq)
+
+    async def _close(self, state: Packed, *, restores: bool) -> None:
+        """Place a checkpoint, and count from it: never the one without the other."""
         while not await self._line.attempt(Checkpoint(state=state.payload), blobs=state.blobs):
             self._mediator.enter()  # what was placed before it would be behind it
         if restores:  # from here on this life counts as one that is restored from here would
             self._counts.clear()
             self._by_order.clear()
             self._line.log.begin_anew()
-        return self._line.node(self._line.log.checkpoint_seq)

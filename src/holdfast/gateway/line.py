@@ -22,7 +22,7 @@ from holdfast.core.codec import encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
 from holdfast.core.entry import Entry, check_chain, origin
 from holdfast.core.log import Log, Slot
-from holdfast.core.payload import Blob, pieces
+from holdfast.core.payload import Blob
 from holdfast.core.record import (
     Approval,
     Attempt,
@@ -40,6 +40,7 @@ from holdfast.core.record import (
 )
 from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped
 from holdfast.store import Draft, Readable, Store
+from holdfast.store.rope import Blobs, gather
 
 CHECKPOINT_KEY = b"checkpoint"
 STARTED_KEY = b"started"
@@ -127,6 +128,7 @@ class Line:
         self._recalled: set[bytes] = set()
         self._known: set[bytes] = set()
         self._later: deque[tuple[Record, Sequence[Blob]]] = deque()
+        self._unplaced: dict[bytes, Blob] = {}  # payloads of what waits, or is on its way
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Future[None] | None = None
 
@@ -175,8 +177,10 @@ class Line:
         self.released = self.released or release
         self._known.update([blob.digest for blob in blobs])
         passed = bool(placed) and placed[0].seq > self.log.seq + 1
-        for (record, _), entry in zip(waiting, placed, strict=False):
+        for (record, theirs), entry in zip(waiting, placed, strict=False):
             self.log.placed(record, entry)
+            for blob in theirs:
+                self._unplaced.pop(blob.digest, None)
         placed = placed[len(waiting) :]
         for record, entry in zip(records, placed, strict=True):
             self.log.take(record, entry)
@@ -202,6 +206,7 @@ class Line:
             raise self.broken
         self.log.take(record, Entry(self.branch, 0, self.epoch, 0, b"", b"", b""))
         self._later.append((record, blobs))
+        self._unplaced.update({blob.digest: blob for blob in blobs})
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LATER_S, self._on_time)
 
@@ -241,7 +246,11 @@ class Line:
     async def payload(self, payload: Payload) -> bytes:
         """The bytes of a payload, put together from its pieces and checked against its digest."""
         await self.flush()
-        return await read_payload(self.store, payload)
+        return await read_payload(self, payload)
+
+    async def blob(self, digest: bytes) -> Blob:
+        """As `Store.blob`; also what was taken up and is still on its way to the store."""
+        return self._unplaced.get(digest) or await self.store.blob(digest)
 
     async def attempt(self, *records: Record, blobs: Sequence[Blob] = ()) -> bool:
         """Write guarded and durable; False (after taking up what is new) if the log had moved on."""
@@ -264,33 +273,11 @@ def node_of(branch: str, seq: int) -> str:
     return f"{run}@{seq}" if line == "main" else f"{run}@{line}:{seq}"
 
 
-async def read_payload(store: Readable, payload: Payload) -> bytes:
+async def read_payload(store: Blobs, payload: Payload) -> bytes:
     """The bytes of a payload. Raises Corrupt if they are not what the digest says, Unknown if they were pruned."""
-    found: list[bytes] = []
-    size = 0
-    waiting = [(True, bytes.fromhex(payload.digest))]
-    while waiting:
-        refers, data = waiting.pop()
-        if refers:
-            blob = await store.blob(data)
-            if blob.rope:
-                waiting.extend(reversed(_pieces(blob)))
-                continue
-            data = blob.data
-        size += len(data)
-        if size > payload.size_bytes:
-            break
-        found.append(data)
-    whole = b"".join(found)
-    if size != payload.size_bytes or hashlib.sha256(whole).hexdigest() != payload.digest:
+    whole = await gather(store, bytes.fromhex(payload.digest), payload.size_bytes)
+    if len(whole) != payload.size_bytes or hashlib.sha256(whole).hexdigest() != payload.digest:
         raise Corrupt(
             "a payload is not what was sealed", where=payload.digest, fix="run `holdfast verify`; restore a backup"
         )
     return whole
-
-
-def _pieces(blob: Blob) -> list[tuple[bool, bytes]]:
-    try:
-        return list(pieces(blob.data))
-    except ValueError as error:
-        raise Corrupt(f"a payload cannot be read: {error}", where=blob.digest.hex()) from error

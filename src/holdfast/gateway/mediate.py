@@ -17,8 +17,9 @@ from typing import assert_never
 from holdfast.core.contract import Contract, Repeat
 from holdfast.core.effect import Call, Encoding, Happened, Kind, NotHappened, legible, undo_identity
 from holdfast.core.log import Slot
+from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.core.record import Hold, Refusal, Settled
-from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo
+from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo, undo_remedy
 from holdfast.core.step import Perform, Refuse, Replay, Settle, Step, Wait, next_step
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
@@ -186,9 +187,7 @@ class Mediator:
             raise self.parked
         cancelled = self.line.log.cancelled
         if cancelled is not None:
-            raise self.close(
-                Cancelled(f"the run was cancelled by {cancelled.by}: {cancelled.reason}", where=self.line.branch)
-            )
+            raise self.close(was_cancelled(cancelled, self.line.branch))
 
     def park(self, waiting: Waiting) -> Waiting:
         """From now on the whole run waits."""
@@ -305,7 +304,7 @@ class Mediator:
         assert slot.intent is not None
         tool = f"{slot.tool}.undo"
         identity = undo_identity(slot.identity, slot.n)
-        call = Call(tool, identity, len(slot.sent_ms) - 1, identity, None)
+        call = Call(tool, identity, slot.sent - 1, identity, None)
         answer = None
         if isinstance(slot.outcome, Happened):
             data = await self.line.payload(slot.outcome.answer)
@@ -313,7 +312,7 @@ class Mediator:
         args = await self._sent_args(asked, slot)
         undo = replace(
             asked,
-            contract=Contract(name=tool, kind=Kind.IDEMPOTENT),
+            contract=Contract(name=tool, kind=Kind.IDEMPOTENT, late_ms=asked.contract.late_ms),
             call=call,
             upstream=Undoing(asked.upstream, args, answer),
         )
@@ -337,7 +336,11 @@ class Mediator:
                 return
             else:
                 sendings += 1
-                await self.sender.until(known.retry_ms or 0, f"`{undo.call.tool}` was refused for now")
+                way = undo_remedy(undo.contract, known.last_sent_ms, owner_stopped=self._stopped(undo, known))
+                if isinstance(way, AskPerson):
+                    raise self._doubt(known, way.why)
+                not_before_ms = max(way.not_before_ms, known.retry_ms or 0)
+                await self.sender.until(not_before_ms, f"`{undo.call.tool}` must not be sent again yet")
                 await self._pause(known, sendings)
                 reply = await self.sender.again(undo, known, None, "doubt")
             if reply is not None:
@@ -389,3 +392,8 @@ class Mediator:
         if slot is not None:
             self.line.log.claim(slot)
         raise Refused(f"`{asked.call.tool}` was refused by {step.by}: {step.why}", where=self.line.branch)
+
+
+def was_cancelled(record: WasCancelled, branch: str) -> Cancelled:
+    """What a cancelled run is ended by."""
+    return Cancelled(f"the run was cancelled by {record.by}: {record.reason}", where=branch)

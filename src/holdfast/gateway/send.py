@@ -75,7 +75,7 @@ class Sender:
 
     async def again(self, asked: Asked, slot: Slot, args: bytes | None, why: str) -> Reply | None:
         """Send an open effect once more: same key, same bytes; `why` as in `Attempt`. As `first` otherwise."""
-        record = Attempt(intent=slot.intent_seq, number=len(slot.sent_ms) + 1, why=why)
+        record = Attempt(intent=slot.intent_seq, number=slot.sent + 1, why=why)
         if not await self._written(record, ()):
             return None
         return await self._send(asked, slot, args)

@@ -26,7 +26,7 @@ import apsw
 
 from holdfast.errors import HoldfastError, Stopped, Unwritable
 from holdfast.store.reserve import Reserve
-from holdfast.store.schema import connect, migrate, translate
+from holdfast.store.schema import UNREADABLE, connect, migrate, translate
 from holdfast.store.wal import WriteAheadLog
 
 BATCH = 1024
@@ -75,11 +75,11 @@ class Committer:
     barrier has succeeded. `unsigned`: whether there is anything to seal. `beat` about once
     every `flush_s`, and at the end, outside any transaction, in the committing thread."""
 
-    def __init__(self, path: Path, flush_s: float) -> None:
+    def __init__(self, path: Path, flush_s: float, *, new: bool = True) -> None:
         self.path = path
         self.connection = connect(path, writer=True)
         try:
-            self.log_id = migrate(self.connection, path)
+            self.log_id = migrate(self.connection, path, new=new)
         except BaseException:
             self.connection.close()
             raise
@@ -137,8 +137,9 @@ class Committer:
             raise job.error
         return True
 
-    async def soon(self, job: Job) -> object:
-        """Commit a job with whatever else waits. Raises what the job raised, or why nothing could be written."""
+    def soon(self, job: Job) -> asyncio.Future[object]:
+        """Commit a job with whatever else waits. To be awaited: it raises what the job raised, or why nothing could be
+        written."""
         self._same_process()
         loop = asyncio.get_running_loop()
         job.future = loop.create_future()
@@ -151,7 +152,7 @@ class Committer:
         if not lane.busy:
             lane.busy = True
             loop.call_soon(self._lead, loop, lane)  # after everybody who is ready to write in this turn
-        return await job.future
+        return job.future
 
     def _lead(self, loop: asyncio.AbstractEventLoop, lane: _Lane) -> None:
         """Do the work of a batch here, where nobody contends for the interpreter, and leave the flush to the thread. If
@@ -330,9 +331,9 @@ class Committer:
 
     def _on_failure(self, batch: list[Job], error: Exception) -> None:
         """A job's own fault fails that job; the storage's fault fails all, and all that come after."""
-        storage = isinstance(error, apsw.Error) and not isinstance(error, apsw.ConstraintError | apsw.TooBigError)
+        storage = isinstance(error, UNREADABLE) and not isinstance(error, apsw.ConstraintError | apsw.TooBigError)
         if storage:
-            assert isinstance(error, apsw.Error)
+            assert isinstance(error, UNREADABLE)
             refusal = translate(error, str(self.path))
             self.failed = refusal if isinstance(refusal, Stopped) else Unwritable(str(refusal))
         for job in batch:

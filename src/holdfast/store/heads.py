@@ -108,10 +108,20 @@ def _make_key(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
         os.unlink(fresh)
+        _keep_names(path.parent)
     except OSError as error:
         raise Unwritable(
             f"the log key cannot be made: {error.strerror}", where=str(path), fix="name a writable file: ?key=FILE"
         ) from None
+
+
+def _keep_names(folder: Path) -> None:
+    """What was made in a directory survives a power cut only when the directory itself is flushed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_anchor(path: Path) -> str | None:
@@ -175,9 +185,12 @@ class Heads:
         try:
             self.anchor.parent.mkdir(parents=True, exist_ok=True)
             with self.anchor.open("ab") as file:
+                begun = file.tell() == 0
                 file.write(self.newest.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            if begun:
+                _keep_names(self.anchor.parent)
         except OSError as error:
             raise Unwritable(
                 f"the anchor cannot be written: {error.strerror}",

@@ -19,11 +19,11 @@ from typing import Any, cast
 import apsw
 
 from holdfast.core.entry import Entry
-from holdfast.core.payload import Blob, pieces
-from holdfast.errors import Corrupt, RolledBack, Unknown
+from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
 from holdfast.store.heads import Heads
 from holdfast.store.reading import LARGEST_BYTES, Reading
-from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, translate
+from holdfast.store.rope import gather
+from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
 from holdfast.store.worker import Worker
 
 _PLACES = (
@@ -37,7 +37,8 @@ _OWNERS = (
 
 
 class Reader(Reading):
-    """The reading side of a store in the file `path`. Raises Unknown if there is no file, Corrupt if it is not ours."""
+    """The reading side of a store in the file `path`. Raises Unknown if there is no file, Corrupt if it is not ours,
+    Unwritable if this user may not read it."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -47,7 +48,7 @@ class Reader(Reading):
             super().__init__(path, self._open(path))
             self._check()
             self.log_id = self._log_id()
-        except apsw.Error as error:
+        except UNREADABLE as error:
             self._forget_copy()
             raise translate(error, str(path)) from error
 
@@ -60,8 +61,17 @@ class Reader(Reading):
             for ending in ("", "-wal"):
                 source = path.with_name(path.name + ending)
                 if source.exists():
-                    shutil.copyfile(source, private.with_name(private.name + ending))
+                    self._copy_file(source, private.with_name(private.name + ending))
             return _connected(private)
+
+    def _copy_file(self, source: Path, target: Path) -> None:
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            self._forget_copy()
+            raise Unwritable(
+                f"the store cannot be read: {error.strerror}", where=str(source), fix="check its owner and permissions"
+            ) from error
 
     def _check(self) -> None:
         mark = self._reader.execute("PRAGMA application_id").fetchall()[0][0]
@@ -136,35 +146,20 @@ class Reader(Reading):
     async def whole(self, digest: bytes) -> bytes:
         """A payload (32-byte digest), put together from its pieces, unchecked. Raises Unknown where a piece is not
         here, Corrupt where one cannot be read."""
-        found: list[bytes] = []
-        waiting = [(True, digest)]
-        size = 0
-        while waiting:
-            refers, data = waiting.pop()
-            if refers:
-                blob = await self.blob(data)
-                if blob.rope:
-                    waiting.extend(reversed(_pieces(blob)))
-                    continue
-                data = blob.data
-            size += len(data)
-            if size > LARGEST_BYTES:
-                raise Corrupt("a payload is larger than any that was written", where=digest.hex())
-            found.append(data)
-        return b"".join(found)
+        return await gather(self, digest, LARGEST_BYTES)
 
     def against(self, heads: Heads) -> RolledBack | None:
         """Why this log is not the one that the anchor of `heads` knows, or None."""
         try:
             return heads.compare(self._reader)
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
 
     def damage(self) -> str | None:
         """What SQLite finds wrong with the file itself, its tables and its indexes, or None."""
         try:
             rows = self._reader.execute("PRAGMA integrity_check(1)").fetchall()
-        except apsw.Error as error:
+        except UNREADABLE as error:
             return str(error)
         return None if rows == [("ok",)] else str(rows[0][0])
 
@@ -181,15 +176,8 @@ class Reader(Reading):
     def _each(self, sql: str, values: tuple[int, ...]) -> Iterator[tuple[object, ...]]:
         try:
             yield from cast("Iterator[tuple[object, ...]]", self._reader.execute(sql, values))
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
-
-
-def _pieces(blob: Blob) -> list[tuple[bool, bytes]]:
-    try:
-        return list(pieces(blob.data))
-    except ValueError as error:
-        raise Corrupt(f"a payload cannot be read: {error}", where=blob.digest.hex()) from error
 
 
 def _connected(path: Path) -> apsw.Connection:

@@ -20,7 +20,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.errors import Corrupt, Unknown
 from holdfast.store import Branch
-from holdfast.store.schema import translate
+from holdfast.store.schema import UNREADABLE, translate
 from holdfast.store.worker import Worker, dead
 
 IDENTITY_BYTES = 32
@@ -76,7 +76,9 @@ class Reading:
         """As `Store.blob`."""
         rows = await self._rows(_BLOB, (digest,))
         if not rows:
-            raise Unknown("a payload is not in the store (pruned?)", where=digest.hex())
+            raise Unknown(
+                "a payload is not in the store (pruned?)", where=digest.hex(), fix="restore a backup that has it"
+            )
         form, data = cast("tuple[int, bytes]", rows[0])
         if form & 1:
             data = self._unpack(data)
@@ -103,7 +105,7 @@ class Reading:
             with self._reading:
                 try:
                     return cast("list[tuple[object, ...]]", self._reader.execute(sql, values).fetchall())
-                except apsw.Error as error:
+                except UNREADABLE as error:
                     raise translate(error, str(self.path)) from error
 
         return await asyncio.to_thread(fetch) if long else fetch()

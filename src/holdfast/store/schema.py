@@ -22,11 +22,12 @@ from typing import cast
 
 import apsw
 
-from holdfast.errors import Corrupt, HoldfastError, StoreFull, Unwritable
+from holdfast.errors import Corrupt, HoldfastError, RolledBack, StoreFull, Unwritable
 
 OLDEST_SQLITE = 3_051_003
 APPLICATION_ID = 0x48464C31  # "HFL1"
 BUSY_MS = 30_000
+UNREADABLE = (apsw.Error, UnicodeDecodeError)  # what reading a damaged file may raise: SQLite does not look into texts
 # One statement, since another process may be making the store meanwhile.
 _LOOK = """SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id),
            (SELECT count(*) FROM sqlite_schema)"""
@@ -128,17 +129,24 @@ def _patiently(work: Callable[[], None]) -> None:
             time.sleep(0.01)
 
 
-def migrate(connection: apsw.Connection, path: Path) -> str:
+def migrate(connection: apsw.Connection, path: Path, *, new: bool = True) -> str:
     """Bring the schema up to date; the log id (32 hex digits). Raises Corrupt if the file is not ours or from a newer
-    Holdfast."""
+    Holdfast, RolledBack if there is nothing in it and it is not `new`."""
     try:
         connection.execute("BEGIN IMMEDIATE").fetchall()
-        for number in range(known_version(connection, path), len(MIGRATIONS)):
+        found = known_version(connection, path)
+        if not (found or new):
+            raise RolledBack(
+                "the log is gone: its key is here, and the store is empty",
+                where=str(path),
+                fix="put the database and its `-wal` file back; for a new log, move the key away first",
+            )
+        for number in range(found, len(MIGRATIONS)):
             _apply(connection, number)
         place_blobs(connection)
         rows = connection.execute("SELECT value FROM meta WHERE name = 'log'").fetchall()
         connection.execute("COMMIT").fetchall()
-    except apsw.Error as error:
+    except UNREADABLE as error:
         raise translate(error, str(path)) from error
     finally:
         if connection.in_transaction:
@@ -221,12 +229,12 @@ def _unescaped(text: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
-def translate(error: apsw.Error, where: str) -> HoldfastError:
+def translate(error: apsw.Error | UnicodeDecodeError, where: str) -> HoldfastError:
     """Our error for SQLite's: what the caller can do next decides the class."""
     match error:
         case apsw.FullError():
             return StoreFull("the disk is full", where=where, fix="make room; what was acknowledged is safe")
-        case apsw.CorruptError() | apsw.NotADBError():
+        case apsw.CorruptError() | apsw.NotADBError() | UnicodeDecodeError():
             return Corrupt(
                 f"SQLite cannot read the store: {error}", where=where, fix="run `holdfast verify`; restore a backup"
             )

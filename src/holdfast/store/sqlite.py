@@ -22,12 +22,12 @@ import zstandard
 
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
-from holdfast.errors import Claimed, Conflict, Fenced, HoldfastError, RolledBack, StoreFull
+from holdfast.errors import Claimed, Conflict, Corrupt, Fenced, HoldfastError, RolledBack, StoreFull
 from holdfast.store import Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
 from holdfast.store.reading import Reading
-from holdfast.store.schema import connect, place_blobs, refuse_unfit, translate
+from holdfast.store.schema import UNREADABLE, connect, place_blobs, refuse_unfit, translate
 from holdfast.store.worker import Worker, dead, here
 
 COMPRESS_FROM = 256  # bytes
@@ -82,7 +82,8 @@ class SqliteStore(Reading):
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self._stored: set[bytes] = set()
         self._pack = zstandard.ZstdCompressor(level=1).compress
-        self.committer = Committer(path, flush_s)
+        key = key or path.with_name(path.name + "-key")
+        self.committer = Committer(path, flush_s, new=not key.exists())  # a key is made after its log, never before
         self.log_id = self.committer.log_id
         self.committer.changed = self._forget
         self.committer.beat = self._beat
@@ -95,9 +96,9 @@ class SqliteStore(Reading):
             super().__init__(path, connect(path, writer=False))
             undo.callback(self._reader.close)
             try:
-                self.heads = self._open_heads(key or path.with_name(path.name + "-key"), anchor)
+                self.heads = self._open_heads(key, anchor)
                 self.read_only = self.heads.compare(self._reader)
-            except apsw.Error as error:
+            except UNREADABLE as error:
                 raise translate(error, str(path)) from error
             undo.pop_all()
         self.committer.flushed = self.heads.flushed
@@ -141,10 +142,10 @@ class SqliteStore(Reading):
 
         def work(connection: apsw.Connection) -> object:
             head = self._check(connection, branch, epoch, after)
-            for row in packed:
-                if row[0] not in self._newest:
-                    connection.execute(_KEEP, row)
-                    self._newest.add(row[0])
+            fresh = {row[0]: row for row in reversed(packed) if row[0] not in self._newest}  # the first of its name
+            if fresh:
+                connection.executemany(_KEEP, fresh.values())
+                self._newest.update(fresh)
             if len(self._newest) >= UNPLACED:
                 place_blobs(connection)
                 self._newest.clear()
@@ -271,6 +272,9 @@ class SqliteStore(Reading):
 def _load_head(connection: apsw.Connection, branch: str) -> _Head:
     rows = connection.execute(_HEAD, (branch,)).fetchall()
     if not rows:
+        if connection.execute("SELECT 1 FROM branch NOT INDEXED WHERE name = ?", (branch,)).fetchall():
+            fix = "run `holdfast verify`; restore a backup"  # else a run that is here would be begun anew
+            raise Corrupt("the index of the branches is damaged", where=branch, fix=fix)
         connection.execute("INSERT INTO branch (name) VALUES (?)", (branch,)).fetchall()
         return _Head(connection.last_insert_rowid(), 0, origin(branch), 0, "", 0)
     head = _Head(*cast(Any, rows[0]))
@@ -281,21 +285,22 @@ def _place(connection: apsw.Connection, branch: str, head: _Head, epoch: int, dr
     """Give each draft its position, time and digest."""
     now_ms = time.time_ns() // 1_000_000
     placed: list[Entry] = []
+    seq, digest = head.seq, head.digest
     for draft in drafts:
-        seq = head.seq + 1
-        digest = chain(head.digest, seq, epoch, now_ms, draft.key, draft.body)
-        connection.execute(
-            "INSERT INTO entry (branch, seq, epoch, at_ms, key, body, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (head.id, seq, epoch, now_ms, draft.key or None, draft.body, digest),
-        )
-        head.seq, head.digest = seq, digest
-        if epoch == 0:
-            head.unclaimed_seq = seq
-        if draft.recall:
-            connection.execute(
-                "INSERT OR IGNORE INTO recall SELECT branch, key, seq FROM entry WHERE branch = ?1 AND length(key) = 32"
-                " AND seq > (SELECT ifnull(max(seq), 0) FROM recall WHERE branch = ?1)",
-                (head.id,),
-            )
+        seq += 1
+        digest = chain(digest, seq, epoch, now_ms, draft.key, draft.body)
         placed.append(Entry(branch, seq, epoch, now_ms, draft.key, draft.body, digest))
+    connection.executemany(
+        "INSERT INTO entry (branch, seq, epoch, at_ms, key, body, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(head.id, entry.seq, epoch, now_ms, entry.key or None, entry.body, entry.digest) for entry in placed],
+    )
+    head.seq, head.digest = seq, digest
+    if epoch == 0:
+        head.unclaimed_seq = seq
+    if any(draft.recall for draft in drafts):
+        connection.execute(
+            "INSERT OR IGNORE INTO recall SELECT branch, key, seq FROM entry WHERE branch = ?1 AND length(key) = 32"
+            " AND seq > (SELECT ifnull(max(seq), 0) FROM recall WHERE branch = ?1)",
+            (head.id,),
+        )
     return placed

@@ -30,12 +30,13 @@ _at_work: list[str | None] = []  # the keys under which functions are at work in
 
 
 def key() -> str:
-    """The idempotency key (32 hex digits) of the effect that is being performed. Raises Misuse outside a tool's
-    body."""
+    """The idempotency key (32 hex digits) of the effect that is being performed. Raises Misuse where none is: outside a
+    run, in an agent, in a read."""
     found = _key.get()
     if found is None:
         raise Misuse(
-            "`holdfast.key()` was called outside a tool", fix="call it in the body of a function decorated with @tool"
+            "`holdfast.key()` was called where no effect is performed",
+            fix="call it in the body of a tool that writes, and call the tool in a run",
         )
     return found
 

@@ -1,0 +1,315 @@
+"""Bugs that people make in code like ours, each as one exact change of a source file and the test that must find it.
+
+Rules
+1. `old` stands in the file exactly once. Who rewrites that place moves the bug along with it.
+2. `new` is what a reasonable programmer might have written: it imports, it type-checks in spirit, and most tests pass.
+3. A bug that its test no longer finds is a hole in the tests, and the gate fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DOUBTS = "tests/gateway/test_doubts.py::"
+MATRIX = "tests/crash/test_kill_matrix.py::"
+WORKERS = "tests/crash/test_two_workers.py::"
+VERIFY = "tests/core/test_verify.py::"
+LOG = "tests/core/test_log.py::"
+STEP = "tests/core/test_step.py::"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bug:
+    """`file` is under src/holdfast; `found_by` the node id of the test that fails under it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    found_by: str
+
+
+BUGS = (
+    # --- write, then do, then seal ---
+    Bug(
+        name="the intent is written after the effect",
+        file="gateway/send.py",
+        old="        if not await self._written(intent, asked.args.blobs):\n            return None\n",
+        new="        await self._within(asked.contract, asked.upstream.perform(None, intent.key))\n"
+        "        if not await self._written(intent, asked.args.blobs):\n            return None\n",
+        found_by=MATRIX + "test_a_call_survives_a_death_at_any_boundary[mail-in acted 1]",
+    ),
+    Bug(
+        name="the answer is given before its seal is written",
+        file="gateway/send.py",
+        old="        if slot.kind is Kind.IDEMPOTENT:\n",
+        new="        if slot.kind is not Kind.READ:\n",
+        found_by=MATRIX + "test_a_call_survives_a_death_at_any_boundary[mail-before Intent 2]",
+    ),
+    Bug(
+        name="a barrier does not flush (synchronous=NORMAL)",
+        file="store/committer.py",
+        old='"PRAGMA synchronous = FULL" if barrier else',
+        new='"PRAGMA synchronous = NORMAL" if barrier else',
+        found_by=DOUBTS + "test_nothing_is_unflushed_while_an_effect_happens_or_after_its_answer",
+    ),
+    Bug(
+        name="an intent is written though somebody has placed a cancellation",
+        file="gateway/line.py",
+        old="blobs=blobs, barrier=True, guarded=True)",
+        new="blobs=blobs, barrier=True)",
+        found_by=DOUBTS + "test_a_cancellation_that_comes_before_the_intent_stops_it",
+    ),
+    Bug(
+        name="a call is given up between its intent and its seal",
+        file="gateway/mediate.py",
+        old="await asyncio.shield(self._piece(asked))",
+        new="await self._piece(asked)",
+        found_by="tests/crash/test_cancellation.py::"
+        "test_a_call_that_was_given_up_is_carried_out_once_and_answers_the_next_one[mail-in acting 1-cancel]",
+    ),
+    # --- doubt ---
+    Bug(
+        name="an irreversible effect in doubt is sent again",
+        file="core/recovery.py",
+        old='    return AskPerson("it is irreversible and has no probe")',
+        new="    return Redo()",
+        found_by=MATRIX + "test_a_call_survives_a_death_at_any_boundary[mail-before Seal 1]",
+    ),
+    Bug(
+        name="a probe is not asked",
+        file="core/recovery.py",
+        old="    if contract.probe:\n        return Probe(settled_ms)\n",
+        new="",
+        found_by=DOUBTS + "test_a_probe_that_finds_it_seals_it_with_the_answer[reversible]",
+    ),
+    Bug(
+        name="a probe is believed before nothing can arrive late",
+        file="core/recovery.py",
+        old="attempts.last_ms + (contract.late_ms or 0)",
+        new="attempts.last_ms",
+        found_by=DOUBTS + "test_a_probe_is_believed_only_when_nothing_can_arrive_late_any_more",
+    ),
+    Bug(
+        name="a reversible effect in doubt is sent again without its undo",
+        file="core/recovery.py",
+        old="        return UndoThenRedo(settled_ms)",
+        new="        return Redo(settled_ms)",
+        found_by=DOUBTS + "test_a_reversible_effect_is_taken_back_and_then_done_again",
+    ),
+    Bug(
+        name="an expired idempotency key is sent again",
+        file="core/recovery.py",
+        old="    if contract.kind is Kind.IDEMPOTENT and not _key_expired(contract, attempts, now_ms):",
+        new="    if contract.kind is Kind.IDEMPOTENT:",
+        found_by=DOUBTS + "test_an_expired_key_is_asked_about_if_there_is_a_probe",
+    ),
+    Bug(
+        name="a timeout is counted as a failure",
+        file="gateway/send.py",
+        old="        except Exception as failure:  # noqa: BLE001 - whatever it is,",
+        new="        except TimeoutError as late:\n"
+        '            await self.seal(slot, NotHappened("it took too long"))\n'
+        '            raise DidNotHappen("it took too long") from late\n'
+        "        except Exception as failure:  # noqa: BLE001 - whatever it is,",
+        found_by=DOUBTS + "test_a_timeout_of_a_write_is_doubt[True]",
+    ),
+    Bug(
+        name="a refusal of a second sending is believed (409)",
+        file="gateway/send.py",
+        old="            if slot.doubtful:\n                slot.trouble = legible(refusal.what, 300)\n",
+        new="            if slot.trouble:\n                slot.trouble = legible(refusal.what, 300)\n",
+        found_by=DOUBTS + "test_after_a_crash_too_a_refusal_of_the_second_sending_is_no_outcome",
+    ),
+    Bug(
+        name="a recovery is not written down before it is tried",
+        file="gateway/send.py",
+        old="        if not await self._written(record, ()):\n            return None\n",
+        new="        del record\n",
+        found_by=DOUBTS + "test_before_each_further_sending_it_is_taken_back_once_more",
+    ),
+    Bug(
+        name="a checkpoint stands on a doubt",
+        file="gateway/decide.py",
+        old="        if doubts:\n",
+        new="        if doubts and self._mediator.parked:\n",
+        found_by="tests/gateway/test_restore.py::test_a_checkpoint_does_not_stand_on_a_doubt",
+    ),
+    Bug(
+        name="an agent can swallow a wait",
+        file="errors.py",
+        old="class Waiting(BaseException):",
+        new="class Waiting(Exception):",
+        found_by=DOUBTS + "test_an_agent_that_swallows_exceptions_does_not_swallow_a_doubt",
+    ),
+    # --- identity and key ---
+    Bug(
+        name="a call is known by its position and not by its identity",
+        file="embedded/door.py",
+        old="        identity = identity_of(contract.name, chosen, again)\n",
+        new="        place = self._position = getattr(self, '_position', 0) + 1\n"
+        "        identity = identity_of(contract.name, canonical(place), again)\n",
+        found_by=DOUBTS + "test_calls_that_come_in_another_order_are_answered_by_what_they_ask",
+    ),
+    Bug(
+        name="a key is drawn at random for each sending",
+        file="gateway/send.py",
+        old="asked.upstream.perform(args, slot.intent.key))",
+        new="asked.upstream.perform(args, __import__('os').urandom(16).hex()))",
+        found_by=DOUBTS + "test_an_idempotent_effect_is_sent_again_with_the_same_key",
+    ),
+    Bug(
+        name="the key does not tell the first effect of an identity from the second",
+        file="core/effect.py",
+        old='b"\\0" + identity + n.to_bytes(8, "big")\n    return hashlib.sha256(seed)',
+        new='b"\\0" + identity + bytes(8)\n    return hashlib.sha256(seed)',
+        found_by=DOUBTS + "test_what_certainly_did_not_happen_is_sealed_and_the_agent_may_decide_anew",
+    ),
+    Bug(
+        name="what did not happen is adopted",
+        file="core/log.py",
+        old="            if slot is not None and isinstance(slot.outcome, Happened):",
+        new="            if slot is not None and slot.outcome is not None:",
+        found_by=DOUBTS + "test_what_certainly_did_not_happen_is_sealed_and_the_agent_may_decide_anew",
+    ),
+    Bug(
+        name="a decision that binds is sampled again",
+        file="gateway/decide.py",
+        old="not (fresh and not self._line.log.binding(found))",
+        new="not fresh",
+        found_by="tests/gateway/test_decisions.py::test_fresh_asks_anew_before_an_effect_and_not_after_it",
+    ),
+    Bug(
+        name="behind a checkpoint calls are counted from nothing",
+        file="gateway/mediate.py",
+        old="max(behind, default=-1) + 1",
+        new="0",
+        found_by="tests/gateway/test_restore.py::test_calls_are_counted_on_behind_the_checkpoint",
+    ),
+    # --- who may write and send ---
+    Bug(
+        name="the epoch is not checked",
+        file="store/sqlite.py",
+        old="        if epoch and (epoch != head.epoch or head.worker != self.worker.id):",
+        new="        if epoch and not head.epoch:",
+        found_by="tests/store/test_store.py::test_who_does_not_hold_the_claim_is_fenced[sqlite-overtaken]",
+    ),
+    Bug(
+        name="only the log is fenced: a flush that took long is not followed by a look at the claim",
+        file="gateway/send.py",
+        old="        while written and time.monotonic() - before_s > PAUSE_S:\n"
+        "            before_s = time.monotonic()\n            await self.line.write()\n",
+        new="        del before_s\n",
+        found_by=WORKERS + "test_an_open_effect_of_a_stopped_worker_waits_for_a_person[mail-after Intent 1]",
+    ),
+    Bug(
+        name="an owner that is not proven to have stopped is taken for stopped",
+        file="gateway/line.py",
+        old='        return not later or self.log.claims[min(later)] != "unproven"',
+        new='        return not later or self.log.claims[min(later)] != "none"',
+        found_by=WORKERS + "test_an_open_effect_of_a_stopped_worker_waits_for_a_person[pay-in acted 1]",
+    ),
+    Bug(
+        name="a process that has the number of a dead worker is taken for it",
+        file="store/worker.py",
+        old="    return _born(worker.pid) != worker.born",
+        new="    return _born(worker.pid) is None",
+        found_by="tests/store/test_claims.py::test_another_process_under_the_same_number_is_no_sign_of_life",
+    ),
+    Bug(
+        name="what another process has written is not taken into account",
+        file="store/committer.py",
+        old="                self.changed()\n",
+        new="",
+        found_by="tests/store/test_sqlite.py::test_an_entry_of_another_process_is_taken_into_account_at_once",
+    ),
+    # --- people ---
+    Bug(
+        name="an approval is not for the exact arguments",
+        file="core/step.py",
+        old="    if hold.call != call.digest or hold.contract != contract.digest():",
+        new="    if hold.contract != contract.digest():",
+        found_by=STEP + "test_an_approval_is_for_the_exact_call_and_contract[arguments]",
+    ),
+    Bug(
+        name="an approval does not expire",
+        file="core/step.py",
+        old="    if approval.call != hold.call or now_ms >= approval.expires_ms:",
+        new="    if approval.call != hold.call:",
+        found_by=STEP + "test_an_approval_expires",
+    ),
+    Bug(
+        name="an approval is used for the next call too",
+        file="core/step.py",
+        old="    if isinstance(beside, Perform) and contract.approval is not Level.NONE:\n",
+        new="    before = log.slot(call.identity, call.n - 1)\n"
+        "    if before is not None and before.approval is not None:\n"
+        "        return Perform(call, before.approval_seq)\n"
+        "    if isinstance(beside, Perform) and contract.approval is not Level.NONE:\n",
+        found_by=STEP + "test_an_approval_is_used_once",
+    ),
+    # --- the log and its proof ---
+    Bug(
+        name="a seal may follow a verdict",
+        file="core/log.py",
+        old="    Settled: frozenset(),\n",
+        new="    Settled: frozenset({Seal}),\n",
+        found_by=LOG + "test_what_may_follow_what_in_the_life_of_a_call[settled-seal]",
+    ),
+    Bug(
+        name="the chain does not cover the epoch",
+        file="core/entry.py",
+        old='+ epoch.to_bytes(8, "big") +',
+        new="+ bytes(8) +",
+        found_by="tests/core/test_entry.py::test_the_digest_is_what_the_format_says",
+    ),
+    Bug(
+        name="the chain does not cover the key",
+        file="core/entry.py",
+        old="previous + place + key + body)",
+        new="previous + place + body)",
+        found_by="tests/core/test_entry.py::test_the_digest_is_what_the_format_says",
+    ),
+    Bug(
+        name="a record may be spelt in two ways",
+        file="core/codec.py",
+        old="    if not canonical:",
+        new="    if False:",
+        found_by="tests/core/test_codec.py::test_a_record_has_one_spelling",
+    ),
+    Bug(
+        name="secret arguments are written to the log",
+        file="embedded/door.py",
+        old='{"$secret": hmac.digest(self._secret, canonical(value), "sha256").hex()}',
+        new='{"$secret": value}',
+        found_by="tests/embedded/test_house.py::test_a_secret_argument_is_nowhere_in_the_files_of_the_store",
+    ),
+    Bug(
+        name="a payload is not compared with its digest",
+        file="gateway/line.py",
+        old="    if len(whole) != payload.size_bytes or hashlib.sha256(whole).hexdigest() != payload.digest:",
+        new="    if len(whole) != payload.size_bytes:",
+        found_by=DOUBTS + "test_an_answer_that_was_changed_in_the_store_is_not_given",
+    ),
+    Bug(
+        name="the anchor is not compared when a store is opened",
+        file="store/sqlite.py",
+        old="                self.read_only = self.heads.compare(self._reader)\n",
+        new="                self.read_only = None\n",
+        found_by=DOUBTS + "test_a_log_that_is_older_than_its_anchor_sends_nothing",
+    ),
+    Bug(
+        name="the verifier takes base64 in any spelling",
+        file="core/verify.py",
+        old="    if data is None or b64encode(data).decode() != value:",
+        new="    if data is None or b64decode(b64encode(data)) != data:",
+        found_by=VERIFY + "test_base64_that_says_the_same_in_another_spelling_is_refused[body]",
+    ),
+    Bug(
+        name="the verifier takes decimals in any spelling",
+        file="core/verify.py",
+        old="(0|[1-9][0-9]{0,19})",
+        new="([0-9]{1,20})",
+        found_by=VERIFY + "test_a_head_has_one_spelling_though_it_is_signed[03]",
+    ),
+)
