@@ -10,10 +10,13 @@ A boundary is written `SIDE WHAT NTH`:
 Rules
 1. The product knows nothing of this: its seams (`Store.append`, SQLite's own VFS) are wrapped in the child alone.
 2. A boundary that is never reached is an error of the test: the parent checks how its child ended.
+3. Nobody is stopped inside a transaction: SQLite's own lock would keep everybody else out for as long. Who is killed
+   there gives the lock up by dying.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -27,6 +30,7 @@ import apsw
 from holdfast.core.codec import decode
 from holdfast.core.entry import Entry
 from holdfast.store import Draft
+from holdfast.store.committer import Committer
 from holdfast.store.sqlite import SqliteStore
 
 
@@ -45,6 +49,13 @@ class Boundary:
         return cls(side, what, int(nth), number)
 
     def reached(self) -> None:
+        with contextlib.ExitStack() as between_transactions:
+            if self.signal == signal.SIGSTOP:
+                for committer in _committers:
+                    between_transactions.enter_context(committer._lock)
+            self._sent()
+
+    def _sent(self) -> None:
         signal.pthread_kill(threading.get_ident(), self.signal)  # else another thread takes it, and this one runs on
 
 
@@ -65,8 +76,23 @@ class Points:
 point = Points()
 
 
+_committers: list[Committer] = []
+
+
+def _know_committers() -> None:
+    honest = Committer.__init__
+
+    def init(self: Committer, *given: Any) -> None:
+        honest(self, *given)
+        _committers.append(self)
+
+    Committer.__init__ = init
+
+
 def arm(boundary: Boundary) -> None:
     """From now on this process meets its end at `boundary`."""
+    if boundary.signal == signal.SIGSTOP:
+        _know_committers()
     if boundary.side == "in":
         point.armed.append(boundary)
     elif boundary.what == "write":
