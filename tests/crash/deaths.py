@@ -82,8 +82,8 @@ _committers: list[Committer] = []
 def _know_committers() -> None:
     honest = Committer.__init__
 
-    def init(self: Committer, *given: Any) -> None:
-        honest(self, *given)
+    def init(self: Committer, *given: Any, **named: Any) -> None:
+        honest(self, *given, **named)
         _committers.append(self)
 
     Committer.__init__ = init
