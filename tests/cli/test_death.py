@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def test_an_interrupted_run_says_so_and_goes_on_later(here: Path, begun: list[su
     begun.append(run)
     assert run.stderr is not None
     assert run.stderr.readline().startswith("waiting: ")
+    time.sleep(0.5)  # by then it does nothing but wait
     run.send_signal(signal.SIGINT)
     out, errors = run.communicate(timeout=LOOK_S)
     assert (run.returncode, out, errors.splitlines()[-1]) == (130, "", "interrupted")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import traceback
 
 from holdfast.agent.run import Agent
@@ -34,8 +35,8 @@ def advance(house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_
                 waiting.fix = " | ".join(way.partition("   #")[0] for way in ways)
                 raise
             _tell(waiting, run, agent.name, store)
-            with busy(f"waiting; {safe(waiting.what)}"):
-                asyncio.run(house.until(run, waiting))
+            with busy(f"waiting; {safe(waiting.what)}"), contextlib.closing(house.until(run, waiting)) as until:
+                asyncio.run(until)  # closed if an interruption comes before it is begun
             say("going on")
         except (Exception, SystemExit) as error:
             if not isinstance(error, Cancelled) and _raised_inside(agent, error):

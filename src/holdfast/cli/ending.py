@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
@@ -89,12 +90,19 @@ def safe_lines(text: str) -> str:
     return "\n".join(safe(line) for line in text.splitlines())
 
 
+def _hush() -> None:
+    """What an interruption found half made (a loop, a coroutine) complains when it is collected: nobody needs that."""
+    warnings.simplefilter("ignore")
+    sys.unraisablehook = lambda _unraisable: None
+
+
 def _tell(error: BaseException, *, debug: bool) -> None:
     match error:
         case BrokenPipeError():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         case KeyboardInterrupt():
             say("interrupted")
+            _hush()
         case HoldfastError() | Waiting():
             say(describe(error))
         case AgentFailed(error=raised):

@@ -288,7 +288,10 @@ class House:
 
     def _plainly(self, work: Coroutine[Any, Any, T]) -> T:
         if not _inside_a_loop():
-            return asyncio.run(work)
+            try:
+                return asyncio.run(work)
+            finally:
+                work.close()  # where an interruption came before it was begun
         work.close()
         raise Misuse("this would block the event loop that it is called in", fix="await house.arun(…), or house.desk")
 
