@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from holdfast.errors import Corrupt, Stopped, Unwritable
-from holdfast.store import schema
+from holdfast.store import committer, schema
 from holdfast.store.heads import Heads
 from holdfast.store.schema import connect
 from holdfast.store.sqlite import SqliteStore
@@ -351,6 +351,22 @@ async def test_the_write_ahead_file_does_not_grow_however_fast_it_is_written(
     store = lasting.open(flush_s=60.0)
     for _ in range(1000):
         await store.append(BRANCH, drafts("x"), epoch=0, barrier=barrier, alone=alone, blobs=[blob(os.urandom(60_000))])
+    assert wal(lasting.path).stat().st_size < 24 << 20
+    await store.close()
+
+
+async def test_a_commit_that_takes_long_does_not_keep_the_write_ahead_file_growing_for_good(lasting: Shelf) -> None:
+    """The thread that empties it finds the lock taken, gives up, and must be asked again."""
+    store = lasting.open(flush_s=60.0)
+    big = [blob(os.urandom(9 << 20))]
+    with store.committer._lock:
+        store.committer._nudged = True
+        store.committer._queue.put(committer._Nudge())
+        await asyncio.sleep(20 * committer.LOCK_S)
+    for _ in range(6):
+        await store.append(BRANCH, drafts("x"), epoch=0, barrier=True, alone=True, blobs=big)
+        big = [blob(os.urandom(9 << 20))]
+        await asyncio.sleep(0.2)
     assert wal(lasting.path).stat().st_size < 24 << 20
     await store.close()
 

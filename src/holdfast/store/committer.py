@@ -234,7 +234,6 @@ class Committer:
             with contextlib.suppress(RuntimeError):  # a loop that has closed since has nobody left to tell
                 batch.loop.call_soon_threadsafe(self._landed, batch)
             self._wal.empty()
-            self._nudged = False
         finally:
             self._lock.release()
 
@@ -251,12 +250,12 @@ class Committer:
         self.beat()
 
     def _checkpoint(self, wait_s: float) -> None:
-        """Empty a long write-ahead log, if the lock can be had."""
+        """Empty a long write-ahead log, if the lock can be had. If not, the next commit asks again."""
+        self._nudged = False
         if not self._lock.acquire(timeout=wait_s):
-            return  # a filled batch waits for this thread: with it, it will be done
+            return  # a filled batch waits for this thread, or a slow disk has the caller's
         try:
             self._wal.empty()
-            self._nudged = False
         finally:
             self._lock.release()
 
