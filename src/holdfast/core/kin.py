@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from holdfast.core.effect import Happened, Kind, redone_identity
+from holdfast.core.codec import decode
+from holdfast.core.effect import Happened, Kind, redone_identity, undo_identity
 from holdfast.core.entry import Entry
 from holdfast.core.log import Log
-from holdfast.core.record import Planned, Record
+from holdfast.core.record import Planned
 from holdfast.core.slot import Slot
+
+IDENTITY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +36,42 @@ class Relative:
 
 class Kin:
     """The effects of the other branches of one run: a fold over what each of them wrote of its own. `open`: those that
-    still go on."""
+    still go on. Entries are taken up when somebody asks for their call, since most are never asked for."""
 
     def __init__(self) -> None:
-        self.logs: dict[str, Log] = {}
         self.open: set[str] = set()
+        self._logs: dict[str, Log] = {}
+        self._waiting: dict[str, dict[bytes, list[Entry]]] = {}
 
     def begin(self, branch: str, base: int) -> None:
         """From now on entries of `branch` after `base` are taken up."""
-        self.logs[branch] = Log(branch, base)
+        self._logs[branch] = Log(branch, base)
+        self._waiting[branch] = {}
 
-    def fold(self, entry: Entry) -> Record:
-        """Take up an entry of a branch that was begun. Raises Corrupt if its record may not stand there."""
-        return self.logs[entry.branch].fold(entry)
+    def fold(self, entry: Entry) -> None:
+        """Take up an entry of a branch that was begun."""
+        if len(entry.key) == IDENTITY_BYTES:
+            self._waiting[entry.branch].setdefault(entry.key, []).append(entry)
+
+    def _take(self, branch: str, key: bytes) -> None:
+        for entry in self._waiting[branch].pop(key, ()):
+            self._logs[branch].take(decode(entry.body), entry)
+
+    def _slot(self, branch: str, identity: bytes, n: int) -> Slot | None:
+        """The effect that a branch made of a call, if it made one."""
+        self._take(branch, identity)
+        slot = self._logs[branch].slot(identity, n)
+        if slot is None or slot.intent is None or slot.kind is Kind.READ:
+            return None
+        self._take(branch, undo_identity(identity, n))
+        return slot
 
     def __iter__(self) -> Iterator[Relative]:
         """All effects that were sent, by branch and in order of intent."""
-        for branch, log in self.logs.items():
-            for slot in log.effects:
+        for branch, log in self._logs.items():
+            for key in list(self._waiting[branch]):
+                self._take(branch, key)
+            for slot in sorted(log.effects, key=lambda slot: slot.intent_seq):
                 if slot.intent is not None:
                     yield Relative(branch, slot)
 
@@ -58,9 +79,9 @@ class Kin:
         """The effect that another branch made of the `n`-th call of an identity: one that happened, else one that may
         have."""
         found: Relative | None = None
-        for branch, log in self.logs.items():
-            slot = log.slot(identity, n)
-            if slot is None or slot.intent is None or slot.kind is Kind.READ or slot.undone:
+        for branch in self._logs:
+            slot = self._slot(branch, identity, n)
+            if slot is None or slot.undone:
                 continue
             if isinstance(slot.outcome, Happened):
                 return Relative(branch, slot)
@@ -70,16 +91,16 @@ class Kin:
 
     def used_up(self, identity: bytes, n: int) -> bool:
         """Whether another branch has sent this call, and it did not happen or was taken back."""
-        return self.find(identity, n) is None and any(
-            (slot := log.slot(identity, n)) is not None and slot.intent is not None and slot.kind is not Kind.READ
-            for log in self.logs.values()
-        )
+        sent = [slot for branch in self._logs if (slot := self._slot(branch, identity, n)) is not None]
+        return bool(sent) and not any(in_the_world(slot) for slot in sent)
 
     def adopters(self, node: str) -> list[str]:
         """The branches that go on and have adopted the effect at `node` (`BRANCH:SEQ`)."""
+        for _ in self:  # which takes up everything
+            pass
         return [
             branch
-            for branch, log in self.logs.items()
+            for branch, log in self._logs.items()
             if branch in self.open
             and any(slot.adopted is not None and slot.adopted.node == node for slot in log.effects)
         ]

@@ -9,11 +9,13 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from holdfast.core.codec import decode, encode
-from holdfast.core.effect import Happened, legible
+from holdfast.core.effect import Happened, Outcome, legible
 from holdfast.core.entry import Entry
 from holdfast.core.log import Log
 from holdfast.core.payload import Packed
@@ -22,12 +24,14 @@ from holdfast.core.record import (
     Adopted,
     Decision,
     Forked,
+    Intent,
     Override,
     Promoted,
     Record,
     Seal,
     Settled,
 )
+from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
 from holdfast.gateway.family import read_tree
@@ -146,32 +150,41 @@ async def _bear(store: Store, cutting: Cutting, forked: Forked, entry: Entry) ->
 async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
     """What has become, after the fork point, of what was begun before it: seals and undos that its history lacks."""
     parent = f"{cutting.run}@{forked.parent}"
-    log = (await read_log(store, parent, restore=True, before=cutting.at)).log
+    log = (await read_log(store, parent, restore=True, upto=cutting.at)).log
+    begun = {slot.intent_seq: slot for slot in log.doubts()}
     drafts: list[Draft] = []
-    for slot in log.effects:
-        if slot.intent is None:
-            continue
-        here = slot.intent_seq <= cutting.at
-        if here and slot.open:
+    for entry in await store.read(parent, after=cutting.at):
+        undoing = b'"t":"intent"' in entry.body and b'"undoes":null' not in entry.body
+        if not (undoing or (begun and re.search(rb'"t":"(?:seal|settled)"', entry.body))):
+            continue  # which saves its decoding: most of what lies behind the place does not matter
+        record = decode(entry.body)
+        if isinstance(record, Intent) and record.undoes is not None and record.undoes <= cutting.at:
+            log.take(record, entry)
+            begun[entry.seq] = cast(Slot, log.at(entry.seq))
+        elif isinstance(record, Seal | Settled) and (slot := begun.pop(record.intent or 0, None)) is not None:
+            drafts.append(_became(slot, record.outcome, f"{forked.parent}:{entry.seq}", cutting.at))
+    for slot in begun.values():
+        if slot.intent_seq <= cutting.at:
             raise InDoubt(
                 f"`{slot.tool}` was sent before this place, and nobody knows yet what came of it",
                 where=node_of(parent, slot.intent_seq),
                 fix=f"settle it, or fork before it: {node_of(parent, slot.intent_seq - 1)}",
             )
-        if slot.outcome is None or slot.sealed_seq <= cutting.at:
-            continue
-        by = f"{forked.parent}:{slot.sealed_seq}"
-        undoes = slot.intent.undoes
-        if here:
-            settled = Settled(intent=slot.intent_seq, outcome=slot.outcome, by=by)
-            drafts.append(Draft(slot.identity, encode(settled)))
-        elif undoes is not None and undoes <= cutting.at and isinstance(slot.outcome, Happened):
-            taken_back = Adopted(
-                tool=slot.tool, kind=slot.kind, identity=slot.identity.hex(), n=slot.n, args=slot.intent.args,
-                node=by, undoes=undoes, outcome=slot.outcome,
-            )  # fmt: skip
-            drafts.append(_draft(taken_back))
-    return drafts
+    return [draft for draft in drafts if draft.body]
+
+
+def _became(slot: Slot, outcome: Outcome, by: str, at: int) -> Draft:
+    """What a branch must be told of a call that ended behind its fork point."""
+    assert slot.intent is not None
+    if slot.intent_seq <= at:
+        return Draft(slot.identity, encode(Settled(intent=slot.intent_seq, outcome=outcome, by=by)))
+    if not isinstance(outcome, Happened):
+        return Draft(b"", b"")  # an undo that did not happen has changed nothing
+    taken_back = Adopted(
+        tool=slot.tool, kind=slot.kind, identity=slot.identity.hex(), n=slot.n, args=slot.intent.args,
+        node=by, undoes=slot.intent.undoes, outcome=outcome,
+    )  # fmt: skip
+    return _draft(taken_back)
 
 
 async def _check_edit(store: Store, cutting: Cutting, tree: Tree, edit: Edit) -> None:
