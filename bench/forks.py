@@ -1,8 +1,8 @@
 """`python -m bench.forks`: from a fork at step 900 of 1000 to the first new step, beside DBOS and LangGraph.
 
 Rules
-1. Each is a process of its own, in a folder of its own, and takes its turn in every round; what is measured begins after
-   imports, with the store open.
+1. Each is a process of its own, in a folder of its own, and takes its turn in every round; what is measured begins
+   after imports, with the store open.
 2. The peers come from PyPI, each into an environment of its own under build/peers, at the newest version. Where they
    cannot be installed, that is said, and nothing stands in their row.
 """
@@ -35,7 +35,7 @@ MOST_MS, MOST_BYTES = 20.0, 4096
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """One way to fork: the script, what it is told besides, and the packages that its environment needs (none: ours)."""
+    """One way to fork: the script, what it is told besides, and the packages of its environment (none: ours)."""
 
     name: str
     script: str

@@ -1,5 +1,5 @@
-"""Holdfast: an agent of `steps` steps, with a checkpoint after each `every` of them (0: none, it is replayed), forked at one of
-them with another answer of its model.
+"""Holdfast: an agent of `steps` steps, with a checkpoint after each `every` of them (0: none, it is replayed), forked
+at one of them with another answer of its model.
 
 python holdfast_fork.py FOLDER STEPS AT EVERY
 """

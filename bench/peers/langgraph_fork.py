@@ -1,5 +1,5 @@
-"""LangGraph: a graph whose one node is gone through `steps` times, with messages in its state, on SQLite; forked at one of
-its checkpoints. Run by the Python of LangGraph's own environment.
+"""LangGraph: a graph whose one node is gone through `steps` times, with messages in its state, on SQLite; forked at one
+of its checkpoints. Run by the Python of LangGraph's own environment.
 
 python langgraph_fork.py FOLDER STEPS AT
 """
