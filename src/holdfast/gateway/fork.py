@@ -34,9 +34,9 @@ from holdfast.core.record import (
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
-from holdfast.gateway.family import read_tree
+from holdfast.gateway.family import TREE_KEY, KnownTree
 from holdfast.gateway.line import key_for, node_of, read_log
-from holdfast.store import Draft, Store
+from holdfast.store import Branch, Draft, Store
 
 TRIES = 200
 
@@ -73,28 +73,30 @@ class Cutting:
         return node_of(self.branch, self.at)
 
 
-async def fork(store: Store, cutting: Cutting) -> str:
-    """Begin a branch; its name (`b2`). Raises Unknown if there is no such place, InDoubt if it lies between an intent
-    and the seal that nobody has, BadCall for an edit of what cannot be edited, Misuse where the tree does not allow
-    it."""
+async def fork(store: Store, cutting: Cutting, known: KnownTree | None = None) -> str:
+    """Begin a branch; its name (`b2`). `known`: as much of the tree as the caller knows already. Raises Unknown if there
+    is no such place, InDoubt if it lies between an intent and the seal that nobody has, BadCall for an edit of what
+    cannot be edited, Misuse where the tree does not allow it."""
+    known = known or KnownTree(store, cutting.run)
     for _ in range(TRIES):
-        tree = await read_tree(store, cutting.run)
+        tree = await known.refresh()
         name = cutting.branch.partition("@")[2]
         if name not in tree.limbs:
             raise Unknown(f"there is no branch `{name}`", where=cutting.run, fix=f"holdfast show {cutting.run}")
         parent = next(each for each, upto in tree.lineage(name) if upto is None or cutting.at <= upto)
         entry = await _entry(store, f"{cutting.run}@{parent}", cutting.at, cutting.node)
+        there = await store.branches(f"{cutting.run}@")
         forked = Forked(
-            branch=await _free_name(store, cutting.run), parent=parent, at=cutting.at, digest=entry.digest.hex(),
+            branch=_free_name(there), parent=parent, at=cutting.at, digest=entry.digest.hex(),
             kind=cutting.kind, group=cutting.group, by=legible(cutting.by, 200), why=legible(cutting.why, 500),
         )  # fmt: skip
         _allow(tree, forked, cutting.node)
-        watch = await _positions(store, cutting.run, tree)
+        watch = _given_up(there, tree)
         for edit in cutting.edits:
             await _check_edit(store, cutting, tree, edit)
         try:
             await _bear(store, cutting, forked, entry)
-            await _tell(store, cutting.run, forked, tree, watch)
+            await _tell(store, forked, known, watch)
         except Conflict:
             continue
         return forked.branch
@@ -103,11 +105,11 @@ async def fork(store: Store, cutting: Cutting) -> str:
 
 async def change(store: Store, run: str, record: Promoted | Abandoned) -> str:
     """Promote or abandon a branch; the place of the record. Raises Misuse where the tree does not allow it."""
+    known = KnownTree(store, run)
     for _ in range(TRIES):
-        tree = await read_tree(store, run)
-        _allow(tree, record, run)
+        _allow(await known.refresh(), record, run)
         try:
-            return await _tell(store, run, record, tree, {})
+            return await _tell(store, record, known, {})
         except Conflict:
             continue
     raise Conflict("the run is writing too fast for its tree to be changed", where=run, fix="try again")
@@ -119,14 +121,15 @@ def _allow(tree: Tree, record: TreeRecord, where: str) -> None:
         raise Misuse(why, where=where, fix=f"holdfast show {where.partition('@')[0]} shows the tree")
 
 
-async def _tell(store: Store, run: str, record: TreeRecord, tree: Tree, watch: dict[str, int]) -> str:
-    """Place a tree record on main. Raises Conflict if the tree is not `tree` any more, or a branch of `watch` moved."""
-    main = f"{run}@{MAIN}"
+async def _tell(store: Store, record: TreeRecord, known: KnownTree, watch: dict[str, int]) -> str:
+    """Place a tree record on main. Raises Conflict if the tree is not as `known` any more, or a branch of `watch`
+    moved."""
+    main = f"{known.run}@{MAIN}"
     for _ in range(TRIES):
         newest = await store.read(main, newest=1)
         if not newest:
-            raise Unknown(f"there is no run `{run}`", where=main, fix="holdfast list shows the runs")
-        if (await read_tree(store, run)).size != tree.size:
+            raise Unknown(f"there is no run `{known.run}`", where=main, fix="holdfast list shows the runs")
+        if await store.read(main, after=known.seq, key=TREE_KEY, newest=1):
             break
         try:
             (entry,) = await store.append(
@@ -137,7 +140,7 @@ async def _tell(store: Store, run: str, record: TreeRecord, tree: Tree, watch: d
                 raise
             continue
         return node_of(main, entry.seq)
-    raise Conflict("the tree of the run has changed", where=run)
+    raise Conflict("the tree of the run has changed", where=known.run)
 
 
 async def _bear(store: Store, cutting: Cutting, forked: Forked, entry: Entry) -> None:
@@ -217,20 +220,22 @@ async def _entry(store: Store, branch: str, seq: int, node: str) -> Entry:
     return found[0]
 
 
-async def _free_name(store: Store, run: str) -> str:
-    taken = {found.name.partition("@")[2] for found in await store.branches(f"{run}@")}
+def _free_name(there: Sequence[Branch]) -> str:
+    taken = {found.name.partition("@")[2] for found in there}
     number = len(taken) + 1
     while f"b{number}" in taken:
         number += 1
     return f"b{number}"
 
 
-async def _positions(store: Store, run: str, tree: Tree) -> dict[str, int]:
+def _given_up(there: Sequence[Branch], tree: Tree) -> dict[str, int]:
     """How far each branch is that was given up: what it did may be taken back meanwhile."""
     return {
         found.name: found.seq
-        for found in await store.branches(f"{run}@")
-        if (limb := tree.limbs.get(found.name.partition("@")[2])) is not None and limb.status is not Status.OPEN
+        for found in there
+        if (limb := tree.limbs.get(found.name.partition("@")[2])) is not None
+        and limb.status is not Status.OPEN
+        and not tree.held(limb.name)
     }
 
 
