@@ -74,9 +74,9 @@ class Cutting:
 
 
 async def fork(store: Store, cutting: Cutting, known: KnownTree | None = None) -> str:
-    """Begin a branch; its name (`b2`). `known`: as much of the tree as the caller knows already. Raises Unknown if there
-    is no such place, InDoubt if it lies between an intent and the seal that nobody has, BadCall for an edit of what
-    cannot be edited, Misuse where the tree does not allow it."""
+    """Begin a branch; its name (`b2`). `known`: as much of the tree as the caller knows already. Raises Unknown if
+    there is no such place, InDoubt if it lies between an intent and the seal that nobody has, BadCall for an edit of
+    what cannot be edited, Misuse where the tree does not allow it."""
     known = known or KnownTree(store, cutting.run)
     for _ in range(TRIES):
         tree = await known.refresh()
