@@ -19,12 +19,14 @@ from holdfast.agent.run import Agent
 from holdfast.core.canonical import JSON
 from holdfast.core.record import Abandoned, Promoted
 from holdfast.core.tree import ForkKind
+from holdfast.embedded.drift import drift_at, hold_to_the_world
 from holdfast.embedded.explore import packed_json
 from holdfast.embedded.lives import Lives, checked_id
 from holdfast.errors import BadCall, Misuse, Superseded, Waiting
 from holdfast.gateway.closing import Residue
 from holdfast.gateway.desk import Desk, parse_node
 from holdfast.gateway.diverge import OnDivergence
+from holdfast.gateway.drift import Drift
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.fork import Cutting, Edit, change, fork
 from holdfast.store.url import Opening, open_url
@@ -65,12 +67,18 @@ class House(Lives):
         wait: bool = True,
         on_divergence: str = "brief",
         branch: str | None = None,
+        check_drift: bool = False,
     ) -> Any:
         """Run `agent` on `task` to its end; its answer. An `id` that exists resumes, on the run's line or on `branch`.
         With `wait`, a run that is held, asleep or in doubt blocks here until it can go on; without, it raises Waiting.
-        Raises Claimed if another worker is at it, Cancelled, and what the agent raises."""
+        With `check_drift` it raises Drifted, before anything is started and each time that it goes on, if the world is
+        not as the run has seen it. Raises Claimed if another worker is at it, Cancelled, and what the agent raises."""
         self._own_loop = True
-        return self._plainly(self.arun(agent, task, id=id, wait=wait, on_divergence=on_divergence, branch=branch))
+        return self._plainly(
+            self.arun(
+                agent, task, id=id, wait=wait, on_divergence=on_divergence, branch=branch, check_drift=check_drift
+            )
+        )
 
     async def arun(
         self,
@@ -81,6 +89,7 @@ class House(Lives):
         wait: bool = True,
         on_divergence: str = "brief",
         branch: str | None = None,
+        check_drift: bool = False,
     ) -> Any:
         """As `run`, to be awaited."""
         if not isinstance(cast(object, agent), Agent):
@@ -92,6 +101,8 @@ class House(Lives):
             place = f"{run}@{branch or (await read_tree(self.store, run)).line}"
             if wait:
                 await self._at_rest(place)
+            if check_drift:
+                await hold_to_the_world(self.store, place)
             try:
                 return await self.life(agent, place, task, OnDivergence(on_divergence))
             except Superseded:
@@ -177,6 +188,11 @@ class House(Lives):
     def cancel(self, run: str, *, by: str, reason: str = "no reason was given") -> str:
         """End a run: nothing new is started."""
         return self._plainly(self.desk.cancel(checked_id(run), by=by, reason=reason))
+
+    def drift(self, node: str) -> list[Drift]:
+        """How everything that a run relied on, at a node or at its end, stands in the world now. Only reads are called
+        and probes asked, of the tools declared in this process; nothing is written."""
+        return self._plainly(drift_at(self.store, node))
 
     # --- the life of the house ---
 

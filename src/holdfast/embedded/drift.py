@@ -1,0 +1,61 @@
+"""World drift, asked with the tools of this process.
+
+Rules
+1. The check writes nothing. A run that is held to an unmoved world is not started where it has moved, or where nobody
+   can tell.
+"""
+
+from __future__ import annotations
+
+from holdfast.agent.run import outside_run
+from holdfast.agent.tool import tool_named
+from holdfast.errors import Drifted
+from holdfast.gateway.desk import parse_node
+from holdfast.gateway.drift import Drift, Way, drifted, read_again
+from holdfast.gateway.line import read_log
+from holdfast.gateway.upstreams.python import Function, PythonUpstream
+from holdfast.store import Readable
+
+SHOWN = 3  # of the things that moved, in an error
+
+
+def way_of(name: str) -> Way | None:
+    """The way of the tool that is declared under `name` in this process."""
+    tool = tool_named(name)
+    if tool is None:
+        return None
+    function = Function(tool.function, tool.probe, tool.undo)
+    return Way(tool.contract, PythonUpstream(function, {}, outside_run))
+
+
+async def drift_at(store: Readable, node: str) -> list[Drift]:
+    """How everything that a run relied on stands in the world now: at a node (`RUN@SEQ`, `RUN@BRANCH:SEQ`), or at the
+    end of a branch (`RUN`, `RUN@BRANCH`). Raises Misuse, Unknown, Corrupt."""
+    branch, upto = parse_place(node)
+    return await drifted(store, branch, way_of, upto)
+
+
+def parse_place(place: str) -> tuple[str, int | None]:
+    """The branch that a run or a node names, and the seq of the node. Raises Misuse."""
+    run, _, line = place.partition("@")
+    if line.rpartition(":")[2].isdigit():
+        return parse_node(place)
+    if not run or ":" in line or "@" in line:
+        return parse_node(place)  # which says how it is written
+    return f"{run}@{line or 'main'}", None
+
+
+async def hold_to_the_world(store: Readable, branch: str) -> None:
+    """Raise Drifted if what an unfinished run relied on has moved, or if that cannot be told."""
+    log = (await read_log(store, branch)).log
+    if log.cancelled is not None or (log.finished is not None and log.finished.answer is not None):
+        return  # it has nothing to do any more
+    lost = [drift for drift in await read_again(store, log, way_of) if not drift.holds]
+    if lost:
+        what = "; ".join(f"`{drift.tool}` at {drift.node} is {drift.standing}" for drift in lost[:SHOWN])
+        more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        raise Drifted(
+            f"the world is not as the run has seen it: {what}{more}",
+            where=branch,
+            fix=f"holdfast drift {branch.removesuffix('@main')} shows how; unchecked, it goes on all the same",
+        )
