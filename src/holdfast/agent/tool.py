@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -277,14 +278,23 @@ def _declare(made: Tool) -> None:
 def tool_named(name: str) -> Tool | None:
     """The tool that is declared under the contract's name in this process; None if there is none. One function that was
     loaded or made anew is its newest self. Raises Misuse where different functions go by this name."""
-    living = [made for known in _declared.get(name, ()) if (made := known()) is not None]
-    places = sorted({_place(made) for made in living})
+    if len(_places(name)) > 1:
+        gc.collect()  # one that nobody holds any more may still be there
+    places = _places(name)
     if len(places) > 1:
         raise Misuse(
             f"different functions are declared as the tool `{name}`: {', '.join(places)}",
             fix="give one of them another name: @tool(name=…)",
         )
-    return living[-1] if living else None
+    return next(reversed(_living(name)), None)
+
+
+def _living(name: str) -> list[Tool]:
+    return [made for known in _declared.get(name, ()) if (made := known()) is not None]
+
+
+def _places(name: str) -> list[str]:
+    return sorted({_place(made) for made in _living(name)})
 
 
 def _place(made: Tool) -> str:

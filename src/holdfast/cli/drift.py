@@ -50,8 +50,8 @@ def verb(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Read again what a run has seen, up to a node or its end, and show what has moved. Exit code 1 if anything moved, is
-    gone, or cannot be told."""
+    """Read again what a run has seen, up to a node or its end, and show what has moved. Exit code 1 if anything moved,
+    is gone, or cannot be told."""
     from holdfast.cli.agents import agent_named
     from holdfast.cli.ending import DONE, FAILED
     from holdfast.embedded.drift import parse_place

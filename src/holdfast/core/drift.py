@@ -213,16 +213,22 @@ def by_version(then: Relied, now: Now) -> Standing | None:
     match now:
         case Untold():
             return Standing.UNKNOWN
-        case Absent() if not isinstance(then.outcome, Happened):
-            return Standing.SAME
         case Absent():
-            return Standing.OURS if any(write.etag is None for write in then.writes) else Standing.GONE
+            return _absent(then)
         case Seen(etag) if not isinstance(then.outcome, Happened):
             return _unlike(then, etag)
         case Seen(etag):
             return _seen(then, etag)
         case _:
             assert_never(now)
+
+
+def _absent(then: Relied) -> Standing:
+    if then.writes and all(write.etag is not None for write in then.writes):
+        return Standing.GONE  # the run itself has left it there
+    if not isinstance(then.outcome, Happened):
+        return Standing.SAME
+    return Standing.OURS if then.writes else Standing.GONE
 
 
 def _seen(then: Relied, etag: str | None) -> Standing | None:

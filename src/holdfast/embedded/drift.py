@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from holdfast.agent.run import outside_run
 from holdfast.agent.tool import tool_named
+from holdfast.core.drift import Standing
 from holdfast.errors import Drifted
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.drift import Drift, Way, drifted, read_again
@@ -52,10 +53,20 @@ async def hold_to_the_world(store: Readable, branch: str) -> None:
         return  # it has nothing to do any more
     lost = [drift for drift in await read_again(store, log, way_of) if not drift.holds]
     if lost:
-        what = "; ".join(f"`{drift.tool}` at {drift.node} is {drift.standing}" for drift in lost[:SHOWN])
+        what = "; ".join(f"`{drift.tool}` at {drift.node} {_how(drift)}" for drift in lost[:SHOWN])
         more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         raise Drifted(
             f"the world is not as the run has seen it: {what}{more}",
             where=branch,
             fix=f"holdfast drift {branch.removesuffix('@main')} shows how; unchecked, it goes on all the same",
         )
+
+
+def _how(drift: Drift) -> str:
+    match drift.standing:
+        case Standing.GONE:
+            return "is gone"
+        case Standing.UNKNOWN:
+            return f"cannot be told ({drift.why})"
+        case _:
+            return "has moved"
