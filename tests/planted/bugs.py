@@ -15,6 +15,7 @@ MATRIX = "tests/crash/test_kill_matrix.py::"
 WORKERS = "tests/crash/test_two_workers.py::"
 VERIFY = "tests/core/test_verify.py::"
 LOG = "tests/core/test_log.py::"
+DRIFT = "tests/gateway/test_drift.py::"
 STEP = "tests/core/test_step.py::"
 
 
@@ -222,6 +223,49 @@ BUGS = (
         old="                self.changed()\n",
         new="",
         found_by="tests/store/test_sqlite.py::test_an_entry_of_another_process_is_taken_into_account_at_once",
+    ),
+    # --- the world moves ---
+    Bug(
+        name="a run's own later write explains whatever came after it",
+        file="core/drift.py",
+        old="any(etag is None or write.etag is None or same_version(etag, write.etag) for write in then.writes)",
+        new="bool(then.writes)",
+        found_by=DRIFT + "test_what_the_run_itself_wrote_is_told_apart_from_what_others_wrote",
+    ),
+    Bug(
+        name="what cannot be compared is taken for the same",
+        file="core/drift.py",
+        old="    if alike is None:\n        return Standing.UNKNOWN\n    return Standing.SAME if alike else",
+        new="    return Standing.SAME if alike is not False else",
+        found_by=DRIFT + "test_an_answer_that_was_never_written_down_cannot_be_compared",
+    ),
+    Bug(
+        name="an older reading counts, not the newest",
+        file="core/drift.py",
+        old="slot if known is None or known.sealed_seq < slot.sealed_seq else known",
+        new="known or slot",
+        found_by="tests/core/test_drift.py::test_only_the_newest_reading_of_each_identity_counts",
+    ),
+    Bug(
+        name="answers are compared though both times a version was told",
+        file="core/drift.py",
+        old="        return Standing.SAME if same_version(etag, then.etag) else _unlike(then, etag)\n",
+        new="        return Standing.SAME if same_version(etag, then.etag) else None\n",
+        found_by=DRIFT + "test_a_version_that_is_the_same_decides_whatever_the_answer_says",
+    ),
+    Bug(
+        name="what was a read is read again though its tool writes now",
+        file="gateway/drift.py",
+        old="        if then.key is None and way.contract.kind is not Kind.READ:\n",
+        new="        if then.key is None and way.contract.kind is Kind.IRREVERSIBLE:\n",
+        found_by=DRIFT + "test_what_was_a_read_and_writes_now_is_not_called[idempotent]",
+    ),
+    Bug(
+        name="a run is held to the world only where something is gone",
+        file="gateway/drift.py",
+        old="        return self.standing in (Standing.SAME, Standing.OURS)\n",
+        new="        return self.standing is not Standing.GONE\n",
+        found_by=DRIFT + "test_a_run_that_is_held_to_the_world_is_not_started_where_it_has_moved",
     ),
     # --- people ---
     Bug(
