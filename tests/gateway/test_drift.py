@@ -23,6 +23,7 @@ from holdfast.core.effect import Kind
 from holdfast.core.payload import pack_text
 from holdfast.core.record import Claim, Intent
 from holdfast.embedded import House
+from holdfast.embedded.drift import way_of
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.gateway import drift as asking
 from holdfast.gateway.line import read_log
@@ -192,6 +193,23 @@ def test_the_check_writes_nothing_and_calls_no_write(web: Wiki, tmp_path: Path) 
         assert [said for said in web.asked()[before:] if not said.startswith("GET")] == []
         assert records(house) == log
         assert asyncio.run(house.store.branches())[0].seq == len(log)
+
+
+def test_what_another_branch_wrote_after_the_two_parted_is_the_runs_own_too(web: Wiki) -> None:
+    tools = Tools(web)
+    web.request("PUT", "forked", 1)
+    with open_store("memory://") as house:
+        life(house, runs(lambda: tools.page("forked")))
+        life(house, runs(lambda: tools.put("before", 1), lambda: tools.put("forked", 2)), id="s")
+        beside = asyncio.run(read_log(house.store, "s@main")).log  # in the place of a branch of the same run
+
+        def checked(shared: int) -> list[tuple[Standing, tuple[str, ...]]]:
+            check = asking.drifted(house.store, f"{RUN}@main", way_of, beside=[(beside, shared)])
+            return [(drift.standing, drift.writes) for drift in asyncio.run(check)]
+
+        assert checked(3) == [(OURS, ("s@5",))]
+        assert checked(2) == [(MOVED, ())], "it parted before that was read"
+        assert checked(5) == [(MOVED, ())], "it wrote that before it parted"
 
 
 # --- versions and answers ---

@@ -46,12 +46,14 @@ def parse_place(place: str) -> tuple[str, int | None]:
     return f"{run}@{line or 'main'}", None
 
 
-async def hold_to_the_world(store: Readable, branch: str) -> None:
-    """Raise Drifted if what an unfinished run relied on has moved, or if that cannot be told."""
+async def hold_to_the_world(store: Readable, branch: str, upto: int | None = None) -> None:
+    """Raise Drifted if what a branch relied on, at `upto` (a seq) or at its end, has moved, or if that cannot be told.
+    At its end, a run that has nothing to do any more is not asked about."""
     log = (await read_log(store, branch)).log
-    if log.cancelled is not None or (log.finished is not None and log.finished.answer is not None):
-        return  # it has nothing to do any more
-    lost = [drift for drift in await read_again(store, log, way_of) if not drift.holds]
+    ended = log.cancelled is not None or (log.finished is not None and log.finished.answer is not None)
+    if upto is None and ended:
+        return
+    lost = [drift for drift in await read_again(store, log, way_of, upto) if not drift.holds]
     if lost:
         what = "; ".join(f"`{drift.tool}` at {drift.node} {_how(drift)}" for drift in lost[:SHOWN])
         more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
