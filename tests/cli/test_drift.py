@@ -96,9 +96,9 @@ def test_json_says_everything() -> None:
         "holds": False,
         "counts": {"moved": 1, "same": 1},
         "drift": [
-            {"node": "c@3", "tool": "desk.sheet", "effect": False, "args": '{"sheet":"a"}', "standing": "moved",
+            {"node": "c@3", "tool": "desk.sheet", "effect": False, "args": '{"sheet":"a"}', "fate": "moved",
              "why": "", "then": "v1", "now": "v2", "changes": ['"one" → "two"'], "writes": []},
-            {"node": "c@4", "tool": "desk.sheet", "effect": False, "args": '{"sheet":"none"}', "standing": "same",
+            {"node": "c@4", "tool": "desk.sheet", "effect": False, "args": '{"sheet":"none"}', "fate": "same",
              "why": "not there, as then: there is no such sheet", "then": None, "now": None, "changes": [],
              "writes": []},
         ],

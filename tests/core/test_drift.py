@@ -7,10 +7,10 @@ import pytest
 from holdfast.core.contract import Contract
 from holdfast.core.drift import (
     Absent,
+    Fate,
     Now,
     Relied,
     Seen,
-    Standing,
     Untold,
     Write,
     by_answer,
@@ -160,8 +160,8 @@ def test_the_newest_later_write_of_the_same_thing_is_told_on_each_branch() -> No
 def test_an_effect_whose_thing_was_read_again_is_not_held_to_its_own_version() -> None:
     before, after = told_apart([effect(2, etag="v1"), reading(5, etag="v2")], [], THINGS)
     assert (before.seen_since, after.seen_since) == (True, False)
-    assert by_version(before, Seen("v2")) is Standing.SAME
-    assert by_version(before, Absent("deleted")) is Standing.GONE
+    assert by_version(before, Seen("v2")) is Fate.SAME
+    assert by_version(before, Absent("deleted")) is Fate.GONE
 
 
 # --- how it stands ---
@@ -170,66 +170,66 @@ V1, V2 = Seen("v1"), Seen("v2")
 
 
 @pytest.mark.parametrize(
-    ("then", "now", "standing"),
+    ("then", "now", "fate"),
     [
-        (reading(etag="v1"), V1, Standing.SAME),
-        (reading(etag="v1"), V2, Standing.MOVED),
-        (reading(etag="v1"), Absent("no such page"), Standing.GONE),
-        (reading(etag="v1"), Untold("timeout"), Standing.UNKNOWN),
+        (reading(etag="v1"), V1, Fate.SAME),
+        (reading(etag="v1"), V2, Fate.MOVED),
+        (reading(etag="v1"), Absent("no such page"), Fate.GONE),
+        (reading(etag="v1"), Untold("timeout"), Fate.UNKNOWN),
         (reading(etag="v1"), Seen(None), None),
         (reading(), V1, None),
         (reading(), Seen(None), None),
-        (effect(etag="v1"), V1, Standing.SAME),
-        (effect(etag="v1"), V2, Standing.MOVED),
-        (effect(etag="v1"), Seen(None), Standing.SAME),
-        (effect(), V1, Standing.SAME),
-        (effect(), Absent("deleted"), Standing.GONE),
-        (effect(), Untold("its probe cannot tell"), Standing.UNKNOWN),
-        (effect(undone_seq=9), V1, Standing.GONE),
+        (effect(etag="v1"), V1, Fate.SAME),
+        (effect(etag="v1"), V2, Fate.MOVED),
+        (effect(etag="v1"), Seen(None), Fate.SAME),
+        (effect(), V1, Fate.SAME),
+        (effect(), Absent("deleted"), Fate.GONE),
+        (effect(), Untold("its probe cannot tell"), Fate.UNKNOWN),
+        (effect(undone_seq=9), V1, Fate.GONE),
     ],
 )
-def test_versions_decide_where_both_were_told(then: Relied, now: Now, standing: Standing | None) -> None:
-    assert by_version(then, now) is standing
+def test_versions_decide_where_both_were_told(then: Relied, now: Now, fate: Fate | None) -> None:
+    assert by_version(then, now) is fate
 
 
 @pytest.mark.parametrize(
-    ("now", "standing"),
-    [(Absent("none"), Standing.SAME), (V1, Standing.MOVED), (Seen(None), Standing.MOVED),
-     (Untold("timeout"), Standing.UNKNOWN)],
+    ("now", "fate"),
+    [(Absent("none"), Fate.SAME), (V1, Fate.MOVED), (Seen(None), Fate.MOVED),
+     (Untold("timeout"), Fate.UNKNOWN)],
 )  # fmt: skip
-def test_what_was_not_there_and_is_there_now_has_moved(now: Now, standing: Standing) -> None:
+def test_what_was_not_there_and_is_there_now_has_moved(now: Now, fate: Fate) -> None:
     then = Relied(seq=2, sealed_seq=2, tool="t", args=ARGS, outcome=NotHappened("none"), key=None)
-    assert by_version(then, now) is standing
+    assert by_version(then, now) is fate
 
 
-OURS, MOVED = Standing.OURS, Standing.MOVED
+OURS, MOVED = Fate.OURS, Fate.MOVED
 
 
 @pytest.mark.parametrize(
-    ("then", "version_left", "now", "standing"),
+    ("then", "version_left", "now", "fate"),
     [
         # the write told a version: only that one is ours
         (reading(etag="v1"), "v2", V2, OURS),
         (reading(etag="v1"), "v2", Seen("v3"), MOVED),
         (reading(etag="v1"), "v2", V1, MOVED),  # somebody has put the old one back
         (reading(), "v2", V2, OURS),
-        (reading(etag="v1"), "v2", Absent("deleted"), Standing.GONE),
+        (reading(etag="v1"), "v2", Absent("deleted"), Fate.GONE),
         # it told none: nobody can tell whether somebody else wrote too
         (reading(etag="v1"), None, V2, OURS),
-        (reading(etag="v1"), None, V1, Standing.SAME),
+        (reading(etag="v1"), None, V1, Fate.SAME),
         (reading(etag="v1"), None, Absent("deleted"), OURS),
         (reading(), None, V2, None),
         # an effect after which the run wrote the same thing again
         (effect(etag="v1"), "v2", V2, OURS),
         (effect(etag="v1"), "v2", Seen("v3"), MOVED),
-        (effect(etag="v1"), None, V2, Standing.SAME),
+        (effect(etag="v1"), None, V2, Fate.SAME),
     ],
 )
 def test_the_runs_own_later_write_explains_a_difference(
-    then: Relied, version_left: str | None, now: Now, standing: Standing | None
+    then: Relied, version_left: str | None, now: Now, fate: Fate | None
 ) -> None:
     (one,) = told_apart([then], [write(7, etag=version_left)], THINGS)
-    assert by_version(one, now) is standing
+    assert by_version(one, now) is fate
 
 
 def test_what_was_not_there_may_be_what_the_run_itself_has_made() -> None:
@@ -237,14 +237,14 @@ def test_what_was_not_there_may_be_what_the_run_itself_has_made() -> None:
     (one,) = told_apart([then], [write(7, etag="v1")], THINGS)
     assert by_version(one, V1) is OURS
     assert by_version(one, V2) is MOVED
-    assert by_version(one, Absent("none")) is Standing.GONE
+    assert by_version(one, Absent("none")) is Fate.GONE
     (one,) = told_apart([then], [write(7)], THINGS)
-    assert by_version(one, Absent("none")) is Standing.SAME, "it may have been a deletion"
+    assert by_version(one, Absent("none")) is Fate.SAME, "it may have been a deletion"
 
 
-@pytest.mark.parametrize(("alike", "standing"), [(True, Standing.SAME), (False, MOVED), (None, Standing.UNKNOWN)])
-def test_the_answers_decide_where_versions_do_not(alike: bool | None, standing: Standing) -> None:
-    assert by_answer(reading(), alike) is standing
+@pytest.mark.parametrize(("alike", "fate"), [(True, Fate.SAME), (False, MOVED), (None, Fate.UNKNOWN)])
+def test_the_answers_decide_where_versions_do_not(alike: bool | None, fate: Fate) -> None:
+    assert by_answer(reading(), alike) is fate
 
 
 def test_an_answer_unlike_the_one_before_may_be_of_the_runs_own_making() -> None:

@@ -18,19 +18,18 @@ import pytest
 
 from holdfast import Drift, Drifted, Happened, NotHappened, RetryAfter, agent, open_store, tool
 from holdfast.agent.run import Agent
-from holdfast.core.drift import Standing
+from holdfast.core.drift import Fate
 from holdfast.core.effect import Kind
 from holdfast.core.payload import pack_text
 from holdfast.core.record import Claim, Intent
 from holdfast.embedded import House
-from holdfast.embedded.drift import way_of
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.gateway import drift as asking
 from holdfast.gateway.line import read_log
 from tests.gateway.wiki import Wiki, wiki
 from tests.stage import RUN, life, of, records
 
-SAME, OURS, MOVED, GONE, UNKNOWN = Standing.SAME, Standing.OURS, Standing.MOVED, Standing.GONE, Standing.UNKNOWN
+SAME, OURS, MOVED, GONE, UNKNOWN = Fate.SAME, Fate.OURS, Fate.MOVED, Fate.GONE, Fate.UNKNOWN
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +83,8 @@ def runs(*calls: Callable[[], Any]) -> Agent:
     return caller
 
 
-def standings(house: House, node: str = RUN) -> dict[str, Standing]:
-    return {drift.node: drift.standing for drift in house.drift(node)}
+def fates(house: House, node: str = RUN) -> dict[str, Fate]:
+    return {drift.node: drift.fate for drift in house.drift(node)}
 
 
 def one(house: House, node: str = RUN) -> Drift:
@@ -102,7 +101,7 @@ def test_a_world_that_nobody_touched_is_the_same(web: Wiki) -> None:
     with open_store("memory://") as house:
         life(house, runs(lambda: tools.page("still"), lambda: tools.page("none"), lambda: tools.page("still")))
         found = house.drift(RUN)
-        assert [(drift.tool, drift.standing, drift.holds) for drift in found] == [("wiki.page", SAME, True)] * 2
+        assert [(drift.tool, drift.fate, drift.holds) for drift in found] == [("wiki.page", SAME, True)] * 2
         assert [drift.then for drift in found] == [None, found[1].now]
         assert "HTTP 404" in found[0].why
 
@@ -114,7 +113,7 @@ def test_a_page_that_somebody_else_edits_has_moved(web: Wiki) -> None:
         life(house, runs(lambda: tools.page("edited")))
         web.request("PUT", "edited", {"title": "Ebb", "words": 3})
         moved = one(house)
-        assert (moved.standing, moved.then, moved.now) == (MOVED, '"v1"', '"v2"')
+        assert (moved.fate, moved.then, moved.now) == (MOVED, '"v1"', '"v2"')
         assert moved.changes == ('title: "Tide" → "Ebb"',)
         assert moved.args == '{"page":"edited"}'
         assert not moved.holds
@@ -127,7 +126,7 @@ def test_a_page_that_somebody_else_deletes_is_gone_and_one_that_appears_has_move
         life(house, runs(lambda: tools.page("deleted"), lambda: tools.page("appears")))
         web.request("DELETE", "deleted")
         web.request("PUT", "appears", 1)
-        assert [(drift.standing, drift.why) for drift in house.drift(RUN)] == [
+        assert [(drift.fate, drift.why) for drift in house.drift(RUN)] == [
             (GONE, "HTTP 404"),
             (MOVED, "it is there now; then: HTTP 404"),
         ]
@@ -142,13 +141,13 @@ def test_what_the_run_itself_wrote_is_told_apart_from_what_others_wrote(web: Wik
         calls += [lambda p=p: tools.put(p, 2) for p in ("mine", "also", "made")]
         life(house, runs(*calls))
         ours = house.drift(RUN)
-        assert [drift.standing for drift in ours] == [OURS] * 3
+        assert [drift.fate for drift in ours] == [OURS] * 3
         assert [drift.writes for drift in ours] == [("r@6",), ("r@8",), ("r@10",)]
         assert all(drift.holds for drift in ours)
         web.request("PUT", "also", 3)
         web.request("DELETE", "made")
         # the run had seen that it was not there, and so it is again; but the run has made it since
-        assert [drift.standing for drift in house.drift(RUN)] == [OURS, MOVED, GONE]
+        assert [drift.fate for drift in house.drift(RUN)] == [OURS, MOVED, GONE]
 
 
 def test_without_versions_the_runs_own_write_may_hide_another(web: Wiki) -> None:
@@ -157,10 +156,10 @@ def test_without_versions_the_runs_own_write_may_hide_another(web: Wiki) -> None
     with open_store("memory://") as house:
         life(house, runs(lambda: tools.page("silent"), lambda: tools.put("silent", 2)))
         web.request("PUT", "silent", 3)
-        assert one(house).standing is OURS
+        assert one(house).fate is OURS
         life(house, runs(lambda: tools.page("silent"), lambda: tools.put("silent", 2), lambda: tools.drop("silent")))
         web.request("DELETE", "silent")
-        assert one(house).standing is OURS
+        assert one(house).fate is OURS
 
 
 def test_a_check_at_a_node_looks_at_what_was_seen_up_to_there(web: Wiki) -> None:
@@ -170,9 +169,9 @@ def test_a_check_at_a_node_looks_at_what_was_seen_up_to_there(web: Wiki) -> None
     with open_store("memory://") as house:
         life(house, runs(lambda: tools.page("first"), lambda: tools.page("second")))
         web.request("PUT", "second", 2)
-        assert standings(house, f"{RUN}@3") == {"r@3": SAME}
-        assert standings(house, f"{RUN}@main:4") == {"r@3": SAME, "r@4": MOVED}
-        assert standings(house, f"{RUN}@main") == {"r@3": SAME, "r@4": MOVED}
+        assert fates(house, f"{RUN}@3") == {"r@3": SAME}
+        assert fates(house, f"{RUN}@main:4") == {"r@3": SAME, "r@4": MOVED}
+        assert fates(house, f"{RUN}@main") == {"r@3": SAME, "r@4": MOVED}
 
 
 def test_a_write_after_the_node_is_still_the_runs_own(web: Wiki) -> None:
@@ -180,7 +179,7 @@ def test_a_write_after_the_node_is_still_the_runs_own(web: Wiki) -> None:
     web.request("PUT", "later", 1)
     with open_store("memory://") as house:
         life(house, runs(lambda: tools.page("later"), lambda: tools.put("later", 2)))
-        assert standings(house, f"{RUN}@3") == {"r@3": OURS}
+        assert fates(house, f"{RUN}@3") == {"r@3": OURS}
 
 
 def test_the_check_writes_nothing_and_calls_no_write(web: Wiki, tmp_path: Path) -> None:
@@ -195,21 +194,107 @@ def test_the_check_writes_nothing_and_calls_no_write(web: Wiki, tmp_path: Path) 
         assert asyncio.run(house.store.branches())[0].seq == len(log)
 
 
+# --- forks ---
+
+
+def forks(tools: Tools, *before: str, at: list[str]) -> Agent:
+    """An agent that reads some pages, and writes those in `at`."""
+
+    @agent
+    def caller(run: Any, task: Any) -> str:
+        for page in before:
+            tools.page(page)
+        for page in list(at):
+            tools.put(page, f"{run.branch} was here")
+        return run.wait_for("go")
+
+    return caller
+
+
 def test_what_another_branch_wrote_after_the_two_parted_is_the_runs_own_too(web: Wiki) -> None:
     tools = Tools(web)
-    web.request("PUT", "forked", 1)
+    web.request("PUT", "parted", 1)
+    at = ["parted"]
     with open_store("memory://") as house:
-        life(house, runs(lambda: tools.page("forked")))
-        life(house, runs(lambda: tools.put("before", 1), lambda: tools.put("forked", 2)), id="s")
-        beside = asyncio.run(read_log(house.store, "s@main")).log  # in the place of a branch of the same run
+        life(house, forks(tools, "parted", at=at))
+        branch = house.fork(f"{RUN}@3", by="ann")
+        at.clear()
+        life(house, forks(tools, "parted", at=at))
+        assert fates(house, f"{RUN}@3") == {"r@3": OURS}
+        (inherited,) = house.drift(RUN)
+        assert (inherited.node, inherited.fate, inherited.writes) == (f"r@{branch}:3", OURS, ("r@4",))
+        web.request("PUT", "parted", 7)
+        assert one(house).fate is MOVED
 
-        def checked(shared: int) -> list[tuple[Standing, tuple[str, ...]]]:
-            check = asking.drifted(house.store, f"{RUN}@main", way_of, beside=[(beside, shared)])
-            return [(drift.standing, drift.writes) for drift in asyncio.run(check)]
 
-        assert checked(3) == [(OURS, ("s@5",))]
-        assert checked(2) == [(MOVED, ())], "it parted before that was read"
-        assert checked(5) == [(MOVED, ())], "it wrote that before it parted"
+def test_a_branch_is_not_excused_by_what_another_one_wrote_before_it_was_read(web: Wiki) -> None:
+    tools = Tools(web)
+    web.request("PUT", "read-later", 1)
+    with open_store("memory://") as house:
+        life(house, forks(tools, at=["read-later"]))
+        house.fork(f"{RUN}@2", by="ann")
+        life(house, forks(tools, "read-later", at=[]))
+        web.request("PUT", "read-later", 7)
+        assert one(house).fate is MOVED
+        web.request("PUT", "read-later", 8)
+
+
+def test_an_effect_that_was_adopted_is_asked_about_where_it_was_adopted() -> None:
+    net = Net()
+
+    @agent
+    def maker(run: Any, task: Any) -> str:
+        net.tool("a")
+        return run.wait_for("go")
+
+    with open_store("memory://") as house:
+        life(house, maker)
+        branch = house.fork(f"{RUN}@2", by="ann")
+        life(house, maker)
+        adopted = one(house)
+        assert (adopted.tool, adopted.effect, adopted.fate) == ("net.make", True, SAME)
+        assert adopted.node.startswith(f"r@{branch}:")
+        net.there = False
+        assert one(house).fate is GONE
+
+
+def test_an_answer_that_somebody_put_in_the_place_of_a_reading_says_nothing_of_the_world(web: Wiki) -> None:
+    tools = Tools(web)
+    web.request("PUT", "what-if", 1)
+    with open_store("memory://") as house:
+        life(house, forks(tools, "what-if", at=[]))
+        branch = house.fork(f"{RUN}@3", kind="what-if", answers={3: 99}, by="ann")
+        life(house, forks(tools, "what-if", at=[]), branch=branch)
+        assert house.drift(f"{RUN}@{branch}") == []
+        assert fates(house, RUN) == {"r@3": SAME}
+
+
+def test_a_branch_that_takes_back_what_it_stands_on_is_told_so() -> None:
+    gone: list[str] = []
+
+    def probe(name: str) -> Any:
+        return Happened(name)
+
+    def undo(name: str) -> None:
+        gone.append(name)
+
+    @tool(kind="reversible", name="net.up", resource=["name"], probe=probe, undo=undo)
+    def up(name: str) -> str:
+        return name
+
+    @agent
+    def maker(run: Any, task: Any) -> str:
+        up("a")
+        return run.wait_for("go")
+
+    with open_store("memory://") as house:
+        life(house, maker)
+        house.fork(f"{RUN}@2", by="ann")
+        life(house, forks(Tools(Wiki("")), at=[]))
+        house.clear(RUN)
+        assert gone == ["a"]
+        assert [(drift.fate, drift.why) for drift in house.drift(f"{RUN}@4")] == [(GONE, "the run took it back at r@8")]
+        assert house.drift(f"{RUN}@main") == []
 
 
 # --- versions and answers ---
@@ -225,9 +310,9 @@ def test_where_no_version_is_told_the_answers_are_compared_whatever_their_order(
     with open_store("memory://") as house:
         life(house, runs(look))
         world = {"pages": 3.0, "title": "Tide"}
-        assert one(house).standing is SAME
+        assert one(house).fate is SAME
         world = {"pages": 4, "title": "Tide"}
-        assert (one(house).standing, one(house).changes) == (MOVED, ("pages: 3 → 4",))
+        assert (one(house).fate, one(house).changes) == (MOVED, ("pages: 3 → 4",))
 
 
 def test_a_version_that_is_the_same_decides_whatever_the_answer_says() -> None:
@@ -240,13 +325,13 @@ def test_a_version_that_is_the_same_decides_whatever_the_answer_says() -> None:
     with open_store("memory://") as house:
         life(house, runs(look))
         told.append(Happened({"read_at": 2}, etag='W/"v1"'))
-        assert one(house).standing is SAME
+        assert one(house).fate is SAME
         told.append(Happened({"read_at": 1}, etag='"v2"'))
-        assert one(house).standing is MOVED
+        assert one(house).fate is MOVED
         told.append({"read_at": 1})
-        assert one(house).standing is SAME, "no version this time: the answers are compared"
+        assert one(house).fate is SAME, "no version this time: the answers are compared"
         told.append({"read_at": 2})
-        assert one(house).standing is MOVED
+        assert one(house).fate is MOVED
 
 
 def test_bytes_and_large_answers_are_compared_whole_and_told_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,9 +345,9 @@ def test_bytes_and_large_answers_are_compared_whole_and_told_by_their_size(monke
     with open_store("memory://") as house:
         told += [b"\0" * 10, "x" * 2000, {"a": "y" * 2000}]
         life(house, runs(*[lambda n=n: look(n) for n in range(3)]))
-        assert [drift.standing for drift in house.drift(RUN)] == [SAME] * 3
+        assert [drift.fate for drift in house.drift(RUN)] == [SAME] * 3
         told[:] = [b"\1" * 10, "x" * 1999, {"a": "z" * 2000}]
-        assert [(drift.standing, drift.changes) for drift in house.drift(RUN)] == [
+        assert [(drift.fate, drift.changes) for drift in house.drift(RUN)] == [
             (MOVED, ("10 other bytes",)),
             (MOVED, ("2002 bytes → 2001 bytes",)),
             (MOVED, ("2008 other bytes",)),
@@ -300,18 +385,18 @@ def test_an_effect_has_only_to_be_there_still() -> None:
     net = Net()
     with open_store("memory://") as house:
         life(house, runs(lambda: net.tool("a")))
-        assert (one(house).standing, one(house).effect) == (SAME, True), "its answer was another one, but it is there"
+        assert (one(house).fate, one(house).effect) == (SAME, True), "its answer was another one, but it is there"
         net.there = False
-        assert (one(house).standing, one(house).why) == (GONE, "there is no such network")
+        assert (one(house).fate, one(house).why) == (GONE, "there is no such network")
 
 
 def test_an_effect_whose_version_is_another_one_has_moved() -> None:
     net = Net(etag="v1")
     with open_store("memory://") as house:
         life(house, runs(lambda: net.tool("a")))
-        assert one(house).standing is SAME
+        assert one(house).fate is SAME
         net.etag = "v2"
-        assert (one(house).standing, one(house).then, one(house).now) == (MOVED, "v1", "v2")
+        assert (one(house).fate, one(house).then, one(house).now) == (MOVED, "v1", "v2")
 
 
 def test_an_effect_that_cannot_be_asked_about_is_left_out() -> None:
@@ -336,7 +421,7 @@ def test_a_tool_that_is_not_declared_here_is_unknown(web: Wiki) -> None:
         tools.clear()
         gc.collect()
         found = one(house)
-        assert (found.standing, found.holds) == (UNKNOWN, False)
+        assert (found.fate, found.holds) == (UNKNOWN, False)
         assert "name the agent's module" in found.why
 
 
@@ -352,7 +437,7 @@ def test_two_tools_of_one_name_are_not_chosen_between() -> None:
         def other() -> int:
             raise AssertionError("nobody asked this one then")
 
-        assert one(house).standing is UNKNOWN
+        assert one(house).fate is UNKNOWN
         assert "different functions" in one(house).why
         assert other.holdfast.contract.kind is Kind.READ
 
@@ -373,7 +458,7 @@ def test_what_was_a_read_and_writes_now_is_not_called(kind: str) -> None:
         first = declare("read")
         life(house, runs(first))
         second = declare(kind)
-        assert one(house).standing is UNKNOWN
+        assert one(house).fate is UNKNOWN
         assert f"declared {kind} now" in one(house).why
         assert made == ["read"]
         assert first is not second
@@ -392,7 +477,7 @@ def test_a_reading_that_people_agree_to_each_time_is_not_repeated() -> None:
         house.approve(f"{RUN}@3", by="doctor")
         life(house, runs(lambda: open_record("ann")))
         assert made == ["ann"]
-        assert one(house).standing is UNKNOWN
+        assert one(house).fate is UNKNOWN
         assert made == ["ann"]
 
 
@@ -410,10 +495,10 @@ def test_a_reading_with_secret_arguments_is_not_repeated_with_what_stands_for_th
     with open_store("memory://") as house:
         first = declare(["pin"])
         life(house, runs(lambda: first("a", pin="1234")))
-        assert one(house).standing is UNKNOWN
+        assert one(house).fate is UNKNOWN
         second = declare([])  # newer code no longer calls it a secret
         found = one(house)
-        assert (found.standing, given) == (UNKNOWN, ["1234"])
+        assert (found.fate, given) == (UNKNOWN, ["1234"])
         assert "1234" not in str(found)
         assert second is not first
 
@@ -478,10 +563,10 @@ def test_what_a_tool_does_instead_of_answering_is_unknown(does: Callable[[], Any
     whim = Whim()
     with open_store("memory://") as house:
         whim.seen(house)
-        assert [drift.standing for drift in house.drift(RUN)] == [SAME, SAME]
+        assert [drift.fate for drift in house.drift(RUN)] == [SAME, SAME]
         whim.does = does
         found = house.drift(RUN)
-        assert [drift.standing for drift in found] == [UNKNOWN, UNKNOWN]
+        assert [drift.fate for drift in found] == [UNKNOWN, UNKNOWN]
         assert all(why in drift.why for drift in found), found
 
 
@@ -490,7 +575,7 @@ def test_a_tool_that_cancels_itself_has_not_told() -> None:
     with open_store("memory://") as house:
         whim.seen(house)
         whim.does = loud(asyncio.CancelledError())
-        assert [drift.standing for drift in house.drift(RUN)] == [UNKNOWN, UNKNOWN]
+        assert [drift.fate for drift in house.drift(RUN)] == [UNKNOWN, UNKNOWN]
 
 
 def test_a_tool_that_never_answers_is_given_up_after_its_time() -> None:
@@ -507,7 +592,7 @@ def test_a_tool_that_never_answers_is_given_up_after_its_time() -> None:
         whim.does = hang
         found = house.drift(RUN)
         let_go.set()
-        assert [(drift.standing, drift.why) for drift in found] == [(UNKNOWN, "no answer within 0.2 s")] * 2
+        assert [(drift.fate, drift.why) for drift in found] == [(UNKNOWN, "no answer within 0.2 s")] * 2
 
 
 def test_a_tool_that_names_no_time_is_given_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +601,7 @@ def test_a_tool_that_names_no_time_is_given_the_usual_one(monkeypatch: pytest.Mo
     with open_store("memory://") as house:
         whim.seen(house)
         whim.does = lambda: asyncio.sleep(60) if threading.current_thread() is threading.main_thread() else 1
-        assert [drift.standing for drift in house.drift(RUN)] == [SAME, UNKNOWN]
+        assert [drift.fate for drift in house.drift(RUN)] == [SAME, UNKNOWN]
 
 
 def test_an_answer_that_was_never_written_down_cannot_be_compared() -> None:
@@ -532,7 +617,7 @@ def test_an_answer_that_was_never_written_down_cannot_be_compared() -> None:
 
     with open_store("memory://") as house:
         life(house, caller)
-        assert one(house).standing is UNKNOWN
+        assert one(house).fate is UNKNOWN
 
 
 def test_what_was_pruned_is_unknown_and_what_was_damaged_stops_the_check() -> None:
@@ -547,7 +632,7 @@ def test_what_was_pruned_is_unknown_and_what_was_damaged_stops_the_check() -> No
         blobs = house.store._blobs  # type: ignore[attr-defined]
         answer = hashlib.sha256(b'{"a":1}').digest()
         kept = blobs.pop(answer)
-        assert one(house).standing is UNKNOWN
+        assert one(house).fate is UNKNOWN
         blobs[answer] = type(kept)(answer, b'{"a":7}', kept.rope)
         with pytest.raises(Corrupt):
             house.drift(RUN)
@@ -585,7 +670,7 @@ def test_a_thousand_readings_are_each_asked_once_a_few_at_a_time() -> None:
         assert sorted(asked[1000:]) == list(range(1000))
         assert 1 < most <= 16
         assert [drift.args for drift in found] == [f'{{"number":{number}}}' for number in range(1000)], "in log order"
-        assert [drift.args for drift in found if drift.standing is not SAME] == ['{"number":700}']
+        assert [drift.args for drift in found if drift.fate is not SAME] == ['{"number":700}']
 
 
 def test_a_tool_that_does_not_answer_again_and_again_is_not_asked_for_all_the_rest() -> None:
@@ -609,7 +694,7 @@ def test_a_tool_that_does_not_answer_again_and_again_is_not_asked_for_all_the_re
         life(house, caller)
         silent, asked = True, 0
         found = house.drift(RUN)
-        assert {drift.standing for drift in found} == {UNKNOWN}
+        assert {drift.fate for drift in found} == {UNKNOWN}
         assert asked <= 32
         assert "did not answer 3 times in a row" in found[-1].why
 
@@ -725,7 +810,7 @@ def test_what_is_told_is_json() -> None:
 
         told = json.loads(json.dumps(asdict(one(house))))
         assert told == {
-            "node": "r@3", "tool": "net.make", "effect": True, "args": '{"name":"a"}', "standing": "same", "why": "",
+            "node": "r@3", "tool": "net.make", "effect": True, "args": '{"name":"a"}', "fate": "same", "why": "",
             "then": "v1", "now": "v1", "changes": [], "writes": [],
         }  # fmt: skip
         assert sys.getsizeof(told) > 0

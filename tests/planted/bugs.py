@@ -235,8 +235,8 @@ BUGS = (
     Bug(
         name="what cannot be compared is taken for the same",
         file="core/drift.py",
-        old="    if alike is None:\n        return Standing.UNKNOWN\n    return Standing.SAME if alike else",
-        new="    return Standing.SAME if alike is not False else",
+        old="    if alike is None:\n        return Fate.UNKNOWN\n    return Fate.SAME if alike else",
+        new="    return Fate.SAME if alike is not False else",
         found_by=DRIFT + "test_an_answer_that_was_never_written_down_cannot_be_compared",
     ),
     Bug(
@@ -249,8 +249,8 @@ BUGS = (
     Bug(
         name="answers are compared though both times a version was told",
         file="core/drift.py",
-        old="        return Standing.SAME if same_version(etag, then.etag) else _unlike(then, etag)\n",
-        new="        return Standing.SAME if same_version(etag, then.etag) else None\n",
+        old="        return Fate.SAME if same_version(etag, then.etag) else _unlike(then, etag)\n",
+        new="        return Fate.SAME if same_version(etag, then.etag) else None\n",
         found_by=DRIFT + "test_a_version_that_is_the_same_decides_whatever_the_answer_says",
     ),
     Bug(
@@ -263,8 +263,8 @@ BUGS = (
     Bug(
         name="a run is held to the world only where something is gone",
         file="gateway/drift.py",
-        old="        return self.standing in (Standing.SAME, Standing.OURS)\n",
-        new="        return self.standing is not Standing.GONE\n",
+        old="        return self.fate in (Fate.SAME, Fate.OURS)\n",
+        new="        return self.fate is not Fate.GONE\n",
         found_by=DRIFT + "test_a_run_that_is_held_to_the_world_is_not_started_where_it_has_moved",
     ),
     # --- people ---

@@ -16,12 +16,12 @@ import typer
 
 from holdfast.cli.options import JsonOption, StoreOption, existing, is_allowed, is_name, same_store
 from holdfast.cli.terminal import busy, hint, json_text, line, out, safe, styled
-from holdfast.core.drift import Standing
+from holdfast.core.drift import Fate
 from holdfast.gateway.drift import Drift
 
 STYLES = {
-    Standing.SAME: "green", Standing.OURS: "cyan", Standing.MOVED: "bold red", Standing.GONE: "bold red",
-    Standing.UNKNOWN: "yellow",
+    Fate.SAME: "green", Fate.OURS: "cyan", Fate.MOVED: "bold red", Fate.GONE: "bold red",
+    Fate.UNKNOWN: "yellow",
 }  # fmt: skip
 
 
@@ -54,16 +54,15 @@ def verb(
     is gone, or cannot be told."""
     from holdfast.cli.agents import agent_named
     from holdfast.cli.ending import DONE, FAILED
-    from holdfast.embedded.drift import parse_place
 
     url = existing(store)
-    branch, upto = parse_place(place)
-    agent_named(agent or asyncio.run(_allowed(url, branch, place, same_store(store))))
+    branch, upto, recorded = asyncio.run(_place(url, place))
+    agent_named(agent or _allowed(recorded, place, same_store(store)))
     with busy("asking the world again"):
         found = asyncio.run(_found(url, branch, upto))
     holds = all(drift.holds for drift in found)
     if json:
-        counts = Counter(drift.standing.value for drift in found)
+        counts = Counter(drift.fate.value for drift in found)
         node = place if upto is not None else None
         out(json_text(Checked(branch, node, holds, dict(counts), found), indent=2))
     else:
@@ -72,19 +71,26 @@ def verb(
     return DONE if holds else FAILED
 
 
-async def _allowed(url: str, branch: str, place: str, store: str) -> str:
-    """The agent that the log names, if the user has allowed its module. Raises Misuse, Unknown."""
-    from holdfast.cli.options import ALLOWED
+async def _place(url: str, place: str) -> tuple[str, int | None, str]:
+    """The branch and the seq that are asked about, and the agent's name in the log. Raises Misuse, Unknown."""
     from holdfast.cli.verdict import started_by
     from holdfast.cli.view import look_from, reader_of
-    from holdfast.errors import Misuse
+    from holdfast.embedded.drift import find_place
 
     reader = reader_of(url)
     try:
+        branch, upto = await find_place(reader, place)
         await look_from(reader, branch)
-        recorded = await started_by(reader, f"{branch.partition('@')[0]}@main")
+        return branch, upto, await started_by(reader, f"{branch.partition('@')[0]}@main")
     finally:
         await reader.close()
+
+
+def _allowed(recorded: str, place: str, store: str) -> str:
+    """The agent that the log names, if the user has allowed its module. Raises Misuse."""
+    from holdfast.cli.options import ALLOWED
+    from holdfast.errors import Misuse
+
     if is_allowed(recorded):
         return recorded
     named = recorded if is_name(recorded) else "MODULE:AGENT"
@@ -109,15 +115,15 @@ async def _found(url: str, branch: str, upto: int | None) -> list[Drift]:
 
 def _print(found: list[Drift], place: str, *, every: bool) -> None:
     for drift in found:
-        if every or drift.standing is not Standing.SAME:
+        if every or drift.fate is not Fate.SAME:
             _line(drift)
-    counts = Counter(drift.standing for drift in found)
-    told = ", ".join(f"{counts[standing]} {standing}" for standing in Standing if counts[standing])
+    counts = Counter(drift.fate for drift in found)
+    told = ", ".join(f"{counts[fate]} {fate}" for fate in Fate if counts[fate])
     out(f"{len(found)} asked again, on which {safe(place)} relies" + (f": {told}" if told else ""))
 
 
 def _line(drift: Drift) -> None:
-    begin = styled(f"{drift.standing:<8}", STYLES[drift.standing]) + styled(f"{drift.node}  {drift.tool} ", "bold")
+    begin = styled(f"{drift.fate:<8}", STYLES[drift.fate]) + styled(f"{drift.node}  {drift.tool} ", "bold")
     line(begin + styled(drift.args, "dim"))
     for text in _about(drift):
         line(styled(f"        {text}"))
@@ -127,9 +133,9 @@ def _about(drift: Drift) -> list[str]:
     about = [drift.why] if drift.why else []
     if drift.then is not None and drift.now is not None and drift.then != drift.now:
         about.append(f"version {drift.then} → {drift.now}")
-    if drift.standing is Standing.OURS:
+    if drift.fate is Fate.OURS:
         about.append(f"since then the run itself has written it: {', '.join(drift.writes)}")
-    elif drift.standing is Standing.MOVED and drift.writes:
+    elif drift.fate is Fate.MOVED and drift.writes:
         about.append(f"nor is it as the run itself has left it: {', '.join(drift.writes)}")
     return [*about, *drift.changes]
 
@@ -138,6 +144,6 @@ def _hint(found: list[Drift], store: str) -> None:
     if any(not drift.holds and drift.why.startswith("no tool of this name") for drift in found):
         hint("--agent MODULE:AGENT names the module that declares the run's tools")
     for drift in found:
-        if drift.standing in (Standing.MOVED, Standing.GONE):
+        if drift.fate in (Fate.MOVED, Fate.GONE):
             hint(f"holdfast show {safe(drift.node)}{store}   # what the run saw then")
             return

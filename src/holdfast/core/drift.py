@@ -1,7 +1,8 @@
 """World drift: what a branch relied on in the world, and whether the world still is so.
 
 Rules
-1. A branch relies on the newest answer to each reading, and on the effects that happened and were not taken back.
+1. A branch relies on the newest answer to each reading, and on the effects that happened and were not taken back. An
+   answer that somebody has put in the place of what was read says nothing of the world.
 2. If both times a version was told, the versions decide; else the answers do. An effect without versions only has to be
    there still.
 3. A difference that the run's own later write of the same thing explains is told apart. Where that write told a
@@ -19,12 +20,13 @@ from typing import TypeAlias, assert_never
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Happened, Kind, Outcome, key_of
-from holdfast.core.log import Log, Slot
+from holdfast.core.log import Log
+from holdfast.core.slot import OVERRIDE, Slot
 
 ALWAYS = 1 << 62  # after everything
 
 
-class Standing(StrEnum):
+class Fate(StrEnum):
     """How what was relied on stands now."""
 
     SAME = "same"
@@ -103,12 +105,12 @@ def relied(log: Log, upto: int | None = None) -> list[Relied]:
     newest: dict[bytes, Slot] = {}
     found: list[Relied] = []
     for slot in log.slots.values():
-        if slot.outcome is None or not 0 < slot.sealed_seq <= last:
+        if slot.outcome is None or not 0 < slot.sealed_seq <= last or slot.settled_by == OVERRIDE:
             continue
         if slot.kind is Kind.READ and slot.intent is None:
             known = newest.get(slot.identity)
             newest[slot.identity] = slot if known is None or known.sealed_seq < slot.sealed_seq else known
-        elif _is_own(slot) and isinstance(slot.outcome, Happened):
+        elif _undoes(slot) is None and isinstance(slot.outcome, Happened):
             undone_seq = undone.get(slot.intent_seq)
             if undone_seq is None or undone_seq > last:
                 found.append(_relied(slot, key_of(run, slot.identity, slot.n), undone_seq))
@@ -130,19 +132,18 @@ def _relied(slot: Slot, key: str | None, undone_seq: int | None) -> Relied:
     )
 
 
-def _is_own(slot: Slot) -> bool:
-    """Whether this is an effect of the agent's, not the taking back of one."""
-    return slot.intent is None or slot.intent.undoes is None
+def _undoes(slot: Slot) -> int | None:
+    """The effect that this one takes back, here or on the branch that did so."""
+    record = slot.intent or slot.adopted
+    return None if record is None else record.undoes
 
 
 def _undone(log: Log, *, maybe: bool = False) -> dict[int, int]:
     """Where each effect that was taken back, or, with `maybe`, may have been, was taken back: by its own place."""
     return {
-        slot.intent.undoes: ALWAYS if slot.open else slot.sealed_seq
-        for slot in log.effects
-        if slot.intent is not None
-        and slot.intent.undoes is not None
-        and (isinstance(slot.outcome, Happened) or (maybe and slot.open))
+        undoes: ALWAYS if slot.open else slot.sealed_seq
+        for slot in log.slots.values()
+        if (undoes := _undoes(slot)) is not None and (isinstance(slot.outcome, Happened) or (maybe and slot.open))
     }
 
 
@@ -154,7 +155,9 @@ def writes(log: Log, shared: int | None = None) -> list[Write]:
     found: list[Write] = []
     for slot in log.effects:
         happened = slot.outcome if isinstance(slot.outcome, Happened) else None
-        if not _is_own(slot) or not (slot.open or happened) or slot.intent_seq <= (shared or 0):
+        if slot.intent is None or _undoes(slot) is not None or slot.intent_seq <= (shared or 0):
+            continue  # what was adopted is another branch's
+        if not slot.open and happened is None:
             continue
         last_seq = undone.get(slot.intent_seq, ALWAYS if slot.open else slot.sealed_seq)
         found.append(
@@ -206,13 +209,13 @@ def told_apart(
     return told
 
 
-def by_version(then: Relied, now: Now) -> Standing | None:
+def by_version(then: Relied, now: Now) -> Fate | None:
     """How it stands, if that can be said without a look at the answers; else None."""
     if then.undone_seq is not None:
-        return Standing.GONE
+        return Fate.GONE
     match now:
         case Untold():
-            return Standing.UNKNOWN
+            return Fate.UNKNOWN
         case Absent():
             return _absent(then)
         case Seen(etag) if not isinstance(then.outcome, Happened):
@@ -223,37 +226,37 @@ def by_version(then: Relied, now: Now) -> Standing | None:
             assert_never(now)
 
 
-def _absent(then: Relied) -> Standing:
+def _absent(then: Relied) -> Fate:
     if then.writes and all(write.etag is not None for write in then.writes):
-        return Standing.GONE  # the run itself has left it there
+        return Fate.GONE  # the run itself has left it there
     if not isinstance(then.outcome, Happened):
-        return Standing.SAME
-    return Standing.OURS if then.writes else Standing.GONE
+        return Fate.SAME
+    return Fate.OURS if then.writes else Fate.GONE
 
 
-def _seen(then: Relied, etag: str | None) -> Standing | None:
+def _seen(then: Relied, etag: str | None) -> Fate | None:
     effect = then.key is not None
     if effect and then.seen_since:
-        return Standing.SAME
+        return Fate.SAME
     if etag is not None and then.writes and all(write.etag is not None for write in then.writes):
         return _unlike(then, etag)
     if etag is not None and then.etag is not None and not (effect and then.writes):
-        return Standing.SAME if same_version(etag, then.etag) else _unlike(then, etag)
-    return Standing.SAME if effect else None
+        return Fate.SAME if same_version(etag, then.etag) else _unlike(then, etag)
+    return Fate.SAME if effect else None
 
 
-def by_answer(then: Relied, alike: bool | None) -> Standing:
+def by_answer(then: Relied, alike: bool | None) -> Fate:
     """How a reading stands whose versions say nothing. `alike`: whether both answers are; None if that cannot be
     told."""
     if alike is None:
-        return Standing.UNKNOWN
-    return Standing.SAME if alike else _unlike(then, None)
+        return Fate.UNKNOWN
+    return Fate.SAME if alike else _unlike(then, None)
 
 
-def _unlike(then: Relied, etag: str | None) -> Standing:
+def _unlike(then: Relied, etag: str | None) -> Fate:
     """It is unlike what was sealed: the run's own later write explains that, or somebody else does."""
     explained = any(etag is None or write.etag is None or same_version(etag, write.etag) for write in then.writes)
-    return Standing.OURS if explained else Standing.MOVED
+    return Fate.OURS if explained else Fate.MOVED
 
 
 def same_version(one: str, other: str) -> bool:

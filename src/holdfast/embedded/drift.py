@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from holdfast.agent.run import outside_run
 from holdfast.agent.tool import tool_named
-from holdfast.core.drift import Standing
+from holdfast.core.drift import Fate
 from holdfast.errors import Drifted
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.drift import Drift, Way, drifted, read_again
+from holdfast.gateway.family import read_tree
 from holdfast.gateway.line import read_log
 from holdfast.gateway.upstreams.python import Function, PythonUpstream
 from holdfast.store import Readable
@@ -31,19 +32,17 @@ def way_of(name: str) -> Way | None:
 
 async def drift_at(store: Readable, node: str) -> list[Drift]:
     """How everything that a run relied on stands in the world now: at a node (`RUN@SEQ`, `RUN@BRANCH:SEQ`), or at the
-    end of a branch (`RUN`, `RUN@BRANCH`). Raises Misuse, Unknown, Corrupt."""
-    branch, upto = parse_place(node)
+    end of a branch (`RUN@BRANCH`) or of the run's line (`RUN`). Raises Misuse, Unknown, Corrupt."""
+    branch, upto = await find_place(store, node)
     return await drifted(store, branch, way_of, upto)
 
 
-def parse_place(place: str) -> tuple[str, int | None]:
+async def find_place(store: Readable, place: str) -> tuple[str, int | None]:
     """The branch that a run or a node names, and the seq of the node. Raises Misuse."""
-    run, _, line = place.partition("@")
-    if line.rpartition(":")[2].isdigit():
+    run, _, name = place.partition("@")
+    if not run or ":" in place or name.isdigit():
         return parse_node(place)
-    if not run or ":" in line or "@" in line:
-        return parse_node(place)  # which says how it is written
-    return f"{run}@{line or 'main'}", None
+    return f"{run}@{name or (await read_tree(store, run)).line}", None
 
 
 async def hold_to_the_world(store: Readable, branch: str, upto: int | None = None) -> None:
@@ -65,10 +64,10 @@ async def hold_to_the_world(store: Readable, branch: str, upto: int | None = Non
 
 
 def _how(drift: Drift) -> str:
-    match drift.standing:
-        case Standing.GONE:
+    match drift.fate:
+        case Fate.GONE:
             return "is gone"
-        case Standing.UNKNOWN:
+        case Fate.UNKNOWN:
             return f"cannot be told ({drift.why})"
         case _:
             return "has moved"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -19,11 +19,12 @@ from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.change import changes
 from holdfast.core.contract import Contract, Level
 from holdfast.core.drift import (
+    ALWAYS,
     Absent,
+    Fate,
     Now,
     Relied,
     Seen,
-    Standing,
     Untold,
     Write,
     by_answer,
@@ -35,8 +36,10 @@ from holdfast.core.drift import (
 )
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, legible
 from holdfast.core.log import Log
+from holdfast.core.tree import Tree
 from holdfast.errors import Corrupt, HoldfastError, RetryAfter, Unknown
 from holdfast.errors import NotHappened as DidNotHappen
+from holdfast.gateway.family import Family
 from holdfast.gateway.line import node_of, read_log, read_payload
 from holdfast.gateway.upstreams import Reply, Upstream
 from holdfast.store import Readable
@@ -72,7 +75,7 @@ class Drift:
     tool: str
     effect: bool
     args: str
-    standing: Standing
+    fate: Fate
     why: str
     then: str | None
     now: str | None
@@ -82,40 +85,58 @@ class Drift:
     @property
     def holds(self) -> bool:
         """Whether the branch may go on relying on it: it is as it was, or as the run itself has made it."""
-        return self.standing in (Standing.SAME, Standing.OURS)
+        return self.fate in (Fate.SAME, Fate.OURS)
 
 
-async def drifted(
-    store: Readable,
-    branch: str,
-    ways: Ways,
-    upto: int | None = None,
-    *,
-    beside: Sequence[tuple[Log, int]] = (),
-) -> list[Drift]:
+async def drifted(store: Readable, branch: str, ways: Ways, upto: int | None = None) -> list[Drift]:
     """How everything that a branch relies on at `upto` (a seq; None: at its end) stands in the world now, in the order
-    of the log. `beside`: other branches of the run, each with the seq up to which it has the same entries: what they
-    wrote explains a difference too. Raises Unknown where there is no such branch or place, Corrupt where the log does
-    not hold."""
+    of the log. Raises Unknown where there is no such branch or place, Corrupt where the log does not hold."""
     log = (await read_log(store, branch)).log
     if log.seq == 0:
         raise Unknown(f"there is no run `{branch.removesuffix('@main')}`", fix="holdfast list shows the runs")
     if upto is not None and not 0 < upto <= log.seq:
         raise Unknown(f"there is no node `{node_of(branch, upto)}`", fix="holdfast log RUN shows the nodes of a run")
-    return await read_again(store, log, ways, upto, beside=beside)
+    return await read_again(store, log, ways, upto)
 
 
-async def read_again(
-    store: Readable, log: Log, ways: Ways, upto: int | None = None, *, beside: Sequence[tuple[Log, int]] = ()
-) -> list[Drift]:
+async def read_again(store: Readable, log: Log, ways: Ways, upto: int | None = None) -> list[Drift]:
     """As `drifted`, for a branch that has been read whole."""
     asking = _Asking(store, log.branch, ways)
-    return await asking.all(await asking.told_apart(relied(log, upto), [*writes(log), *_others(beside)]))
+    return await asking.all(await asking.told_apart(relied(log, upto), await _written(store, log)))
 
 
-def _others(beside: Sequence[tuple[Log, int]]) -> Iterator[Write]:
-    for log, shared in beside:
-        yield from writes(log, shared)
+async def stale(store: Readable, branch: str, ways: Ways) -> list[Drift]:
+    """The readings that a branch relies on and whose version is another one now. Only those are asked again of which a
+    version was told."""
+    log = (await read_log(store, branch)).log
+    asking = _Asking(store, branch, ways)
+    found = [one for one in relied(log) if one.key is None and one.etag is not None]
+    if not found:
+        return []
+    told = await asking.all(await asking.told_apart(found, await _written(store, log)))
+    return [one for one in told if one.fate is Fate.GONE or (one.fate is Fate.MOVED and one.now is not None)]
+
+
+async def _written(store: Readable, log: Log) -> list[Write]:
+    """What the run has written, on this branch and, since they parted, on the others."""
+    family = Family(store, log.branch)
+    await family.refresh()
+    found = writes(log)
+    for name, other in family.kin.logs.items() if family.kin is not None else ():
+        found += writes(other, _shared(family.tree, family.name, name.partition("@")[2]))
+    return found
+
+
+def _shared(tree: Tree, one: str, other: str) -> int:
+    """The last entry that the histories of two branches have in common."""
+    last = 0
+    for (name, upto), (other_name, other_upto) in zip(tree.lineage(one), tree.lineage(other), strict=False):
+        if name != other_name:
+            break
+        last = min(ALWAYS if end is None else end for end in (upto, other_upto))
+        if upto != other_upto:
+            break
+    return last
 
 
 @dataclass(slots=True)
@@ -193,20 +214,20 @@ class _Asking:
         now: Now = Untold(why_not)
         if way is not None and then.undone_seq is None:
             now, reply = await self._asked(way, then, data)
-        standing = by_version(then, now)
+        fate = by_version(then, now)
         alike: bool | None = None
         unlike: tuple[str, ...] = ()
-        if reply is not None and standing is not Standing.SAME and then.key is None:
+        if reply is not None and fate is not Fate.SAME and then.key is None:
             alike, unlike = await self._compared(then, reply)
-        if standing is None:
-            standing = by_answer(then, alike)
+        if fate is None:
+            fate = by_answer(then, alike)
         return Drift(
             node=node_of(self.branch, then.seq),
             tool=then.tool,
             effect=then.key is not None,
             args=legible(data.decode("utf-8", "replace"), SHORT),
-            standing=standing,
-            why=self._why(then, now, standing),
+            fate=fate,
+            why=self._why(then, now, fate),
             then=then.etag,
             now=now.etag if isinstance(now, Seen) else None,
             changes=unlike,
@@ -268,7 +289,7 @@ class _Asking:
             return None, ()
         return await asyncio.to_thread(_unlike, old, reply.woven)
 
-    def _why(self, then: Relied, now: Now, standing: Standing) -> str:
+    def _why(self, then: Relied, now: Now, fate: Fate) -> str:
         """In a few words, for a person."""
         if then.undone_seq is not None:
             return f"the run took it back at {node_of(self.branch, then.undone_seq)}"
@@ -280,7 +301,7 @@ class _Asking:
                 return legible(was + reason, 2 * SHORT)
             case Seen() if not isinstance(then.outcome, Happened):
                 return legible(f"it is there now; then: {then.outcome.reason}", 2 * SHORT)
-            case Seen() if standing is Standing.UNKNOWN:
+            case Seen() if fate is Fate.UNKNOWN:
                 return "the answers cannot be compared: one was not, or is no longer, written down"
             case Seen():
                 return ""
