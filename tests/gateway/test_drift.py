@@ -21,9 +21,9 @@ from holdfast.agent.run import Agent
 from holdfast.core.drift import Fate
 from holdfast.core.effect import Kind
 from holdfast.core.payload import pack_text
-from holdfast.core.record import Claim, Intent
+from holdfast.core.record import Claim, Intent, Promoted
 from holdfast.embedded import House
-from holdfast.errors import Corrupt, Misuse, Unknown
+from holdfast.errors import Corrupt, Misuse, NoCandidate, Unknown
 from holdfast.gateway import drift as asking
 from holdfast.gateway.line import read_log
 from tests.gateway.wiki import Wiki, wiki
@@ -295,6 +295,145 @@ def test_a_branch_that_takes_back_what_it_stands_on_is_told_so() -> None:
         assert gone == ["a"]
         assert [(drift.fate, drift.why) for drift in house.drift(f"{RUN}@4")] == [(GONE, "the run took it back at r@8")]
         assert house.drift(f"{RUN}@main") == []
+
+
+# --- promotion ---
+
+
+def editor(tools: Tools, seen: list[str]) -> Agent:
+    """An agent that reads a page, tries to reword it in two ways, and writes the better one."""
+
+    @agent
+    async def edit(run: Any, task: Any) -> Any:
+        old = await run.call(tools.page, page=task)
+        way = await run.explore(["a", "b", "c"], score=lambda attempt: {"a": 1, "b": 3, "c": 2}[attempt.candidate])
+        if not seen or seen[-1] != run.branch:
+            seen.append(run.branch)
+        detail = await run.call(tools.page, page=f"{task}-{way}")
+        await run.call(tools.put, page=task, text=[old, way, detail])
+        return await run.offer(way) or way
+
+    return edit
+
+
+def puts(web: Wiki, page: str) -> int:
+    return web.asked().count(f"PUT /{page}")
+
+
+@pytest.fixture
+def pages(web: Wiki, request: pytest.FixtureRequest) -> str:
+    """Four pages that only this test knows."""
+    name = f"p{abs(hash(request.node.name))}"
+    for page in (name, *(f"{name}-{way}" for way in "abc")):
+        web.request("PUT", page, 1)
+    return name
+
+
+class Moving:
+    """Wiki tools under which a page moves as soon as it has been read so often."""
+
+    def __init__(self, web: Wiki, page: str, after: int) -> None:
+        self.web, self.page, self.after = web, page, after
+
+    def request(self, method: str, page: str, body: Any = None) -> tuple[Any, str | None]:
+        found = self.web.request(method, page, body)
+        if (method, page) == ("GET", self.page):
+            self.after -= 1
+            if self.after == 0:
+                self.web.request("PUT", self.page, "somebody else")
+        return found
+
+
+def test_the_best_candidate_is_promoted_in_a_world_that_stands_still(web: Wiki, pages: str) -> None:
+    with open_store("memory://") as house:
+        assert life(house, editor(Tools(web), []), pages) == "b"
+        assert puts(web, pages) == 2
+        assert [record.branch for record in of(Promoted, house)] == ["b3"]
+
+
+def test_a_candidate_whose_reading_has_moved_is_not_promoted_and_the_next_best_is(web: Wiki, pages: str) -> None:
+    tools = Tools(Moving(web, f"{pages}-b", 1))  # type: ignore[arg-type]
+    with open_store("memory://") as house:
+        assert life(house, editor(tools, []), pages) == "c"
+        assert [record.branch for record in of(Promoted, house)] == ["b4"]
+        assert puts(web, pages) == 2
+
+
+def test_where_all_candidates_stand_on_what_has_moved_none_is_promoted(web: Wiki, pages: str) -> None:
+    tools = Tools(Moving(web, pages, 1))  # type: ignore[arg-type]
+    with open_store("memory://") as house:
+        ending = life(house, editor(tools, []), pages)
+        assert isinstance(ending, NoCandidate)
+        assert "the world has moved on since the branch read it: `wiki.page` at r@b3:3 has moved" in str(ending)
+        assert of(Promoted, house) == []
+        assert puts(web, pages) == 2, "two by somebody else, none by the agent"
+
+
+def speculated(house: House, tools: Tools, page: str) -> tuple[Agent, str]:
+    """A speculative branch that has read a page and planned to write another one."""
+
+    @agent
+    def caller(run: Any, task: Any) -> str:
+        text = tools.page(page)
+        if run.branch != "main":
+            tools.put(f"{page}-a", text)
+        return run.wait_for("go")
+
+    life(house, caller)
+    branch = house.fork(f"{RUN}@3", kind="speculative", by="ann")
+    life(house, caller, branch=branch)
+    return caller, branch
+
+
+def test_a_person_does_not_promote_a_branch_that_stands_on_what_has_moved(web: Wiki, pages: str) -> None:
+    with open_store("memory://") as house:
+        caller, branch = speculated(house, Tools(web), pages)
+        web.request("PUT", pages, 2)
+        with pytest.raises(Drifted) as drifted:
+            house.promote(RUN, branch, by="ann")
+        assert f"`wiki.page` at r@{branch}:3 has moved" in drifted.value.what
+        assert of(Promoted, house) == []
+        house.promote(RUN, branch, by="ann", check_drift=False)
+        life(house, caller)
+        assert puts(web, f"{pages}-a") == 2
+
+
+def test_a_branch_is_promoted_whatever_has_moved_that_told_no_version(web: Wiki, pages: str) -> None:
+    now = [1]
+
+    @tool(kind="read", name="world.clock")
+    def clock() -> int:
+        now[0] += 1
+        return now[0]
+
+    @agent
+    def caller(run: Any, task: Any) -> str:
+        clock()
+        return run.wait_for("go")
+
+    with open_store("memory://") as house:
+        life(house, caller)
+        branch = house.fork(f"{RUN}@3", kind="speculative", by="ann")
+        life(house, caller, branch=branch)
+        house.promote(RUN, branch, by="ann")
+        assert now == [2], "nobody asked again"
+
+
+def test_what_another_branch_wrote_is_no_excuse_for_a_promotion(web: Wiki, pages: str) -> None:
+    tools = Tools(web)
+    with open_store("memory://") as house:
+        _, branch = speculated(house, tools, pages)
+
+        @agent
+        def writer(run: Any, task: Any) -> str:
+            tools.page(pages)
+            tools.put(pages, 2)
+            return run.wait_for("go")
+
+        life(house, writer)
+        assert one(house, f"{RUN}@{branch}").fate is OURS
+        with pytest.raises(Drifted):
+            house.promote(RUN, branch, by="ann")
 
 
 # --- versions and answers ---

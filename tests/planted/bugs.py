@@ -267,6 +267,20 @@ BUGS = (
         new="        return self.fate is not Fate.GONE\n",
         found_by=DRIFT + "test_a_run_that_is_held_to_the_world_is_not_started_where_it_has_moved",
     ),
+    Bug(
+        name="a branch is promoted though what it has read has moved",
+        file="embedded/explore.py",
+        old="            if why is None:\n                return branch, said, list(attempts)\n",
+        new="            if why is None or len(ranked) > 1:\n                return branch, said, list(attempts)\n",
+        found_by=DRIFT + "test_a_candidate_whose_reading_has_moved_is_not_promoted_and_the_next_best_is",
+    ),
+    Bug(
+        name="what another branch wrote excuses a promotion",
+        file="gateway/drift.py",
+        old="asking.told_apart(found, writes(log))",
+        new="asking.told_apart(found, await _written(store, log))",
+        found_by=DRIFT + "test_what_another_branch_wrote_is_no_excuse_for_a_promotion",
+    ),
     # --- people ---
     Bug(
         name="an approval is not for the exact arguments",

@@ -7,12 +7,14 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from holdfast.agent.run import outside_run
 from holdfast.agent.tool import tool_named
 from holdfast.core.drift import Fate
 from holdfast.errors import Drifted
 from holdfast.gateway.desk import parse_node
-from holdfast.gateway.drift import Drift, Way, drifted, read_again
+from holdfast.gateway.drift import Drift, Way, drifted, read_again, stale
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.line import read_log
 from holdfast.gateway.upstreams.python import Function, PythonUpstream
@@ -54,13 +56,23 @@ async def hold_to_the_world(store: Readable, branch: str, upto: int | None = Non
         return
     lost = [drift for drift in await read_again(store, log, way_of, upto) if not drift.holds]
     if lost:
-        what = "; ".join(f"`{drift.tool}` at {drift.node} {_how(drift)}" for drift in lost[:SHOWN])
-        more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         raise Drifted(
-            f"the world is not as the run has seen it: {what}{more}",
+            f"the world is not as the run has seen it: {_told(lost)}",
             where=branch,
             fix=f"holdfast drift {branch.removesuffix('@main')} shows how; unchecked, it goes on all the same",
         )
+
+
+async def why_stale(store: Readable, branch: str) -> str | None:
+    """Why a branch must not be promoted: what it has read is there in another version, or not at all. None if it may,
+    as far as the tools of this process tell."""
+    lost = await stale(store, branch, way_of)
+    return f"the world has moved on since the branch read it: {_told(lost)}" if lost else None
+
+
+def _told(lost: Sequence[Drift]) -> str:
+    what = "; ".join(f"`{drift.tool}` at {drift.node} {_how(drift)}" for drift in lost[:SHOWN])
+    return f"{what}; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else what
 
 
 def _how(drift: Drift) -> str:

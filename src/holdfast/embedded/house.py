@@ -19,10 +19,10 @@ from holdfast.agent.run import Agent
 from holdfast.core.canonical import JSON
 from holdfast.core.record import Abandoned, Promoted
 from holdfast.core.tree import ForkKind
-from holdfast.embedded.drift import drift_at, hold_to_the_world
+from holdfast.embedded.drift import drift_at, hold_to_the_world, why_stale
 from holdfast.embedded.explore import packed_json
 from holdfast.embedded.lives import Lives, checked_id
-from holdfast.errors import BadCall, Misuse, Superseded, Waiting
+from holdfast.errors import BadCall, Drifted, Misuse, Superseded, Waiting
 from holdfast.gateway.closing import Residue
 from holdfast.gateway.desk import Desk, parse_node
 from holdfast.gateway.diverge import OnDivergence
@@ -140,13 +140,18 @@ class House(Lives):
         edits += [Edit(0, name, packed_json(value)) for name, value in (settings or {}).items()]
         return self._plainly(fork(self.store, Cutting(place, at, ForkKind(kind), by, why, None, edits)))
 
-    def promote(self, run: str, branch: str, *, by: str) -> str:
-        """Make `branch` the run's line: what it planned is done when the run is resumed. The place of the record."""
-        return self._plainly(self._promote(checked_id(run), branch, by))
+    def promote(self, run: str, branch: str, *, by: str, check_drift: bool = True) -> str:
+        """Make `branch` the run's line: what it planned is done when the run is resumed. The place of the record.
+        Raises Drifted if something that it has read, and whose version was told, is another one now."""
+        return self._plainly(self._promote(checked_id(run), branch, by, check_drift))
 
-    async def _promote(self, run: str, branch: str, by: str) -> str:
+    async def _promote(self, run: str, branch: str, by: str, check_drift: bool) -> str:
         limb = (await read_tree(self.store, run)).limbs.get(branch)
         group = None if limb is None else limb.group
+        why = await why_stale(self.store, f"{run}@{branch}") if check_drift and limb is not None else None
+        if why is not None:
+            fix = f"holdfast drift {run}@{branch} shows how; let it read again, or promote it unchecked"
+            raise Drifted(why, where=f"{run}@{branch}", fix=fix)
         return await change(self.store, run, Promoted(branch=branch, group=group, by=by))
 
     def abandon(self, run: str, branch: str, *, by: str, reason: str = "no reason was given") -> str:

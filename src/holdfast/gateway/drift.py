@@ -106,14 +106,14 @@ async def read_again(store: Readable, log: Log, ways: Ways, upto: int | None = N
 
 
 async def stale(store: Readable, branch: str, ways: Ways) -> list[Drift]:
-    """The readings that a branch relies on and whose version is another one now. Only those are asked again of which a
-    version was told."""
+    """The readings that a branch relies on and whose version is another one now, unless a later write of its own
+    history explains that. Only those are asked again of which a version was told."""
     log = (await read_log(store, branch)).log
     asking = _Asking(store, branch, ways)
     found = [one for one in relied(log) if one.key is None and one.etag is not None]
     if not found:
         return []
-    told = await asking.all(await asking.told_apart(found, await _written(store, log)))
+    told = await asking.all(await asking.told_apart(found, writes(log)))
     return [one for one in told if one.fate is Fate.GONE or (one.fate is Fate.MOVED and one.now is not None)]
 
 
