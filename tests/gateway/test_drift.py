@@ -551,13 +551,17 @@ def test_an_effect_that_cannot_be_asked_about_is_left_out() -> None:
 # --- what cannot be told ---
 
 
-def test_a_tool_that_is_not_declared_here_is_unknown(web: Wiki) -> None:
-    web.request("PUT", "undeclared", 1)
+def test_a_tool_that_is_not_declared_here_is_unknown() -> None:
+    @tool(kind="read", name="world.forgotten")
+    def look() -> int:
+        return 1
+
+    tools = [look]
     with open_store("memory://") as house:
-        tools = [Tools(web)]
-        life(house, runs(lambda: tools[0].page("undeclared")))
+        life(house, runs(lambda: tools[0]()))
         house._functions.clear()
         tools.clear()
+        del look
         gc.collect()
         found = one(house)
         assert (found.fate, found.holds) == (UNKNOWN, False)
