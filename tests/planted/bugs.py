@@ -277,7 +277,7 @@ BUGS = (
     Bug(
         name="what another branch wrote excuses a promotion",
         file="gateway/drift.py",
-        old="asking.told_apart(found, writes(log))",
+        old="asking.told_apart(found, _own(log))",
         new="asking.told_apart(found, await _written(store, log))",
         found_by=DRIFT + "test_what_another_branch_wrote_is_no_excuse_for_a_promotion",
     ),

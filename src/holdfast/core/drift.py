@@ -101,7 +101,7 @@ def relied(log: Log, upto: int | None = None) -> list[Relied]:
     """What the branch relies on at `upto` (a seq; None: at its end), in order of the seals."""
     last = ALWAYS if upto is None else upto
     run = log.branch.partition("@")[0]
-    undone = _undone(log)
+    undone = _undone(log.slots.values())
     newest: dict[bytes, Slot] = {}
     found: list[Relied] = []
     for slot in log.slots.values():
@@ -138,22 +138,23 @@ def _undoes(slot: Slot) -> int | None:
     return None if record is None else record.undoes
 
 
-def _undone(log: Log, *, maybe: bool = False) -> dict[int, int]:
+def _undone(slots: Iterable[Slot], *, maybe: bool = False) -> dict[int, int]:
     """Where each effect that was taken back, or, with `maybe`, may have been, was taken back: by its own place."""
     return {
         undoes: ALWAYS if slot.open else slot.sealed_seq
-        for slot in log.slots.values()
+        for slot in slots
         if (undoes := _undoes(slot)) is not None and (isinstance(slot.outcome, Happened) or (maybe and slot.open))
     }
 
 
-def writes(log: Log, shared: int | None = None) -> list[Write]:
-    """The effects of a branch that happened or may have, in order. `shared`: the log is that of another branch of the
-    run, which has its entries up to there in common with the branch that is looked at: only what is its own counts, and
-    it explains what was read before the two parted."""
-    undone = _undone(log, maybe=True)
+def writes(branch: str, slots: Iterable[Slot], shared: int | None = None) -> list[Write]:
+    """The effects of a branch that happened or may have, in order. `shared`: it is another branch of the run than the
+    one that is looked at, and the two have the entries up to there in common: only what is its own counts, and it
+    explains what was read before the two parted."""
+    known = sorted(slots, key=lambda slot: slot.intent_seq)
+    undone = _undone(known, maybe=True)
     found: list[Write] = []
-    for slot in log.effects:
+    for slot in known:
         happened = slot.outcome if isinstance(slot.outcome, Happened) else None
         if slot.intent is None or _undoes(slot) is not None or slot.intent_seq <= (shared or 0):
             continue  # what was adopted is another branch's
@@ -162,7 +163,7 @@ def writes(log: Log, shared: int | None = None) -> list[Write]:
         last_seq = undone.get(slot.intent_seq, ALWAYS if slot.open else slot.sealed_seq)
         found.append(
             Write(
-                branch=log.branch,
+                branch=branch,
                 seq=slot.intent_seq,
                 tool=slot.tool,
                 args=slot.args or "",

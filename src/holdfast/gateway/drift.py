@@ -36,6 +36,7 @@ from holdfast.core.drift import (
 )
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, legible
 from holdfast.core.log import Log
+from holdfast.core.slot import Slot
 from holdfast.core.tree import Tree
 from holdfast.errors import Corrupt, HoldfastError, RetryAfter, Unknown
 from holdfast.errors import NotHappened as DidNotHappen
@@ -113,7 +114,7 @@ async def stale(store: Readable, branch: str, ways: Ways) -> list[Drift]:
     found = [one for one in relied(log) if one.key is None and one.etag is not None]
     if not found:
         return []
-    told = await asking.all(await asking.told_apart(found, writes(log)))
+    told = await asking.all(await asking.told_apart(found, _own(log)))
     return [one for one in told if one.fate is Fate.GONE or (one.fate is Fate.MOVED and one.now is not None)]
 
 
@@ -121,10 +122,17 @@ async def _written(store: Readable, log: Log) -> list[Write]:
     """What the run has written, on this branch and, since they parted, on the others."""
     family = Family(store, log.branch)
     await family.refresh()
-    found = writes(log)
-    for name, other in family.kin.logs.items() if family.kin is not None else ():
-        found += writes(other, _shared(family.tree, family.name, name.partition("@")[2]))
+    others: dict[str, list[Slot]] = {}
+    for relative in family.kin or ():
+        others.setdefault(relative.branch, []).append(relative.slot)
+    found = _own(log)
+    for branch, slots in others.items():
+        found += writes(branch, slots, _shared(family.tree, family.name, branch.partition("@")[2]))
     return found
+
+
+def _own(log: Log) -> list[Write]:
+    return writes(log.branch, log.slots.values())
 
 
 def _shared(tree: Tree, one: str, other: str) -> int:
