@@ -421,16 +421,14 @@ def test_a_branch_is_promoted_whatever_has_moved_that_told_no_version(web: Wiki,
 
 def test_what_another_branch_wrote_is_no_excuse_for_a_promotion(web: Wiki, pages: str) -> None:
     tools = Tools(web)
+    at: list[str] = []
+    caller = forks(tools, pages, at=at)
     with open_store("memory://") as house:
-        _, branch = speculated(house, tools, pages)
-
-        @agent
-        def writer(run: Any, task: Any) -> str:
-            tools.page(pages)
-            tools.put(pages, 2)
-            return run.wait_for("go")
-
-        life(house, writer)
+        life(house, caller)
+        branch = house.fork(f"{RUN}@3", kind="what-if", by="ann")
+        life(house, caller, branch=branch)
+        at.append(pages)
+        life(house, caller)
         assert one(house, f"{RUN}@{branch}").fate is OURS
         with pytest.raises(Drifted):
             house.promote(RUN, branch, by="ann")
