@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast.core.contract import Contract
 from holdfast.core.drift import (
@@ -21,7 +25,8 @@ from holdfast.core.drift import (
     told_apart,
     writes,
 )
-from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Outcome, Payload, key_of
+from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Outcome, Payload, key_of, undo_identity
+from holdfast.core.record import Intent, Record, Seal
 from tests.core.lives import CLAIM, IDENTITY, approval, folded, hold, intent, read, seal, settled
 
 OTHER = bytes([1]) * 32
@@ -77,6 +82,61 @@ def test_what_was_taken_back_is_not_relied_on_and_what_was_taken_back_later_is_m
 def test_a_reading_that_people_agreed_to_is_marked() -> None:
     log = folded(CLAIM, hold(kind=Kind.READ), (approval(2), 0), read())
     assert [(one.seq, one.agreed) for one in relied(log)] == [(4, True)]
+
+
+OPS = st.lists(st.tuples(st.sampled_from(["read", "begin", "end", "undo"]), st.integers(0, 3)), max_size=25)
+
+
+def lived(ops: list[tuple[str, int]]) -> list[Record]:
+    """The records of a life in which things are read, and effects begin, end and are taken back, in any order."""
+    placed: list[Record] = [CLAIM]
+    times: dict[bytes, int] = {}
+    begun: list[tuple[int, bytes, int]] = []  # where, what, and which time
+    ended: list[tuple[int, bytes, int]] = []
+    for what, which in ops:
+        identity = bytes([which, what == "read"]) * 16
+        if what in ("read", "begin"):
+            n = times.get(identity, 0)
+            times[identity] = n + 1
+            if what == "read":
+                placed.append(read(identity, n, told(f"v{len(placed)}")))
+                continue
+            placed.append(intent(identity, n, kind=Kind.REVERSIBLE))
+            begun.append((len(placed), identity, n))
+        elif what == "end" and begun:
+            at, identity, n = begun.pop(which % len(begun))
+            placed.append(seal(at, told(None) if which else NotHappened("no"), identity, n))
+            ended += [(at, identity, n)] if which else []
+        elif what == "undo" and ended:
+            at, identity, n = ended.pop(which % len(ended))
+            undo = undo_identity(identity, n)
+            placed.append(intent(undo, kind=Kind.IDEMPOTENT, undoes=at))
+            begun.append((len(placed), undo, 0))
+    return placed
+
+
+@given(OPS, st.integers(1, 30))
+def test_at_a_node_a_branch_relies_on_what_it_would_if_it_had_ended_there(ops: list[tuple[str, int]], at: int) -> None:
+    placed = lived(ops)
+    here = [replace(one, undone_seq=None) for one in relied(folded(*placed), at)]
+    assert here == relied(folded(*placed[:at]))
+
+
+@given(OPS)
+def test_nothing_that_was_taken_back_or_read_anew_is_relied_on(ops: list[tuple[str, int]]) -> None:
+    placed = lived(ops)
+    found = relied(folded(*placed))
+    newest = {record.identity: seq for seq, record in enumerate(placed, 1) if getattr(record, "intent", 0) is None}
+    sealed = {
+        record.intent: record for record in placed if isinstance(record, Seal) and isinstance(record.outcome, Happened)
+    }
+    undone = {
+        record.undoes for seq, record in enumerate(placed, 1) if isinstance(record, Intent) and record.undoes in sealed
+        and seq in sealed
+    }  # fmt: skip
+    standing = {seq for seq in sealed if seq is not None and getattr(placed[seq - 1], "undoes", 0) is None} - undone
+    assert {one.seq for one in found if one.key is None} == set(newest.values())
+    assert {one.seq for one in found if one.key is not None} == standing
 
 
 # --- the run's own writes ---

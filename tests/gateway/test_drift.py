@@ -11,6 +11,7 @@ import threading
 import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ SAME, OURS, MOVED, GONE, UNKNOWN = Fate.SAME, Fate.OURS, Fate.MOVED, Fate.GONE, 
 def web() -> Iterator[Wiki]:
     with wiki() as served:
         yield served
+
+
+@dataclass
+class Place:
+    name: str
+    north: float
 
 
 @dataclass
@@ -489,6 +496,36 @@ def test_bytes_and_large_answers_are_compared_whole_and_told_by_their_size(monke
             (MOVED, ("2002 bytes → 2001 bytes",)),
             (MOVED, ("2008 other bytes",)),
         ]
+
+
+def test_a_reading_is_repeated_with_the_values_that_it_was_made_with() -> None:
+    asked: list[Any] = []
+
+    @tool(kind="read", name="world.sun")
+    def sun(day: date, place: Place, hours: int = 3, **more: Any) -> str:
+        asked.append((day, place, hours, more))
+        return "up"
+
+    with open_store("memory://") as house:
+        life(house, runs(lambda: sun(date(2026, 3, 1), Place("Oslo", 59.9), language="no")))
+        assert one(house).fate is SAME
+        assert asked == [(date(2026, 3, 1), Place("Oslo", 59.9), 3, {"language": "no"})] * 2
+
+
+def test_a_reading_whose_arguments_no_longer_fit_is_unknown() -> None:
+    def declare(kind: type) -> Any:
+        def look(at: Any) -> int:
+            return 1
+
+        look.__annotations__["at"] = kind
+        return tool(kind="read", name="world.look")(look)
+
+    with open_store("memory://") as house:
+        before = declare(str)
+        life(house, runs(lambda: before("noon")))
+        after = declare(date)
+        assert (one(house).fate, "no longer fit" in one(house).why) == (UNKNOWN, True)
+        assert before is not after
 
 
 # --- effects ---
