@@ -21,6 +21,7 @@ SRC = ROOT / "src" / "holdfast"
 CORE = SRC / "core"
 
 FILE_LINES = 400
+JUDGE_LINES = 460  # of core/verify.py, which must stay one file: it is run alone, by people who do not trust the rest
 FUNCTION_LINES = 50
 SEAM_METHODS = 6
 
@@ -113,8 +114,9 @@ def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
 
 
 def test_a_file_is_at_most_400_lines() -> None:
-    long = {place(path): n for path in sources() if (n := len(path.read_bytes().splitlines())) > FILE_LINES}
-    assert not long
+    most = {CORE / "verify.py": JUDGE_LINES}
+    lines = {path: len(path.read_bytes().splitlines()) for path in sources()}
+    assert not {place(path): n for path, n in lines.items() if n > most.get(path, FILE_LINES)}
 
 
 def test_a_function_is_at_most_50_lines() -> None:

@@ -11,6 +11,7 @@
     ├── RetryAfter        raised by tools: refused for now, changed nothing, ask again later
     ├── AnswerLost        the effect happened, but its answer could not be written down
     ├── Cancelled         somebody ended the run
+    ├── NoCandidate       a search in which no candidate came to an end
     ├── Busy              somebody else is at work
     │   ├── Claimed           another living worker advances this branch
     │   └── Fenced            our claim was taken over; nothing of ours is written any more
@@ -25,7 +26,9 @@
     ├── Held              a call waits for people
     ├── InDoubt           an effect may have happened, and only a person can tell
     ├── Asleep            until a moment
-    └── AwaitingSignal    until somebody sends it
+    ├── AwaitingSignal    until somebody sends it
+    ├── Ready             a speculative branch has gone as far as it can without its effects
+    └── Superseded        another branch has become the run's line
 
 Rules
 1. The text says what happened, then where in brackets, then `fix:`; lower case, no final period, never a secret.
@@ -99,6 +102,10 @@ class Cancelled(HoldfastError):
     """Somebody ended the run."""
 
 
+class NoCandidate(HoldfastError):
+    """No candidate of a search came to an end: the agent may decide anew."""
+
+
 class Busy(HoldfastError):
     """Somebody else is at work on this branch."""
 
@@ -163,3 +170,15 @@ class Asleep(Waiting):
 
 class AwaitingSignal(Waiting):
     """Until somebody sends the signal."""
+
+
+class Ready(Waiting):
+    """A speculative branch has gone as far as it can before it is promoted. `offer` is what it has to show for it."""
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", offer: object = None) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.offer = offer
+
+
+class Superseded(Waiting):
+    """This branch goes no further: another has become the run's line."""

@@ -3,14 +3,17 @@
 import asyncio
 import functools
 import inspect
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast import Waiting, agent, open_store, tool
+from holdfast.agent.tool import tool_named
 from holdfast.core.contract import Drift, Level, Repeat
 from holdfast.core.effect import Kind
-from holdfast.errors import BadCall, BadContract
+from holdfast.errors import BadCall, BadContract, Misuse
 
 
 def ran(call: Any, *, times: int = 1) -> list[Any]:
@@ -373,3 +376,69 @@ def test_an_unfinished_thought_is_a_doubt_and_not_an_answer() -> None:
 
     with pytest.raises(Waiting, match="may have happened"):
         ran(act)
+
+
+# --- finding a tool by the name that a log has for it ---
+
+
+def test_a_tool_is_found_by_its_name_while_somebody_holds_it() -> None:
+    @tool(name="found.by.name")
+    def send() -> None: ...
+
+    assert tool_named("found.by.name") is send.holdfast
+    assert tool_named("found.by") is None
+    del send
+    assert tool_named("found.by.name") is None
+
+
+def test_a_further_effect_is_the_same_tool() -> None:
+    @tool(name="found.again")
+    def send() -> None: ...
+
+    assert tool_named("found.again") is send.again("reminder").holdfast  # type: ignore[attr-defined]
+
+
+def test_a_module_that_is_loaded_once_more_has_the_newest_tool(tmp_path: Path) -> None:
+    (tmp_path / "loaded.py").write_text(
+        'from holdfast import tool\n@tool(name="found.reloaded")\ndef send() -> None: ...\n'
+    )
+    first, second = (runpy.run_path(str(tmp_path / "loaded.py")) for _ in range(2))
+    assert first["send"].holdfast is not second["send"].holdfast
+    assert tool_named("found.reloaded") is second["send"].holdfast
+
+
+def test_different_functions_under_one_name_are_not_chosen_between() -> None:
+    @tool(name="found.twice")
+    def send() -> None: ...
+
+    @tool(name="found.twice")
+    def post() -> None: ...
+
+    with pytest.raises(Misuse) as raised:
+        tool_named("found.twice")
+    assert "send" in str(raised.value)
+    assert "post" in str(raised.value)
+    del post, raised  # the error still holds what it speaks of
+    assert tool_named("found.twice") is send.holdfast
+
+
+def test_functions_behind_one_decorator_are_told_apart_by_where_they_are_written(tmp_path: Path) -> None:
+    text = (
+        "import functools\nfrom holdfast import tool\nfrom tests.agent.test_tool import plainly\n"
+        '@tool(name="found.behind")\n@plainly\ndef send() -> None: ...\n'
+    )
+    for name in ("one.py", "other.py"):
+        (tmp_path / name).write_text(text)
+    first = runpy.run_path(str(tmp_path / "one.py"))
+    second = runpy.run_path(str(tmp_path / "other.py"))
+    with pytest.raises(Misuse):
+        tool_named("found.behind")
+    assert first["send"] is not second["send"]
+
+
+def plainly(function: Any) -> Any:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call

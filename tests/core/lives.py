@@ -7,6 +7,8 @@ from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Outcome,
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.log import Log
 from holdfast.core.record import (
+    Abandoned,
+    Adopted,
     Approval,
     Attempt,
     Cancelled,
@@ -16,8 +18,12 @@ from holdfast.core.record import (
     Divergence,
     Draw,
     Finished,
+    Forked,
     Hold,
     Intent,
+    Override,
+    Planned,
+    Promoted,
     Record,
     Refusal,
     Seal,
@@ -45,6 +51,10 @@ OTHERS: tuple[Record, ...] = (
     Divergence(asked="t", why="new", unclaimed=(1,)),
     Signal(name="s", value=ANSWER, by="ann"),
     Sleep(name="sleep", n=0, until_ms=5),
+    Forked(branch="b2", parent="main", at=1, digest="e5" * 32, kind="what-if", group=None, by="ann", why="to see"),
+    Override(target=0, name="prompt", value=ANSWER),
+    Promoted(branch="b2", group=None, by="ann"),
+    Abandoned(branch="b2", by="ann", reason="no"),
     Cancelled(by="ann", reason="no"),
     Finished(answer=None, error="ValueError"),
 )
@@ -65,6 +75,18 @@ def intent(
         tool="t", kind=kind, identity=identity.hex(), n=n, args=args, key="k", contract="c", level="none",
         resource=resource, blast=None, approval=approval, undoes=undoes,
     )  # fmt: skip
+
+
+def planned(identity: bytes = IDENTITY, n: int = 0, *, kind: Kind = Kind.IRREVERSIBLE) -> Planned:
+    return Planned(tool="t", kind=kind, identity=identity.hex(), n=n, args=ARGS, blast=None)
+
+
+def adopted(
+    identity: bytes = IDENTITY, n: int = 0, *, kind: Kind = Kind.IRREVERSIBLE, undoes: int | None = None
+) -> Adopted:
+    return Adopted(
+        tool="t", kind=kind, identity=identity.hex(), n=n, args=ARGS, node="b2:9", undoes=undoes, outcome=HAPPENED
+    )
 
 
 def hold(

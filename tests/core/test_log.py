@@ -20,11 +20,13 @@ from tests.core.lives import (
     DRAW,
     IDENTITY,
     OTHERS,
+    adopted,
     approval,
     attempt,
     folded,
     hold,
     intent,
+    planned,
     read,
     refusal,
     seal,
@@ -47,15 +49,23 @@ BEFORE: dict[str, tuple[list[Record], int, int]] = {
     "refusal of a hold": ([hold(), refusal(2)], 2, 2),
     "refusal by a rule": ([refusal(None)], 2, 2),
     "read": ([read()], 2, 2),
+    "planned": ([planned()], 2, 2),
+    "adopted": ([adopted()], 2, 2),
 }
-AFTER = ("hold", "approval", "refusal of a hold", "refusal by a rule", "intent", "attempt", "seal", "read", "settled")
+AFTER = (
+    "hold", "approval", "refusal of a hold", "refusal by a rule", "intent", "attempt", "seal", "read", "settled",
+    "planned", "adopted",
+)  # fmt: skip
 # By hand, from what the records mean. A call begins as a read, with an intent, held or refused. People answer a hold,
 # or it is asked again; what they approved is sent (a read is read), held or refused after all. An effect that was sent
-# is sent again, sealed or settled. After a seal, a verdict or a refusal nothing more is said of a call.
+# is sent again, sealed or settled. After a seal, a verdict or a refusal nothing more is said of a call. A speculative
+# branch plans first; another branch may have made it happen, as long as it was not sent here.
 LEGAL: dict[str, set[str]] = {
-    "nothing": {"hold", "refusal by a rule", "intent", "read"},
-    "hold": {"approval", "refusal of a hold", "refusal by a rule", "hold"},
-    "approval": {"intent", "read", "refusal of a hold", "refusal by a rule", "hold"},
+    "nothing": {"hold", "refusal by a rule", "intent", "read", "planned", "adopted"},
+    "planned": {"hold", "refusal by a rule", "intent", "adopted"},
+    "adopted": set(),
+    "hold": {"approval", "refusal of a hold", "refusal by a rule", "hold", "adopted"},
+    "approval": {"intent", "read", "refusal of a hold", "refusal by a rule", "hold", "adopted"},
     "intent": {"attempt", "seal", "settled"},
     "approved intent": {"attempt", "seal", "settled"},
     "attempt": {"attempt", "seal", "settled"},
@@ -87,6 +97,10 @@ def following(after: str, held_at: int, sent_at: int) -> Record:
             return read()
         case "settled":
             return settled(sent_at)
+        case "planned":
+            return planned()
+        case "adopted":
+            return adopted()
         case _:
             raise AssertionError(after)
 
@@ -147,7 +161,7 @@ def test_an_identity_that_is_not_hexadecimal_is_corrupt(identity: str) -> None:
 # --- who may write ---
 
 # docs/log-format.md: what may be placed without a claim.
-WITHOUT_A_CLAIM = {"Approval", "Refusal", "Settled", "Signal", "Cancelled"}
+WITHOUT_A_CLAIM = {"Approval", "Refusal", "Settled", "Signal", "Cancelled", "Forked", "Promoted", "Abandoned"}
 ONE_OF_EACH: list[tuple[list[Record], Record]] = [
     ([], CLAIM),
     *(([], other) for other in OTHERS),
@@ -158,6 +172,8 @@ ONE_OF_EACH: list[tuple[list[Record], Record]] = [
     ([intent()], attempt(2)),
     ([intent()], seal(2)),
     ([intent()], settled(2)),
+    ([], planned()),
+    ([], adopted()),
 ]
 
 
@@ -243,6 +259,8 @@ def legal_history(moves: list[tuple[bytes, int, int, bool]]) -> list[Record]:
             "seal": seal(sent_at, outcome, identity, n),
             "read": read(identity, n, outcome),
             "settled": settled(sent_at, outcome),
+            "planned": planned(identity, n),
+            "adopted": adopted(identity, n),
         }
         history.append(made[after])
         stands[identity, n] = after, seq if after == "hold" else held_at, seq if after == "intent" else sent_at

@@ -11,7 +11,7 @@ from holdfast.core.effect import Call, Encoding, Happened, Kind, NotHappened, Pa
 from holdfast.core.log import Log
 from holdfast.core.record import Divergence, Hold, Record, Sleep
 from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo
-from holdfast.core.step import Perform, Refuse, Replay, Settle, Step, Wait, next_step
+from holdfast.core.step import Perform, Refuse, Replay, Settle, Standing, Step, Wait, next_step
 from tests.core.lives import (
     ANSWER,
     ARGS,
@@ -54,7 +54,7 @@ def step(
     now_ms: int = NOW_MS,
     stopped: bool = True,
 ) -> Step:
-    return next_step(call, args.digest, log, contract, now_ms, lambda _slot: stopped)
+    return next_step(call, args.digest, contract, Standing(log, now_ms, lambda _slot: stopped))
 
 
 # --- a call that the log does not know ---

@@ -733,7 +733,7 @@ def test_an_entry_without_a_claim_is_an_owners_only_after_one() -> None:
         (b'{"t":7,"v":1}', "form"),
         (b'{"v":1}', "form"),
         (b'{"t":"claim","v":2}', "record"),
-        (b'{"t":"forked","v":1}', "record"),
+        (b'{"t":"spooned","v":1}', "record"),
     ],
 )
 def test_a_body_is_a_record_in_its_one_spelling(written_body: bytes, rule: str) -> None:

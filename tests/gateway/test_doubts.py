@@ -15,7 +15,7 @@ import pytest
 from holdfast import Happened, InDoubt, NotHappened, RetryAfter, agent, key, open_store, tool
 from holdfast.core.record import Attempt, Divergence, Intent, Seal, Settled
 from holdfast.errors import Asleep, Cancelled, Corrupt, RolledBack
-from holdfast.gateway import mediate, send
+from holdfast.gateway import send, settle
 from tests.crash.deaths import Census
 from tests.stage import Killed, life, of, story
 
@@ -211,7 +211,7 @@ async def test_an_async_probe_and_an_async_undo_are_awaited() -> None:
 
 @pytest.mark.parametrize("answer", ["yes", 1, True, [], ("Happened", 1)])
 def test_a_probe_that_answers_anything_else_is_not_believed(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mediate, "MOST_ATTEMPTS", 1)
+    monkeypatch.setattr(settle, "MOST_ATTEMPTS", 1)
     world = World(Killed())
 
     @tool(kind="irreversible", probe=lambda: answer)
@@ -227,7 +227,7 @@ def test_a_probe_that_answers_anything_else_is_not_believed(answer: Any, monkeyp
 
 
 def test_a_probe_that_fails_is_asked_again_and_then_a_person_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mediate, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(settle, "MOST_ATTEMPTS", 2)
     world, asked = World(Killed()), []
 
     def find() -> None:
@@ -343,7 +343,7 @@ def test_a_timeout_of_a_write_is_doubt(*, awaits: bool) -> None:
 
 
 def test_an_effect_that_fails_again_and_again_waits_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mediate, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(settle, "MOST_ATTEMPTS", 2)
     world = World(*(OSError(f"failure {number}") for number in range(1, 9)))
 
     @tool(kind="idempotent")
@@ -470,7 +470,7 @@ def test_a_refusal_proves_nothing_of_an_earlier_sending() -> None:
 
 
 def test_after_a_crash_too_a_refusal_of_the_second_sending_is_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mediate, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(settle, "MOST_ATTEMPTS", 2)
     world = World(Killed(), NotHappened("409"), NotHappened("409"), NotHappened("409"))
 
     @tool(kind="idempotent")

@@ -19,7 +19,7 @@ import pytest
 
 from holdfast import Asleep, InDoubt, NotHappened, RetryAfter, Run, agent, open_store, tool
 from holdfast.core.effect import Happened
-from holdfast.core.log import Slot
+from holdfast.core.slot import Slot
 from holdfast.gateway.line import read_log, read_payload
 from holdfast.store import Store
 

@@ -97,16 +97,55 @@ class Door(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a candidate came to on its branch: `offer` is what it has to show (the argument of `run.offer`, or the
+    agent's answer), `planned` the calls that wait for its promotion (`tool`, `arguments`), `error` why it failed."""
+
+    branch: str
+    candidate: JSON
+    offer: Any
+    planned: tuple[dict[str, JSON], ...]
+    error: str | None
+
+
+class Branches(Protocol):
+    """How a run makes branches of its own."""
+
+    async def explore(self, candidates: Sequence[JSON], score: Callable[[Attempt], object] | None) -> JSON:
+        """Try each candidate on a branch of its own; the one that this branch is to try."""
+        ...
+
+    async def offer(self, value: object) -> None:
+        """On a speculative branch: show `value` and wait for the promotion. Elsewhere: nothing."""
+        ...
+
+    async def fork(self, seq: int, why: str, settings: Mapping[str, JSON]) -> None:
+        """Leave this branch for a new one from the entry at `seq`."""
+        ...
+
+    async def setting(self, name: str, default: JSON) -> JSON:
+        """What a fork has set for this branch."""
+        ...
+
+
 class Run:
     """One task given to an agent. `id` names it, `branch` the line it is on, `state` is what a checkpoint carries."""
 
     def __init__(
-        self, id: str, branch: str, door: Door, state: Any, side: Callable[[], asyncio.AbstractEventLoop]
+        self,
+        id: str,
+        branch: str,
+        door: Door,
+        branches: Branches,
+        state: Any,
+        side: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         self.id = id
         self.branch = branch
         self.state = state
         self._door = door
+        self._branches = branches
         self._side = side
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -160,8 +199,29 @@ class Run:
         return await self._door.checkpoint(lambda: self.state)
 
     async def stranded(self) -> list[Stranded]:
-        """What this run has done in the world, according to its log, and its program has not (yet) asked for."""
+        """What this run has done in the world, on this branch or another, and its program has not (yet) asked for."""
         return await self._door.stranded()
+
+    async def explore(self, candidates: Sequence[JSON], score: Callable[[Attempt], object] | None = None) -> Any:
+        """Try each candidate (a JSON value) on a speculative branch of its own, where this returns that candidate, and
+        the program goes on with every effect held: to its end, to `offer`, or to where it needs a held answer. The one
+        with the highest `score` (asked once, as a decision) is promoted and goes on for all of them. Raises NoCandidate
+        if all failed."""
+        return await self._branches.explore(candidates, score)
+
+    async def offer(self, value: object) -> None:
+        """On a speculative branch: this is what there is to show, and nothing more is done before the promotion.
+        Elsewhere this does nothing."""
+        await self._branches.offer(value)
+
+    async def fork(self, node: int, why: str = "", **settings: JSON) -> None:
+        """A dead end: leave this branch for a new one from the entry `node` (a seq), where `setting` gives these
+        `settings`. What was done after that entry is not done again there: the same call adopts it."""
+        await self._branches.fork(node, why, settings)
+
+    async def setting(self, name: str, default: JSON = None) -> Any:
+        """What the fork of this branch has set under a name (`prompt`, `model`, …), else `default`."""
+        return await self._branches.setting(_named("a setting", name), default)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, from code that cannot await."""

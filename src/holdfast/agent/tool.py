@@ -5,12 +5,15 @@ Rules
 1. The decorated function keeps its name, signature and colour (sync or async), so that any framework can take it.
 2. A contract that contradicts itself is refused when the module is imported.
 3. Arguments are bound with their defaults before they are compared.
+4. A log names its tools; `tool_named` finds what is declared under a name in this process, and nothing is imported for
+   it. A tool that nobody holds any more is not found.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, Protocol, TypeVar, cast
@@ -18,10 +21,11 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast
 from holdfast.agent.run import current
 from holdfast.core.contract import Contract, Drift, Level, Repeat, breach, default_drift, default_repeat
 from holdfast.core.effect import Kind
-from holdfast.errors import BadCall, BadContract
+from holdfast.errors import BadCall, BadContract, Misuse
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
+_declared: dict[str, list[weakref.ref[Tool]]] = {}  # by the contract's name, oldest first
 
 
 class ToolFunction(Protocol[P, R_co]):
@@ -38,7 +42,7 @@ class ToolFunction(Protocol[P, R_co]):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Tool:
     """A function, its contract, and how to ask the world about it. `rest` is the parameter that takes all other
     names."""
@@ -124,6 +128,7 @@ def tool(
             ),
             probe, undo, blast,
         )  # fmt: skip
+        _declare(made)
         return _wrapped(made, None, function)
 
     return decorate
@@ -226,6 +231,33 @@ def _wrapped(made: Tool, again: str | None, function: Callable[P, R_co]) -> Tool
 
     wrapper.again = labelled
     return cast("ToolFunction[P, R_co]", wrapper)
+
+
+def _declare(made: Tool) -> None:
+    name = made.contract.name
+    living = [known for known in _declared.get(name, ()) if known() is not None]
+    _declared[name] = [*living, weakref.ref(made)]
+
+
+def tool_named(name: str) -> Tool | None:
+    """The tool that is declared under the contract's name in this process; None if there is none. One function that was
+    loaded or made anew is its newest self. Raises Misuse where different functions go by this name."""
+    living = [made for known in _declared.get(name, ()) if (made := known()) is not None]
+    places = sorted({_place(made) for made in living})
+    if len(places) > 1:
+        raise Misuse(
+            f"different functions are declared as the tool `{name}`: {', '.join(places)}",
+            fix="give one of them another name: @tool(name=…)",
+        )
+    return living[-1] if living else None
+
+
+def _place(made: Tool) -> str:
+    """Where a tool's function is written: the same when its module is loaded once more, under whatever name."""
+    function = inspect.unwrap(made.function)
+    code = getattr(function, "__code__", None)
+    file = getattr(function, "__module__", "") if code is None else code.co_filename
+    return f"{file}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 def tool_of(function: object) -> Tool:

@@ -21,8 +21,8 @@ from holdfast.cli.terminal import hint, json_text, line, out, safe, styled, tabl
 from holdfast.cli.view import Looked, Status, about_of, age, excerpt, look, many, reader_of, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Happened, NotHappened
-from holdfast.core.log import Slot
 from holdfast.core.record import Intent, Seal
+from holdfast.core.slot import Slot
 from holdfast.store.reader import Reader
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from enum import StrEnum
 from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
 from holdfast.core.entry import Entry, check_chain, origin
-from holdfast.core.log import Log, Slot
+from holdfast.core.log import Log
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Sleep, Started
+from holdfast.core.slot import Slot
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.line import FINISHED_KEY, check_places, node_of, read_payload
 from holdfast.store import Branch

@@ -13,6 +13,8 @@ from typing import TypeAlias, assert_never
 from holdfast.cli.view import Looked, excerpt, when
 from holdfast.core.effect import Happened, NotHappened, Outcome, Payload
 from holdfast.core.record import (
+    Abandoned,
+    Adopted,
     Approval,
     Attempt,
     Cancelled,
@@ -22,8 +24,12 @@ from holdfast.core.record import (
     Divergence,
     Draw,
     Finished,
+    Forked,
     Hold,
     Intent,
+    Override,
+    Planned,
+    Promoted,
     Record,
     Refusal,
     Seal,
@@ -40,7 +46,7 @@ _WHY_AGAIN = {
     "refused": "it was refused for now",
     "absent": "it was proven that it did not happen",
 }
-_Call: TypeAlias = Intent | Attempt | Seal | Hold | Approval | Refusal | Settled
+_Call: TypeAlias = Intent | Attempt | Seal | Hold | Approval | Refusal | Settled | Planned | Adopted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,10 @@ class Teller:
     async def tell(self, record: Record) -> Words:
         """The words of a record that `looked` has taken up."""
         match record:
-            case Intent() | Attempt() | Seal() | Hold() | Approval() | Refusal() | Settled():
+            case Intent() | Attempt() | Seal() | Hold() | Approval() | Refusal() | Settled() | Planned() | Adopted():
                 return await self._call(record)
+            case Forked() | Override() | Promoted() | Abandoned():
+                return await self._branching(record)
             case Started():
                 return Words("started", f"{record.agent} {await self._payload(record.input)}", "bold")
             case Claim():
@@ -96,6 +104,23 @@ class Teller:
             case _:
                 assert_never(record)
 
+    async def _branching(self, record: Forked | Override | Promoted | Abandoned) -> Words:
+        match record:
+            case Forked():
+                why = f": {record.why}" if record.why else ""
+                return Words(
+                    "forked",
+                    f"{record.branch} from {record.parent}:{record.at} ({record.kind}) by {record.by}{why}",
+                    "bold",
+                )
+            case Override():
+                what = record.name or f"the answer of {self._looked.node(record.target)}"
+                return Words("override", f"{what} = {await self._payload(record.value)}", "bold yellow")
+            case Promoted():
+                return Words("promoted", f"{record.branch} by {record.by}", "bold green")
+            case Abandoned():
+                return Words("abandoned", f"{record.branch} by {record.by}: {record.reason}", "yellow")
+
     async def _call(self, record: _Call) -> Words:
         match record:
             case Intent():
@@ -121,6 +146,11 @@ class Teller:
                 return Words(
                     "approval", f"{self._tool(record.hold)} by {record.by}, until {when(record.expires_ms)}", "green"
                 )
+            case Planned():
+                return Words("planned", f"{record.tool} {await self._payload(record.args)} ({record.kind})", "magenta")
+            case Adopted():
+                asked = f"{record.tool} {await self._payload(record.args)}"
+                return Words("adopted", f"{asked} from {record.node} {await self._outcome(record.outcome)}", "green")
             case Refusal():
                 return Words("refusal", f"{record.tool} by {record.by}: {record.reason}", "red")
             case Settled():

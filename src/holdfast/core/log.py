@@ -8,13 +8,14 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from holdfast.core.codec import decode
-from holdfast.core.effect import Happened, Kind, NotHappened, Outcome, redone_identity
+from holdfast.core.effect import Happened, Kind, NotHappened, Payload, redone_identity
 from holdfast.core.entry import Entry
 from holdfast.core.record import (
+    Abandoned,
+    Adopted,
     Approval,
     Attempt,
     Cancelled,
@@ -24,8 +25,12 @@ from holdfast.core.record import (
     Divergence,
     Draw,
     Finished,
+    Forked,
     Hold,
     Intent,
+    Override,
+    Planned,
+    Promoted,
     Record,
     Refusal,
     Seal,
@@ -33,92 +38,33 @@ from holdfast.core.record import (
     Signal,
     Sleep,
     Started,
-)
+)  # fmt: skip
+from holdfast.core.slot import Decided, Slot
 from holdfast.errors import Corrupt
 
+CallRecord = Intent | Attempt | Seal | Hold | Approval | Refusal | Settled | Planned | Adopted
+
 FOLLOWS: dict[type[Record] | None, frozenset[type[Record]]] = {
-    None: frozenset({Hold, Intent, Refusal, Seal}),  # a seal alone is a read
-    Hold: frozenset({Approval, Refusal, Hold}),  # an expired hold is asked again
-    Approval: frozenset({Intent, Seal, Refusal, Hold}),  # a seal: the approved call was a read
+    None: frozenset({Hold, Intent, Refusal, Seal, Planned, Adopted}),  # a seal alone is a read
+    Planned: frozenset({Hold, Intent, Refusal, Adopted}),
+    Hold: frozenset({Approval, Refusal, Hold, Adopted}),  # an expired hold is asked again
+    Approval: frozenset({Intent, Seal, Refusal, Hold, Adopted}),  # a seal: the approved call was a read
     Intent: frozenset({Attempt, Seal, Settled}),
     Attempt: frozenset({Attempt, Seal, Settled}),
     Seal: frozenset(),
     Settled: frozenset(),
     Refusal: frozenset(),
+    Adopted: frozenset(),
 }
 """What may follow what in the life of one call."""
 
-UNCLAIMED = (Approval, Refusal, Settled, Signal, Cancelled)
-"""What may be placed by somebody who holds no claim."""
+UNCLAIMED = (Approval, Refusal, Settled, Signal, Cancelled, Forked, Promoted, Abandoned)
+AT_BIRTH = (Override, Adopted)
+"""What may be placed by somebody who holds no claim; and besides, while nobody has claimed the branch yet."""
+
 
 RETRY = "retry/"
 """What a sleep's name starts with when it stands for a refused sending; the intent's seq follows."""
-
-
-def sort_signals(entries: Iterable[Entry]) -> tuple[dict[int, Signal], set[int]]:
-    """The signals among the entries of one signal's name, by seq, and the seqs of those that were taken."""
-    signals: dict[int, Signal] = {}
-    taken: set[int] = set()
-    for entry in entries:
-        match decode(entry.body):
-            case Signal() as signal:
-                signals[entry.seq] = signal
-            case Draw(value=value):
-                taken.add(int(value))
-            case _:
-                raise Corrupt("a signal was expected", where=f"{entry.branch}:{entry.seq}")
-    return signals, taken
-
-
-@dataclass(slots=True)
-class Slot:
-    """The life of one call: the `n`-th of its identity.
-    `claimed`: the program now running has asked for it. `undone`: it happened and was taken back. `sent`: how often it
-    was sent, and when first and last (wall clock, ms). `doubtful`: an earlier sending may have happened, so that a
-    later "no" proves nothing. `retry_ms`: the last sending was refused until then. `trouble`: what this process saw
-    when it was sent last (not in the log).
-    """
-
-    identity: bytes
-    n: int
-    tool: str
-    kind: Kind
-    first_seq: int
-    last: type[Record]
-    args: str | None = None
-    hold: Hold | None = None
-    hold_seq: int = 0
-    approval: Approval | None = None
-    approval_seq: int = 0
-    refusal: Refusal | None = None
-    intent: Intent | None = None
-    intent_seq: int = 0
-    sent: int = 0
-    first_sent_ms: int = 0
-    last_sent_ms: int = 0
-    doubtful: bool = False
-    trouble: str = ""
-    sent_epoch: int = 0
-    retry_ms: int | None = None
-    outcome: Outcome | None = None
-    sealed_seq: int = 0
-    settled_by: str | None = None
-    claimed: bool = False
-    undone: bool = False
-
-    @property
-    def open(self) -> bool:
-        """An intent without an outcome: in doubt, unless its owner is alive."""
-        return self.intent is not None and self.outcome is None
-
-
-@dataclass(slots=True)
-class Decided:
-    """One recorded decision; `claimed` as for slots."""
-
-    seq: int
-    decision: Decision
-    claimed: bool = False
 
 
 class Log:
@@ -148,10 +94,12 @@ class Log:
         self.claims: dict[int, str] = {}
         self.cancelled: Cancelled | None = None
         self.finished: Finished | None = None
+        self.settings: dict[str, Payload] = {}
         self._decided: dict[tuple[str, str, int], Decided] = {}
         self._asked: dict[tuple[str, str], int] = {}
         self._by_seq: dict[int, Slot] = {}
         self._unasked: dict[int, Slot] = {}
+        self._taken_back: set[int] = set()  # intents whose undo is known before they are (behind a checkpoint)
 
     def fold(self, entry: Entry) -> Record:
         """Take up one entry. Raises Corrupt if its record may not stand there."""
@@ -170,7 +118,7 @@ class Log:
     def _check_owner(self, record: Record, entry: Entry) -> None:
         """Who may write what, under which claim, and until when."""
         if entry.epoch == 0:
-            if not isinstance(record, UNCLAIMED):
+            if not isinstance(record, UNCLAIMED if self.epoch else UNCLAIMED + AT_BIRTH):
                 raise Corrupt("a record that needs a claim was placed without one")
             return
         if isinstance(record, Claim):
@@ -178,14 +126,27 @@ class Log:
                 raise Corrupt("a claim does not raise the epoch")
         elif self.claims and entry.epoch != self.epoch:
             raise Corrupt("a record was placed under a claim that is not the branch's")
-        elif self.finished is not None and self.finished.answer is not None:
+        elif self.finished is not None and self.finished.answer is not None and not self._takes_back(record):
             raise Corrupt("a record was placed after the run had ended")
+
+    def _takes_back(self, record: Record) -> bool:
+        """Whether a record may stand after the end of a run: an intent to undo, and what that leads to."""
+        match record:
+            case Intent():
+                return record.undoes is not None
+            case Attempt(intent=int(seq)) | Seal(intent=int(seq)) | Settled(intent=int(seq)):
+                slot = self.at(seq)
+            case Sleep(name=name) if name.startswith(RETRY):
+                slot = self.at(int(name.removeprefix(RETRY)))
+            case _:
+                return False
+        return slot is not None and slot.intent is not None and slot.intent.undoes is not None
 
     def take(self, record: Record, entry: Entry) -> None:
         """Take up one entry whose record is known."""
         self.seq = max(self.seq, entry.seq)
         match record:
-            case Intent() | Attempt() | Seal() | Hold() | Approval() | Refusal() | Settled():
+            case Intent() | Attempt() | Seal() | Hold() | Approval() | Refusal() | Settled() | Planned() | Adopted():
                 self._take_call(record, entry)
             case Decision():
                 self._take_decision(record, entry)
@@ -193,8 +154,7 @@ class Log:
                 self.draws[record.name, record.n] = record.value
             case Sleep():
                 self.sleeps[record.name, record.n] = record.until_ms
-                if record.name.startswith(RETRY):
-                    self._take_retry(record)
+                self._take_retry(record)
             case Checkpoint():
                 self.checkpoint, self.checkpoint_seq = record, entry.seq
             case Divergence():
@@ -210,8 +170,33 @@ class Log:
                 self.cancelled = record
             case Finished():
                 self.finished = record
-            case Signal():
+            case Forked() if entry.branch.endswith(f"@{record.branch}"):
+                self._begin_branch()
+            case Override():
+                self._take_override(record)
+            case Signal() | Forked() | Promoted() | Abandoned():
                 pass
+
+    def _begin_branch(self) -> None:
+        """What follows is another branch than what came before: another owner, and no end yet."""
+        self.epoch = 0
+        self.claims.clear()
+        self.cancelled = self.finished = None
+        self.diverged = False
+
+    def _take_override(self, record: Override) -> None:
+        """Another value stands for what was recorded. Raises Corrupt if it is of no decision and no read."""
+        if record.target == 0:
+            self.settings[record.name] = record.value
+            return
+        decided = next((each for each in self._decided.values() if each.seq == record.target), None)
+        slot = next((each for each in self.slots.values() if each.first_seq == record.target), None)
+        if decided is not None:
+            decided.decision = replace(decided.decision, answer=record.value)
+        elif slot is not None and slot.kind is Kind.READ and slot.outcome is not None:
+            slot.outcome = Happened(record.value)
+        elif record.target > self.base:
+            raise Corrupt(f"an override speaks of entry {record.target}, which is no decision and no read")
 
     def _take_decision(self, record: Decision, entry: Entry) -> None:
         """A decision that was made anew stands in the place of the one before."""
@@ -302,11 +287,11 @@ class Log:
 
     def _take_retry(self, record: Sleep) -> None:
         """The last sending of an open intent was refused for now: it is not in doubt, and is sent again later."""
-        slot = self._by_seq.get(int(record.name.removeprefix(RETRY)))
-        if slot is not None and slot.open:
+        of = int(record.name.removeprefix(RETRY)) if record.name.startswith(RETRY) else 0
+        if (slot := self._by_seq.get(of)) is not None and slot.open:
             slot.retry_ms = record.until_ms
 
-    def _take_call(self, record: Intent | Attempt | Seal | Hold | Approval | Refusal | Settled, entry: Entry) -> None:
+    def _take_call(self, record: CallRecord, entry: Entry) -> None:
         slot = self._slot_of(record, entry)
         if slot is None:
             return
@@ -328,9 +313,11 @@ class Log:
                 slot.outcome, slot.sealed_seq = record.outcome, entry.seq
                 if record.args is not None:
                     slot.args = record.args.digest
+                slot.undone = slot.intent_seq in self._taken_back
                 self._take_undo(slot)
             case Settled():
                 slot.outcome, slot.sealed_seq, slot.settled_by = record.outcome, entry.seq, record.by
+                slot.undone = slot.intent_seq in self._taken_back
                 self._take_undo(slot)
             case Hold():
                 slot.hold, slot.hold_seq, slot.approval, slot.args = record, entry.seq, None, record.args.digest
@@ -339,13 +326,33 @@ class Log:
                 slot.approval, slot.approval_seq = record, entry.seq
             case Refusal():
                 slot.refusal = record
+            case Planned():
+                slot.planned, slot.args = record, record.args.digest
+            case Adopted():
+                self._take_adopted(slot, record, entry)
+
+    def _take_adopted(self, slot: Slot, record: Adopted, entry: Entry) -> None:
+        slot.adopted, slot.kind, slot.args, slot.outcome = record, record.kind, record.args.digest, record.outcome
+        slot.intent_seq = slot.sealed_seq = entry.seq
+        if record.undoes is not None:
+            self._mark_undone(record.undoes)
+            return
+        self.effects.append(slot)
+        if not slot.claimed:
+            self._unasked[entry.seq] = slot
+        self.touched_seq = max(self.touched_seq, entry.seq)
 
     def _take_undo(self, slot: Slot) -> None:
         """An undo that happened takes back what had happened; an effect in doubt is undone to be sent again."""
         if slot.intent is not None and slot.intent.undoes is not None and isinstance(slot.outcome, Happened):
-            undone = self._by_seq.get(slot.intent.undoes)
-            if undone is not None and isinstance(undone.outcome, Happened):
-                undone.undone = True
+            self._mark_undone(slot.intent.undoes)
+
+    def _mark_undone(self, seq: int) -> None:
+        undone = self._by_seq.get(seq)
+        if undone is None:
+            self._taken_back.add(seq)
+        elif isinstance(undone.outcome, Happened):
+            undone.undone = True
 
     def _take_intent(self, slot: Slot, record: Intent, entry: Entry) -> None:
         slot.intent, slot.intent_seq, slot.args, slot.kind = record, entry.seq, record.args.digest, record.kind
@@ -357,15 +364,13 @@ class Log:
             self._unasked[entry.seq] = slot
         self.touched_seq = max(self.touched_seq, entry.seq)
 
-    def _slot_of(
-        self, record: Intent | Attempt | Seal | Hold | Approval | Refusal | Settled, entry: Entry
-    ) -> Slot | None:
+    def _slot_of(self, record: CallRecord, entry: Entry) -> Slot | None:
         match record:
             case Attempt(intent=int(seq)) | Settled(intent=int(seq)) | Seal(intent=int(seq)):
                 return self._known(seq, opened=True)
             case Approval(hold=int(seq)) | Refusal(hold=int(seq)):
                 return self._known(seq, opened=False)
-            case Intent() | Hold():
+            case Intent() | Hold() | Planned() | Adopted():
                 return self._ask(record.identity, record.n, record.tool, record.kind, entry)
             case Refusal():
                 return self._ask(record.identity, record.n, record.tool, Kind.IRREVERSIBLE, entry)

@@ -148,6 +148,77 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """`branch` begins at entry `at` of `parent`, whose digest (hex) is `digest`. `kind`: `recovery`, `what-if` or
+    `speculative`; `group` names the alternatives of which one may be promoted. It stands first on the branch, and on
+    main as the notice of the fork."""
+
+    branch: str
+    parent: str
+    at: int
+    digest: str
+    kind: str
+    group: str | None
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """On this branch, `value` stands for what was recorded: the answer of the decision or read at `target`, or, where
+    that is 0, the setting `name` (`input`, `code`, `prompt`, …)."""
+
+    target: int
+    name: str
+    value: Payload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A speculative branch asked for an effect: it is held until the branch is promoted."""
+
+    tool: str
+    kind: Kind
+    identity: str
+    n: int
+    args: Payload
+    blast: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """A call is answered by the seal that another branch of the run holds for it, at `node` (`BRANCH:SEQ`). `undoes`:
+    it is the undo, over there, of the effect at that place of this branch's history."""
+
+    tool: str
+    kind: Kind
+    identity: str
+    n: int
+    args: Payload
+    node: str
+    undoes: int | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoted:
+    """`branch` takes the place of the branch it was forked from; the others of its `group` are abandoned."""
+
+    branch: str
+    group: str | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """`branch` is given up, with all that was forked from it: nothing new is begun there."""
+
+    branch: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """A resumed program asked for `asked`, which the log does not know, while the effects at `unclaimed` (seqs) were
     not asked for."""
@@ -204,6 +275,12 @@ Record: TypeAlias = (
     | Refusal
     | Settled
     | Checkpoint
+    | Forked
+    | Override
+    | Planned
+    | Adopted
+    | Promoted
+    | Abandoned
     | Divergence
     | Signal
     | Sleep
@@ -211,6 +288,6 @@ Record: TypeAlias = (
     | Finished
 )
 RECORDS: tuple[type[Record], ...] = (
-    Started, Claim, Decision, Draw, Intent, Attempt, Seal, Hold, Approval, Refusal, Settled,
-    Checkpoint, Divergence, Signal, Sleep, Cancelled, Finished,
+    Started, Claim, Decision, Draw, Intent, Attempt, Seal, Hold, Approval, Refusal, Settled, Checkpoint,
+    Forked, Override, Planned, Adopted, Promoted, Abandoned, Divergence, Signal, Sleep, Cancelled, Finished,
 )  # fmt: skip

@@ -16,8 +16,11 @@ from typing import TypeAlias
 
 from holdfast.core.contract import Contract, Drift, Level, Repeat
 from holdfast.core.effect import Call, Happened, Kind, Outcome
-from holdfast.core.log import Log, Slot
+from holdfast.core.kin import Kin, Relative, place_of
+from holdfast.core.log import Log
+from holdfast.core.record import Planned
 from holdfast.core.recovery import AskPerson, Attempts, Redo, Remedy, remedy
+from holdfast.core.slot import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,36 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Perform:
-    """Carry `call` out. `approval_seq` is the approval that allows it; `undo_first` an effect to take back before."""
+    """Carry `call` out. `approval_seq` is the approval that allows it; `undo_first` an effect to take back before, of
+    the branch `undo_on` if that is another."""
 
     call: Call
     approval_seq: int | None = None
     undo_first: Slot | None = None
+    undo_on: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Another branch of the run made it happen: its seal is the answer to `call`."""
+
+    call: Call
+    relative: Relative
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Another branch of the run has sent it, and nobody knows yet what came of it."""
+
+    relative: Relative
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The branch is speculative: the effect is held until it is promoted. `slot`: it is written down already."""
+
+    call: Call
+    slot: Slot | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +91,19 @@ class Refuse:
     recorded: bool
 
 
-Step: TypeAlias = Replay | Perform | Settle | Wait | Refuse
+Step: TypeAlias = Replay | Perform | Adopt | Await | Plan | Settle | Wait | Refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a call is judged by, besides its contract: the log of its own branch, the wall clock, whether the sender of
+    an open effect is proven to have stopped, what the other branches did, and whether this one is held."""
+
+    log: Log
+    now_ms: int
+    stopped: Callable[[Slot], bool]
+    kin: Kin | None = None
+    held: bool = False
 
 
 def always(_slot: Slot) -> bool:
@@ -71,95 +111,111 @@ def always(_slot: Slot) -> bool:
     return True
 
 
-def next_step(
-    call: Call, args_digest: str, log: Log, contract: Contract, now_ms: int, stopped: Callable[[Slot], bool] = always
-) -> Step:
-    """What to do about `call`. `args_digest` (hex) names its arguments as the log writes them; `stopped` tells whether
-    the sender of an open effect is proven to have stopped."""
-    identity, n = log.newest_of(call.identity, call.n)
+def next_step(call: Call, args_digest: str, contract: Contract, at: Standing) -> Step:
+    """What to do about `call`. `args_digest` (hex) names its arguments as the log writes them."""
+    log = at.log
+    identity, n = place_of(log, at.kin, call.identity, call.n)
     slot = log.slot(identity, n)
     if identity != call.identity:
         call = replace(call, identity=identity, n=n)
     if slot is not None:
         if isinstance(slot.outcome, Happened):
-            return _adopt(call, args_digest, slot, log, contract, now_ms, stopped)
-        return _known(call, slot, log, contract, now_ms, stopped)
+            return _adopt(call, args_digest, slot, contract, at)
+        if slot.outcome is not None or slot.open or slot.refusal is not None:
+            return _known(call, slot, contract, at)
+    if at.held and contract.kind is not Kind.READ:
+        return Plan(call, slot)
+    elsewhere = None if at.kin is None or contract.kind is Kind.READ else at.kin.find(call.identity, call.n)
+    if elsewhere is not None:
+        return _elsewhere(call, args_digest, elsewhere, contract, at)
+    if slot is not None and slot.last is not Planned:
+        return _known(call, slot, contract, at)
+    return _new(call, args_digest, contract, at)
+
+
+def _new(call: Call, args_digest: str, contract: Contract, at: Standing) -> Step:
+    """A call that nobody has made before."""
     if contract.kind is Kind.READ:
         return Perform(call) if contract.approval is Level.NONE else Wait(call, None, "the contract asks for approval")
-    earlier = log.happened(call.identity)
+    earlier = at.log.happened(call.identity)
     if earlier is not None and contract.repeat is Repeat.ONCE:
-        return _adopt(call, args_digest, earlier, log, contract, now_ms, stopped)
+        return _adopt(call, args_digest, earlier, contract, at)
     if earlier is not None and contract.repeat is Repeat.ASK:
         return Wait(call, None, f"the same call happened before, at {earlier.first_seq}")
-    beside = _beside_stranded(call, log)
+    beside = _beside_stranded(call, at)
     if isinstance(beside, Perform) and contract.approval is not Level.NONE:
         return Wait(call, None, "the contract asks for approval")
     return beside
 
 
-def _known(call: Call, slot: Slot, log: Log, contract: Contract, now_ms: int, stopped: Callable[[Slot], bool]) -> Step:
+def _elsewhere(call: Call, args_digest: str, relative: Relative, contract: Contract, at: Standing) -> Step:
+    """Another branch has made this call. An idempotent effect of which nobody knows may be sent again: same key, same
+    bytes."""
+    slot = relative.slot
+    if slot.open:
+        if contract.kind is Kind.IDEMPOTENT and slot.args == args_digest:
+            return Perform(call)
+        return Await(relative)
+    found = _adopt(call, args_digest, slot, contract, at, relative.node)
+    return Adopt(call, relative) if isinstance(found, Replay) and found.slot is slot else found
+
+
+def _known(call: Call, slot: Slot, contract: Contract, at: Standing) -> Step:
     if slot.outcome is not None:
         return Replay(slot.outcome, slot)
     if slot.refusal is not None:
         return Refuse(slot.refusal.reason, slot.refusal.by, recorded=True)
     if slot.open:
-        return Settle(slot, _way_out(slot, contract, now_ms, stopped))
-    return _held(call, slot, log, contract, now_ms)
+        return Settle(slot, _way_out(slot, contract, at))
+    return _held(call, slot, contract, at)
 
 
-def _way_out(slot: Slot, contract: Contract, now_ms: int, stopped: Callable[[Slot], bool]) -> Remedy:
+def _way_out(slot: Slot, contract: Contract, at: Standing) -> Remedy:
     """How an open effect is settled. One that was only ever refused is not in doubt; a refusal of a later sending says
     nothing of the earlier ones, but when to come back."""
     if slot.retry_ms is not None and not slot.doubtful:
         return Redo(slot.retry_ms, refused=True)
     attempts = Attempts(slot.sent, slot.first_sent_ms, slot.last_sent_ms)
-    found = remedy(contract, attempts, now_ms, owner_stopped=stopped(slot))
+    found = remedy(contract, attempts, at.now_ms, owner_stopped=at.stopped(slot))
     if slot.retry_ms is None or isinstance(found, AskPerson):
         return found
     return replace(found, not_before_ms=max(found.not_before_ms, slot.retry_ms))
 
 
-def _held(call: Call, slot: Slot, log: Log, contract: Contract, now_ms: int) -> Step:
+def _held(call: Call, slot: Slot, contract: Contract, at: Standing) -> Step:
     hold, approval = slot.hold, slot.approval
     assert hold is not None, "a slot without outcome, refusal and intent is a hold"
     if hold.call != call.digest or hold.contract != contract.digest():
         return Wait(call, None, _once_more(hold.why, "the call has changed since people were asked"))
     if approval is None:
-        expired = now_ms >= hold.expires_ms
+        expired = at.now_ms >= hold.expires_ms
         return Wait(call, None, hold.why) if expired else Wait(call, slot, hold.why)
-    if approval.call != hold.call or now_ms >= approval.expires_ms:
+    if approval.call != hold.call or at.now_ms >= approval.expires_ms:
         return Wait(call, None, _once_more(hold.why, "the approval has expired"))
-    beside = _beside_stranded(call, log)
-    return Perform(
-        call, approval_seq=slot.approval_seq, undo_first=beside.undo_first if isinstance(beside, Perform) else None
-    )
+    beside = _beside_stranded(call, at)
+    if isinstance(beside, Perform):
+        return replace(beside, approval_seq=slot.approval_seq)
+    return Perform(call, approval_seq=slot.approval_seq)
 
 
 def _once_more(why: str, news: str) -> str:
     return why if why.endswith(news) else f"{why}; {news}"
 
 
-def _adopt(
-    call: Call,
-    args_digest: str,
-    slot: Slot,
-    log: Log,
-    contract: Contract,
-    now_ms: int,
-    stopped: Callable[[Slot], bool],
-) -> Step:
-    """The same call happened. With other remaining arguments it has drifted, and may become an effect of its own."""
+def _adopt(call: Call, args_digest: str, slot: Slot, contract: Contract, at: Standing, node: str | None = None) -> Step:
+    """The same call happened (at `node` of another branch). With other remaining arguments it has drifted, and may
+    become an effect of its own."""
     assert slot.outcome is not None
     if slot.args == args_digest or contract.drift is Drift.ADOPT:
         return Replay(slot.outcome, slot)
-    why = f"the same call was made with other arguments at {slot.first_seq}"
+    why = f"the same call was made with other arguments at {node or slot.first_seq}"
     if contract.drift is Drift.REFUSE:
         return Refuse(f"{why}, and the contract refuses drift", "contract", recorded=False)
     drifted = replace(call, identity=drifted_identity(call.identity, args_digest), n=0)
-    known = log.slot(drifted.identity, 0)
+    known = at.log.slot(drifted.identity, 0)
     if known is None:
         return Wait(drifted, None, why)
-    return _known(drifted, known, log, contract, now_ms, stopped)
+    return _known(drifted, known, contract, at)
 
 
 def drifted_identity(identity: bytes, args_digest: str) -> bytes:
@@ -168,17 +224,20 @@ def drifted_identity(identity: bytes, args_digest: str) -> bytes:
     return hashlib.sha256(b"holdfast/drift/1\0" + identity + bytes.fromhex(args_digest)).digest()
 
 
-def _beside_stranded(call: Call, log: Log) -> Perform | Wait:
-    """After a divergence, the same tool on the same resource as an effect that nobody has asked for: undo that one, or
-    ask."""
-    if call.resource is None or not log.diverged:
+def _beside_stranded(call: Call, at: Standing) -> Perform | Wait:
+    """The same tool on the same resource as an effect that nobody has asked for, after a divergence, or that another
+    branch made: undo that one, or ask."""
+    if call.resource is None:
         return Perform(call)
-    for slot in log.unclaimed():
+    beside = [(None, slot) for slot in at.log.unclaimed()] if at.log.diverged else []
+    strangers = [] if at.kin is None else [(each.branch, each.slot) for each in at.kin.stranded(at.log)]
+    for branch, slot in [*beside, *strangers]:
         if slot.intent is None or slot.intent.resource != call.resource:
             continue
-        if slot.kind is Kind.REVERSIBLE and not slot.open:
-            return Perform(call, undo_first=slot)
+        goes_on = branch is not None and at.kin is not None and branch in at.kin.open
+        if slot.kind is Kind.REVERSIBLE and not slot.open and not goes_on:
+            return Perform(call, undo_first=slot, undo_on=branch)
         was = "may have been" if slot.open else "was"
-        why = f"the same resource {was} changed at {slot.first_seq}, which the program no longer asks for"
-        return Wait(call, None, why)
+        where = "which the program no longer asks for" if branch is None else f"on the branch {branch}"
+        return Wait(call, None, f"the same resource {was} changed at {slot.first_seq}, {where}")
     return Perform(call)

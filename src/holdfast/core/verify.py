@@ -120,29 +120,57 @@ def _head(note: str, key: tuple[str, bytes, bytes], check: CheckSignature) -> tu
 
 
 _FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
-    "": ("hold", "intent", "refusal", "read"),  # a read is a seal that names no intent
-    "hold": ("approval", "refusal", "hold"),
-    "approval": ("intent", "read", "refusal", "hold"),
+    "": ("hold", "intent", "refusal", "read", "planned", "adopted"),  # a read is a seal that names no intent
+    "planned": ("hold", "intent", "refusal", "adopted"),
+    "hold": ("approval", "refusal", "hold", "adopted"),
+    "approval": ("intent", "read", "refusal", "hold", "adopted"),
     "intent": ("attempt", "seal", "settled"),
     "attempt": ("attempt", "seal", "settled"),
-    **dict.fromkeys(("seal", "settled", "refusal"), ()),
+    **dict.fromkeys(("seal", "settled", "refusal", "adopted"), ()),
 }
-_UNCLAIMED: Final = ("approval", "refusal", "settled", "signal", "cancelled")  # what others than the owner may place
-_OTHERS = re.compile("started|claim|decision|draw|checkpoint|divergence|signal|sleep|cancelled|finished")
+_TREE: Final = ("forked", "promoted", "abandoned")
+_UNCLAIMED: Final = ("approval", "refusal", "settled", "signal", "cancelled", *_TREE)  # others than the owner may place
+_AT_BIRTH: Final = ("override", "adopted")  # and these, while nobody has claimed the branch yet
+_OTHERS = re.compile(
+    "started|claim|decision|draw|checkpoint|forked|override|promoted|abandoned|divergence|signal|sleep|cancelled|finished"
+)
+_Call: TypeAlias = tuple[str, int]
 
 
 @dataclass(slots=True)
 class _Line:
     """A branch so far. `calls`: the type of each call's last record, and where its hold or intent is. `open`: the
-    calls whose hold or intent may still be spoken of, by that place."""
+    calls whose hold or intent may still be spoken of, by that place. `past`: of each entry of the branch's history its
+    digest, and, if it is of a call, the call, the type and the place. `undoing`: the intents that take something
+    back."""
 
     digest: bytes
     seq: int = 0
     epoch: int = 0
     finished: bool = False
     failed: bool = False
-    calls: dict[tuple[str, int], tuple[str, int]] = field(default_factory=dict[tuple[str, int], tuple[str, int]])
-    open: dict[int, tuple[str, int]] = field(default_factory=dict[int, tuple[str, int]])
+    calls: dict[_Call, tuple[str, int]] = field(default_factory=dict[_Call, tuple[str, int]])
+    open: dict[int, _Call] = field(default_factory=dict[int, _Call])
+    past: list[tuple[bytes, _Call | None, str, int]] = field(default_factory=list[tuple[bytes, _Call | None, str, int]])
+    undoing: set[int] = field(default_factory=set[int])
+
+    def fork(self, at: int, digest: bytes) -> "_Line":
+        """A branch that stands on the entry at `at` of this one's history."""
+        if not 0 < at <= len(self.past) or self.past[at - 1][0] != digest:
+            raise Fault("chain", "the branch does not stand on the entry that it names")
+        child = _Line(digest, at, past=self.past[:at], undoing={seq for seq in self.undoing if seq <= at})
+        for _, call, name, place in child.past:
+            if call is not None:
+                child.note(call, name, place)
+        return child
+
+    def note(self, call: _Call, name: str, place: int) -> None:
+        """A call's last record is now a `name`; its hold or intent is at `place`."""
+        if name not in ("approval", "attempt"):
+            self.open.pop(self.calls.get(call, ("", 0))[1], None)
+        if name in ("hold", "intent"):
+            self.open[place] = call
+        self.calls[call] = (name, place)
 
     def take(self, seq: int, epoch: int, at_ms: int, key: bytes, body: bytes, digest: bytes) -> None:
         """Take the next entry. Raises Fault if it does not stand on those before it."""
@@ -159,10 +187,10 @@ class _Line:
         if not (name in _FOLLOWS or _OTHERS.fullmatch(name)) or not name or _natural(record.get("v")) != 1:
             raise Fault("record", f"a record of type `{name}`, version `{record.get('v')}` is not known")
         self._take_epoch(name, epoch)
-        if self.finished and epoch and name != "claim":
+        if self.finished and epoch and name != "claim" and not self._takes_back(name, record):
             raise Fault("succession", f"a `{name}` after the run had finished")
-        if name in _FOLLOWS:
-            self._take_call(name, record)
+        call, place = self._take_call(name, record) if name in _FOLLOWS else (None, 0)
+        self.past.append((digest, call, name, place))
         if name == "finished":
             self.finished, self.failed = True, record.get("answer") is None
         elif name == "claim" and self.failed:  # a run whose agent raised goes on from its log
@@ -171,10 +199,21 @@ class _Line:
     def _take_epoch(self, name: str, epoch: int) -> None:
         if name == "claim" and epoch > self.epoch:
             self.epoch = epoch
-        elif name == "claim" or epoch not in (self.epoch, 0) or (epoch == 0 and name not in _UNCLAIMED):
+        elif name == "claim" or epoch not in (self.epoch, 0) or (epoch == 0 and not self._unclaimed(name)):
             raise Fault("epoch", f"a `{name}` of epoch {epoch}, where epoch {self.epoch} holds the claim")
 
-    def _take_call(self, name: str, record: dict[str, object]) -> None:
+    def _unclaimed(self, name: str) -> bool:
+        return name in _UNCLAIMED or (name in _AT_BIRTH and self.epoch == 0)
+
+    def _takes_back(self, name: str, record: dict[str, object]) -> bool:
+        """Whether a record may stand after the end: an intent that takes something back, and what that leads to."""
+        if name == "intent":
+            return record.get("undoes") is not None
+        retry = re.fullmatch("retry/([0-9]{1,18})", str(record.get("name"))) if name == "sleep" else None
+        about = int(retry[1]) if retry else record.get("intent")
+        return isinstance(about, int) and about in self.undoing
+
+    def _take_call(self, name: str, record: dict[str, object]) -> tuple[_Call, int]:
         about = record.get("hold" if name in ("approval", "refusal") else "intent")
         if about is None:
             call = (_text(record.get("identity")), _natural(record.get("n")))
@@ -184,12 +223,11 @@ class _Line:
         step = "read" if name == "seal" and about is None else name
         if step not in _FOLLOWS.get(last, ()) or call is None:
             raise Fault("succession", f"a `{name}` of a call where {last or 'nothing'} came before")
-        if name not in ("approval", "attempt"):
-            self.open.pop(at, None)
-        if name in ("hold", "intent"):
-            at = self.seq
-            self.open[at] = call
-        self.calls[call] = (name, at)
+        if name == "intent" and record.get("undoes") is not None:
+            self.undoing.add(self.seq)
+        place = self.seq if name in ("hold", "intent") else at
+        self.note(call, name, place)
+        return call, place
 
 
 class Verifier:
@@ -214,8 +252,6 @@ class Verifier:
     ) -> None:
         """Take the next entry. Behind a broken rule, entries are only hashed: what they say proves nothing any more."""
         name = branch.encode()
-        if branch not in self._lines:
-            self._lines[branch] = _Line(sha256(b"holdfast/branch/1\0" + name).digest())
         if index != self.next and (self._run is None or index < self.next):
             self.blame(self.next, Fault("place", f"entry {index} stands where {self.next} must stand", self.next))
         if all(order == _BEHIND for order, _ in self._faults):
@@ -223,6 +259,8 @@ class Verifier:
                 run, _, line = branch.partition("@")
                 if not run or not line or len(name) > 255 or run != (self._run or run):
                     raise Fault("place", f"the branch `{branch[:80]}` cannot be here")
+                if branch not in self._lines:
+                    self._lines[branch] = self._begun(branch, body)
                 self._lines[branch].take(seq, epoch, at_ms, key, body, digest)
             except Fault as fault:
                 self.blame(index, Fault(fault.rule, fault.what, index, f"{branch}:{seq}"))
@@ -231,6 +269,20 @@ class Verifier:
         leaf = b"\0holdfast/leaf/1\0" + bytes((len(name) % 256,)) + name + digest
         self._stretches[-1][1].extend(sha256(leaf).digest())
         self.next, self.entries = index + 1, self.entries + 1
+
+    def _begun(self, branch: str, body: bytes) -> _Line:
+        """A new branch, whose first record this is: it stands on nothing, or on an entry of another branch."""
+        run, _, line = branch.partition("@")
+        try:
+            record = _object(body, sorted_keys=True)
+        except Fault:
+            record = {}
+        if record.get("t") != "forked" or record.get("branch") != line:
+            return _Line(sha256(b"holdfast/branch/1\0" + branch.encode()).digest())
+        parent = self._lines.get(f"{run}@{_text(record.get('parent'))}")
+        if parent is None:
+            raise Fault("chain", "the branch that it stands on is not here")
+        return parent.fork(_natural(record.get("at")), _digest(record.get("digest")))
 
     def leaves(self, index: int, hashes: bytes) -> None:
         """Take the leaf hashes (32 bytes each) of other runs' entries, from `index` on."""

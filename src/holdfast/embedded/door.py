@@ -21,7 +21,9 @@ from holdfast.core.effect import Call, Encoding, Happened, identity_of, resource
 from holdfast.core.payload import Packed, pack_text
 from holdfast.errors import AnswerLost, BadCall, Misuse
 from holdfast.gateway.decide import Memory
+from holdfast.gateway.line import node_of
 from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.pending import stop_at_pending
 from holdfast.gateway.send import Asked
 from holdfast.gateway.upstreams import Reply
 from holdfast.gateway.upstreams.python import Function, PythonUpstream
@@ -48,6 +50,8 @@ class EmbeddedDoor:
         if function is None:
             function = self._functions[tool] = Function(tool.function, tool.probe, tool.undo)
         contract = tool.contract
+        if self._mediator.held:
+            stop_at_pending(values)
         wire = cast("Mapping[str, JSON]", values)
         try:
             written = self._masked(tool, wire) if contract.secret else wire
@@ -95,6 +99,8 @@ class EmbeddedDoor:
             function = self._functions[ask] = Function(ask)
         name = f"{getattr(ask, '__module__', '')}.{getattr(ask, '__qualname__', type(ask).__name__)}"
         shape = function.shape("return")
+        if self._mediator.held:
+            stop_at_pending((args, kwargs))
 
         async def answer() -> Reply:
             written = shape.write(await _ask(ask, args, kwargs))
@@ -155,14 +161,18 @@ class EmbeddedDoor:
         """As `Door.stranded`."""
         found: list[Stranded] = []
         line = self._mediator.line
-        for slot in line.log.unclaimed():
-            assert slot.intent is not None
-            arguments = Shape(object).read(await line.payload(slot.intent.args), Encoding.JSON).woven
+        beside = [] if line.family.kin is None else line.family.kin.stranded(line.log)
+        own = [(line.branch, slot) for slot in line.log.unclaimed()]
+        for branch, slot in [*own, *((each.branch, each.slot) for each in beside)]:
+            assert slot.asked is not None, "an effect was asked for with arguments"
+            arguments = Shape(object).read(await line.payload(slot.asked), Encoding.JSON).woven
             answer: Any = None
             if isinstance(slot.outcome, Happened):
                 payload = slot.outcome.answer
                 answer = Shape(object).read(await line.payload(payload), payload.encoding).value
-            found.append(Stranded(line.node(slot.intent_seq), slot.tool, arguments, slot.outcome is not None, answer))
+            found.append(
+                Stranded(node_of(branch, slot.intent_seq), slot.tool, arguments, slot.outcome is not None, answer)
+            )
         return found
 
 

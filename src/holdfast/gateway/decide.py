@@ -13,9 +13,10 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 
-from holdfast.core.log import Decided, sort_signals
 from holdfast.core.payload import Packed
 from holdfast.core.record import Checkpoint, Decision, Draw, Signal, Sleep
+from holdfast.core.signals import sort_signals
+from holdfast.core.slot import Decided
 from holdfast.errors import AwaitingSignal, InDoubt
 from holdfast.gateway.diverge import TURNS
 from holdfast.gateway.line import Line, signal_key
@@ -36,7 +37,8 @@ class Memory:
         self._taken: set[int] = set()
         self._unmatched: dict[str, list[list[bool]]] = {}
 
-    def _next(self, name: str) -> int:
+    def next(self, name: str) -> int:
+        """The number of what is asked for now, among those of this name."""
         n = self._counts.get(name, 0)
         self._counts[name] = n + 1
         return n
@@ -126,7 +128,7 @@ class Memory:
     async def draw(self, name: str, make: Callable[[], str]) -> str:
         """The next recorded value of this name, or a new one from `make`, recorded."""
         self._mediator.enter()
-        n = self._next(f"draw/{name}")
+        n = self.next(f"draw/{name}")
         known = self._line.log.draws.get((name, n))
         if known is not None:
             return known
@@ -139,7 +141,7 @@ class Memory:
     async def sleep(self, seconds: float, now_ms: Callable[[], int]) -> None:
         """Return when `seconds` have passed since this sleep was first asked for. A long one frees the worker."""
         self._mediator.enter()
-        n = self._next("sleep")
+        n = self.next("sleep")
         until_ms = self._line.log.sleeps.get(("sleep", n))
         if until_ms is None:
             until_ms = now_ms() + int(max(0.0, seconds) * 1000)
@@ -153,9 +155,9 @@ class Memory:
         self._mediator.enter()
         await self._line.refresh()
         taken = f"signal/{name}"
-        n = self._next(taken)
+        n = self.next(taken)
         place = self._line.log.draws.get((taken, n))
-        entries = await self._line.store.read(self._line.branch, key=signal_key(name))
+        entries = await self._line.read_back(signal_key(name))
         signals, used = sort_signals(entries)
         if place is None:
             free = [seq for seq in signals if seq not in used and seq not in self._taken]

@@ -13,10 +13,12 @@ from collections.abc import Callable
 
 from holdfast.core.codec import encode
 from holdfast.core.effect import Happened, NotHappened, Outcome, legible
-from holdfast.core.log import Log, Slot
+from holdfast.core.log import Log
 from holdfast.core.payload import Packed
 from holdfast.core.record import Approval, Cancelled, Hold, Record, Refusal, Settled, Signal
+from holdfast.core.slot import Slot
 from holdfast.errors import Claimed, Conflict, Misuse, Unknown
+from holdfast.gateway.family import read_tree
 from holdfast.gateway.line import key_for, node_of, read_log
 from holdfast.store import Draft, Store
 
@@ -88,14 +90,18 @@ class Desk:
 
         return await self._place(branch, verdict, outcome if isinstance(outcome, Packed) else None, unowned=True)
 
-    async def signal(self, branch: str, name: str, value: Packed, *, by: str) -> str:
-        """Send a value to whoever waits for `name`, now or later. The place of the signal."""
+    async def signal(self, place: str, name: str, value: Packed, *, by: str) -> str:
+        """Send a value to whoever waits for `name` on a branch (or, where only the run is named, its line), now or
+        later. The place of the signal."""
+        branch = await self._line_of(place)
         await self._must_exist(branch)
         record = Signal(name=name, value=value.payload, by=legible(by, 200))
         return await self._append(branch, record, Log(branch), None, value)
 
-    async def cancel(self, branch: str, *, by: str, reason: str) -> str:
-        """End a run: nothing new is started. What is in flight is sealed. The place of the record."""
+    async def cancel(self, place: str, *, by: str, reason: str) -> str:
+        """End a branch (or, where only the run is named, its line): nothing new is started. What is in flight is
+        sealed. The place of the record."""
+        branch = await self._line_of(place)
 
         def verdict(log: Log) -> Record:
             if log.cancelled is not None or (log.finished is not None and log.finished.error is None):
@@ -105,6 +111,11 @@ class Desk:
         return await self._place(branch, verdict)
 
     # --- the shared way ---
+
+    async def _line_of(self, run: str) -> str:
+        if "@" in run:
+            return run
+        return f"{run}@{(await read_tree(self._store, run)).line}"
 
     async def _place(
         self, branch: str, verdict: Callable[[Log], Record], blobs: Packed | None = None, *, unowned: bool = False

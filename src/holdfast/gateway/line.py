@@ -18,19 +18,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from holdfast.core.codec import encode
+from holdfast.core.codec import decode, encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
 from holdfast.core.entry import Entry, check_chain, origin
-from holdfast.core.log import Log, Slot
+from holdfast.core.log import Log
 from holdfast.core.payload import Blob
 from holdfast.core.record import (
+    Abandoned,
+    Adopted,
     Approval,
     Attempt,
     Checkpoint,
     Draw,
     Finished,
+    Forked,
     Hold,
     Intent,
+    Override,
+    Planned,
+    Promoted,
     Record,
     Refusal,
     Seal,
@@ -38,11 +44,15 @@ from holdfast.core.record import (
     Signal,
     Started,
 )
-from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped
-from holdfast.store import Draft, Readable, Store
+from holdfast.core.slot import Slot
+from holdfast.core.tree import MAIN
+from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped, Unknown
+from holdfast.gateway.family import TREE_KEY, Family, read_tree
+from holdfast.store import NOTHING, Draft, Readable, Store
 from holdfast.store.rope import Blobs, gather
 
 CHECKPOINT_KEY = b"checkpoint"
+OVERRIDE_KEY = b"override"
 STARTED_KEY = b"started"
 FINISHED_KEY = b"finished"
 LATER_S = 0.1
@@ -57,9 +67,7 @@ def signal_key(name: str) -> bytes:
 def key_for(record: Record, log: Log) -> bytes:
     """What a record is looked up by."""
     match record:
-        case Intent() | Hold() | Seal():
-            return bytes.fromhex(record.identity)
-        case Refusal():
+        case Intent() | Hold() | Seal() | Refusal() | Planned() | Adopted():
             return bytes.fromhex(record.identity)
         case Attempt(intent=seq) | Settled(intent=seq) | Approval(hold=seq):
             slot = log.at(seq)
@@ -70,6 +78,10 @@ def key_for(record: Record, log: Log) -> bytes:
             return STARTED_KEY
         case Finished():
             return FINISHED_KEY
+        case Forked() | Promoted() | Abandoned():
+            return TREE_KEY
+        case Override():
+            return OVERRIDE_KEY
         case Signal(name=name):
             return signal_key(name)
         case Draw(name=name) if name.startswith("signal/"):
@@ -86,23 +98,59 @@ class Opened:
     started: Started | None
 
 
-async def read_log(store: Readable, branch: str, *, restore: bool = False) -> Opened:
-    """Read a branch: the whole, or (`restore`) from its newest checkpoint on. Raises Corrupt if the chain does not
-    hold."""
-    base = (await store.read(branch, key=CHECKPOINT_KEY, newest=1)) if restore else []
-    log = Log(branch, base[0].seq if base else 0)
+Lineage = Sequence[tuple[str, int | None]]
+"""The stretches of a history, oldest first: `RUN@BRANCH`, and the last seq of it that belongs to it (None: all)."""
+
+
+async def lineage_of(store: Readable, branch: str) -> Lineage:
+    """The stretches that a branch stands on. Raises Unknown if there is no such branch."""
+    run, _, name = branch.partition("@")
+    if name == MAIN:
+        return [(branch, None)]
+    tree = await read_tree(store, run)
+    if name not in tree.limbs:
+        raise Unknown(f"there is no branch `{name}`", where=run, fix=f"holdfast show {run} shows its branches")
+    return [(f"{run}@{each}", upto) for each, upto in tree.lineage(name)]
+
+
+async def read_log(store: Readable, branch: str, *, restore: bool = False, before: int | None = None) -> Opened:
+    """Read a branch with all that it stands on: the whole, or (`restore`) from the newest checkpoint on, or the newest
+    up to position `before`. Raises Corrupt if the chain does not hold."""
+    lineage = await lineage_of(store, branch)
+    base = await _newest_checkpoint(store, lineage, before) if restore else None
+    log = Log(branch, base.seq if base else 0)
     if base:
-        log.fold(base[0])
-    entries = await store.read(branch, after=log.base)
+        log.fold(base)
+    entries = [
+        entry
+        for stretch, upto in lineage
+        if upto is None or upto > log.base
+        for entry in await store.read(stretch, after=log.base, upto=upto)
+    ]
     check_places(entries, log.base)
-    check_chain(base[0].digest if base else origin(branch), entries)
+    check_chain(base.digest if base else origin(lineage[0][0]), entries)
     for entry in entries:
         log.fold(entry)
     if base:
-        first = await store.read(branch, key=STARTED_KEY, newest=1)
-        for entry in first:
+        for entry in await store.read(lineage[0][0], key=STARTED_KEY, newest=1):
             log.fold(entry)
     return Opened(log, log.started)
+
+
+async def _newest_checkpoint(store: Readable, lineage: Lineage, most: int | None) -> Entry | None:
+    """The newest checkpoint, up to position `most`, that what was overridden later does not lie before."""
+    for branch, upto in reversed(lineage):
+        limit = most if upto is None else upto if most is None else min(most, upto)
+        found = await store.read(branch, key=CHECKPOINT_KEY, newest=1, upto=limit)
+        if found:
+            return found[0]
+        for entry in await store.read(branch, key=OVERRIDE_KEY) if len(lineage) > 1 else ():
+            override = decode(entry.body)
+            if isinstance(override, Override) and (override.target or override.name == "input"):
+                most = min(override.target - 1, override.target - 1 if most is None else most)
+        if most is not None and most < 1:
+            return None
+    return None
 
 
 def check_places(entries: Sequence[Entry], after: int) -> None:
@@ -115,11 +163,12 @@ def check_places(entries: Sequence[Entry], after: int) -> None:
 
 
 class Line:
-    """A branch that this process advances under `epoch`."""
+    """A branch that this process advances under `epoch`; `family`: the other branches of its run."""
 
-    def __init__(self, store: Store, opened: Opened, epoch: int) -> None:
+    def __init__(self, store: Store, opened: Opened, epoch: int, family: Family) -> None:
         self.store = store
         self.log = opened.log
+        self.family = family
         self.epoch = epoch
         self.broken: HoldfastError | None = None
         self.released = False
@@ -158,7 +207,7 @@ class Line:
         if self.broken is not None:
             raise self.broken
         drafts = [self._draft(record) for record in records]
-        after = self.seen if guarded else None
+        after, watch = (self.seen, self.family.watch) if guarded else (None, NOTHING)
         waiting = self._waiting() if self._later else []
         if waiting:
             drafts = [*(self._draft(record) for record, _ in waiting), *drafts]
@@ -166,7 +215,7 @@ class Line:
         try:
             placed = await self.store.append(
                 self.branch, drafts, epoch=self.epoch, after=after, barrier=barrier, release=release,
-                alone=barrier and self.alone(), blobs=blobs,
+                alone=barrier and self.alone(), blobs=blobs, watch=watch,
             )  # fmt: skip
         except Conflict:
             self._later.extendleft(reversed(waiting))
@@ -222,10 +271,20 @@ class Line:
                 await self.write()
 
     async def refresh(self) -> None:
-        """Take up what others have placed."""
+        """Take up what others have placed, here and on the other branches."""
         for entry in await self.store.read(self.branch, after=self.seen, unclaimed=True):
             self.log.fold(entry)
             self.seen = max(self.seen, entry.seq)
+        await self.family.refresh()
+
+    async def read_back(self, key: bytes, newest: int | None = None) -> list[Entry]:
+        """The entries of this branch's whole history that are looked up by `key`, in order; of each branch in it only
+        the `newest` so many if given."""
+        return [
+            entry
+            for name, upto in self.family.tree.lineage(self.family.name)
+            for entry in await self.store.read(f"{self.family.run}@{name}", key=key, upto=upto, newest=newest)
+        ]
 
     async def recall(self, identity: bytes) -> None:
         """Behind a checkpoint: bring in what the log knows of this identity. Costs one look-up per identity and
@@ -233,7 +292,7 @@ class Line:
         if self.log.base == 0 or identity in self._recalled:
             return
         self._recalled.add(identity)
-        for entry in await self.store.read(self.branch, key=identity, newest=RECALL):
+        for entry in await self.read_back(identity, RECALL):
             if entry.seq <= self.log.base:
                 self.log.fold(entry)
         for n in range(self.log.counts.get(identity, 0)):

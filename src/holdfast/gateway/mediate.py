@@ -11,36 +11,71 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
-from typing import assert_never
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, assert_never
 
-from holdfast.core.contract import Contract, Repeat
-from holdfast.core.effect import Call, Encoding, Happened, Kind, NotHappened, legible, undo_identity
-from holdfast.core.log import Slot
+from holdfast.core.contract import Repeat
+from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, legible
+from holdfast.core.record import Adopted, Hold, Planned, Refusal
 from holdfast.core.record import Cancelled as WasCancelled
-from holdfast.core.record import Hold, Refusal, Settled
-from holdfast.core.recovery import AskPerson, Probe, Redo, UndoThenRedo, undo_remedy
-from holdfast.core.step import Perform, Refuse, Replay, Settle, Step, Wait, next_step
-from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Waiting
+from holdfast.core.slot import Slot
+from holdfast.core.step import (
+    Adopt,
+    Await,
+    Perform,
+    Plan,
+    Refuse,
+    Replay,
+    Settle,
+    Standing,
+    Step,
+    Wait,
+    next_step,
+)  # fmt: skip
+from holdfast.core.tree import Status
+from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Superseded, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.diverge import TURNS, Divergences, OnDivergence
-from holdfast.gateway.line import Line
+from holdfast.gateway.family import Family
+from holdfast.gateway.line import Line, node_of
+from holdfast.gateway.pending import Pending
 from holdfast.gateway.send import Asked, Sender
+from holdfast.gateway.settle import Settler
 from holdfast.gateway.upstreams import Reply
-from holdfast.gateway.upstreams.undoing import Undoing
 
-MOST_ATTEMPTS = 5  # sendings of one effect in one life of the run, before it waits for a person
+AWAITED = 10  # looks at a branch that has sent the same call, before the run waits
 HOLD_MS = 7 * 24 * 3600 * 1000
 
 
-class Mediator:
-    """Carries out the calls of one run on one line. `now_ms` is the wall clock."""
+class Aside(Protocol):
+    """Opens a branch (`RUN@BRANCH`) that was given up, so that what it did can be taken back. Raises Claimed while
+    somebody else is at it."""
 
-    def __init__(self, line: Line, run: str, now_ms: Callable[[], int], on_divergence: OnDivergence) -> None:
+    def __call__(self, branch: str) -> AbstractAsyncContextManager[Mediator]:
+        """The mediator of that branch."""
+        ...
+
+
+class Mediator:
+    """Carries out the calls of one run on one line. `now_ms` is the wall clock. `aside` opens a branch that was given
+    up; without it this line is such a one, and nothing is done on it but taking back."""
+
+    def __init__(
+        self,
+        line: Line,
+        run: str,
+        now_ms: Callable[[], int],
+        on_divergence: OnDivergence,
+        aside: Aside | None = None,
+    ) -> None:
         self.line = line
+        self.closing = aside is None
+        self.held = line.family.held
+        self._aside = aside
         self.parked: Waiting | None = None
         self.closed: HoldfastError | None = None
         self.sender = Sender(line, run, now_ms, self.park)
+        self.settler = Settler(self.sender, self.check, self.park, self._stopped)
         self.divergences = Divergences(line, on_divergence, self.park, self.close)
         self._now_ms = now_ms
         self._counts: dict[bytes, int] = {}
@@ -146,7 +181,7 @@ class Mediator:
         while True:
             self.check()
             step = self._step(asked)
-            if news and isinstance(step, Perform | Wait) and self.line.log.unclaimed():
+            if news and isinstance(step, Perform | Wait | Adopt | Plan) and self.line.log.unclaimed():
                 news = False
                 if self.line.log.slot(step.call.identity, step.call.n) is None:
                     await self.divergences.before(f"`{step.call.tool}`")
@@ -156,9 +191,15 @@ class Mediator:
                     return await self._replay(asked, step)
                 case Perform():
                     reply = await self._perform(asked, step)
+                case Plan():
+                    return await self._plan(asked, step)
+                case Adopt():
+                    reply = await self._adopt(asked, step)
+                case Await():
+                    reply = await self._await(step)
                 case Settle():
                     sendings += 1
-                    reply = await self._settle(asked, step, sendings)
+                    reply = await self.settler.settle(asked, step, sendings)
                 case Wait():
                     reply = await self._hold(asked, step)
                 case Refuse():
@@ -185,9 +226,23 @@ class Mediator:
         """Raise what keeps this run from going on."""
         if self.parked is not None:
             raise self.parked
+        if self.closing:
+            return
         cancelled = self.line.log.cancelled
         if cancelled is not None:
             raise self.close(was_cancelled(cancelled, self.line.branch))
+        family = self.line.family
+        if family.kin is not None:
+            self._check_place(family)
+
+    def _check_place(self, family: Family) -> None:
+        """Raise where this branch has lost its place in the run, or has got another than it began with."""
+        limb = family.limb
+        if limb.status is Status.ABANDONED:
+            raise self.close(Cancelled(f"the branch `{limb.name}` is {limb.ended}", where=self.line.branch))
+        if limb.status is Status.SUPERSEDED or self.held is not family.held:
+            ended = limb.ended or "promoted: what it planned is now done"
+            raise self.park(Superseded(f"the branch `{limb.name}` is {ended}", where=self.line.branch))
 
     def park(self, waiting: Waiting) -> Waiting:
         """From now on the whole run waits."""
@@ -195,15 +250,14 @@ class Mediator:
         return self.parked
 
     def _step(self, asked: Asked) -> Step:
-        args_digest = asked.args.payload.digest
-        return next_step(
-            asked.call,
-            args_digest,
+        standing = Standing(
             self.line.log,
-            asked.contract,
             self._now_ms(),
             lambda slot: self._stopped(asked, slot),
+            self.line.family.kin,
+            self.held,
         )
+        return next_step(asked.call, asked.args.payload.digest, asked.contract, standing)
 
     def _stopped(self, asked: Asked, slot: Slot) -> bool:
         """Whether whoever sent it last is proven to have stopped: the worker, and the function that it left behind."""
@@ -221,130 +275,71 @@ class Mediator:
     async def _perform(self, asked: Asked, step: Perform) -> Reply | None:
         if asked.contract.kind is Kind.READ:
             return await self.sender.read(asked)
+        if step.undo_on is not None and step.undo_first is not None:
+            await self._undo_aside(asked, step.undo_on, step.undo_first)
+            return None
         if step.undo_first is not None:
-            await self._undo(asked, step.undo_first)
+            await self.settler.undo(asked, step.undo_first)
         return await self.sender.first(asked, step.call, step.approval_seq)
 
-    # --- doubt ---
+    # --- other branches ---
 
-    async def _settle(self, asked: Asked, step: Settle, sendings: int) -> Reply | None:
-        """End a doubt by its contract; None: ask again what to do now."""
-        slot = step.slot
-        self.line.log.claim(slot)
-        args = await self._sent_args(asked, slot)
-        match step.remedy:
-            case Redo(not_before_ms, refused):
-                await self.sender.until(not_before_ms, f"`{slot.tool}` was refused for now")
-                if not refused:
-                    await self._pause(slot, sendings)
-                reply = await self.sender.again(asked, slot, args, "refused" if refused else "doubt")
-            case Probe(not_before_ms):
-                await self.sender.until(not_before_ms, f"`{slot.tool}` may still be carried out late")
-                await self._pause(slot, sendings)
-                reply = await self._probe(asked, slot, args)
-            case UndoThenRedo(not_before_ms):
-                await self.sender.until(not_before_ms, f"`{slot.tool}` may still be carried out late")
-                await self._pause(slot, sendings)
-                await self._undo(asked, slot)
-                slot.doubtful = False  # whatever was sent before this moment has been taken back
-                reply = await self.sender.again(asked, slot, args, "absent")
-            case AskPerson(why):
-                raise self._doubt(slot, why)
-            case _:
-                assert_never(step.remedy)
-        return reply if args is None else None  # an answer to other arguments: it has drifted
+    async def _plan(self, asked: Asked, step: Plan) -> Reply:
+        """Write down what is asked for, and answer with something that stands for the answer."""
+        call = step.call
+        if step.slot is None:
+            planned = Planned(
+                tool=call.tool,
+                kind=asked.contract.kind,
+                identity=call.identity.hex(),
+                n=call.n,
+                args=asked.args.payload,
+                blast=asked.blast,
+            )
+            await self.line.write(planned, blobs=asked.args.blobs)
+        return Reply(b"", Encoding.JSON, Pending(call.tool, self.line.branch, self.park))
 
-    async def _sent_args(self, asked: Asked, slot: Slot) -> bytes | None:
-        """The arguments that were sent: those of the call, or, where it has drifted since, the recorded ones."""
-        assert slot.intent is not None
-        if slot.intent.args.digest == asked.args.payload.digest:
-            return None
-        if asked.contract.secret:
-            raise self._doubt(slot, "its secret arguments are no longer known")
-        return await self.line.payload(slot.intent.args)
+    async def _adopt(self, asked: Asked, step: Adopt) -> None:
+        """Take over what another branch made happen; then it is in this log."""
+        relative, call = step.relative, step.call
+        assert relative.slot.outcome is not None
+        adopted = Adopted(
+            tool=call.tool,
+            kind=relative.slot.kind,
+            identity=call.identity.hex(),
+            n=call.n,
+            args=asked.args.payload,
+            node=relative.node,
+            undoes=None,
+            outcome=relative.slot.outcome,
+        )
+        await self.line.attempt(adopted, blobs=asked.args.blobs)
 
-    async def _pause(self, slot: Slot, sendings: int) -> None:
-        """Between sendings of one life: longer each time, and after a few a person is asked."""
-        if sendings > MOST_ATTEMPTS:
-            raise self._doubt(slot, f"it was tried {sendings - 1} times; the last time: {slot.trouble or 'no answer'}")
-        if sendings > 1 or slot.trouble:
-            await asyncio.sleep(min(0.05 * 4 ** (sendings - 1), 5.0))
-
-    async def _probe(self, asked: Asked, slot: Slot, args: bytes | None) -> Reply | None:
-        assert slot.intent is not None
-        try:
-            found = await asked.upstream.probe(args, slot.intent.key)
-        except Exception as failure:  # noqa: BLE001 - whatever a probe raises, it has not told
-            slot.trouble = f"the probe failed: {type(failure).__name__}: {legible(failure, 300)}"
-            return None
-        match found:
-            case Happened(answer, etag):
-                packed = self.sender.packed(answer)
-                record = Settled(intent=slot.intent_seq, outcome=Happened(packed.payload, etag), by="probe")
-                return answer if await self.line.attempt(record, blobs=packed.blobs) else None
-            case NotHappened():
-                slot.doubtful = False  # proven: what was sent before this moment did not happen
-                return await self.sender.again(asked, slot, args, "absent")
-            case None:
-                raise self._doubt(slot, "its probe cannot tell")
-
-    def _doubt(self, slot: Slot, why: str) -> Waiting:
-        node = self.line.node(slot.intent_seq)
-        trouble = f" ({slot.trouble})" if slot.trouble and slot.trouble not in why else ""
-        return self.park(
+    async def _await(self, step: Await) -> None:
+        """Another branch has sent it. While its owner lives, it will be sealed soon; else its doubt must be settled."""
+        slot, branch = step.relative.slot, step.relative.branch
+        for turn in range(AWAITED):
+            await asyncio.sleep(min(0.02 * 2**turn, 0.5))
+            await self.line.refresh()
+            if not slot.open:
+                return
+        node = node_of(branch, slot.intent_seq)
+        raise self.park(
             InDoubt(
-                f"`{slot.tool}` may have happened: {why}{trouble}",
+                f"`{slot.tool}` may have happened: another branch has sent it, and it is not sealed",
                 where=node,
                 fix=f"holdfast settle {node} --happened '{{…}}' | --did-not-happen",
             )
         )
 
-    async def _undo(self, asked: Asked, slot: Slot) -> None:
-        """Take an effect back: an effect of its own, with intent, key and seal."""
-        assert slot.intent is not None
-        tool = f"{slot.tool}.undo"
-        identity = undo_identity(slot.identity, slot.n)
-        call = Call(tool, identity, slot.sent - 1, identity, None)
-        answer = None
-        if isinstance(slot.outcome, Happened):
-            data = await self.line.payload(slot.outcome.answer)
-            answer = asked.upstream.read(data, slot.outcome.answer.encoding)
-        args = await self._sent_args(asked, slot)
-        undo = replace(
-            asked,
-            contract=Contract(name=tool, kind=Kind.IDEMPOTENT, late_ms=asked.contract.late_ms),
-            call=call,
-            upstream=Undoing(asked.upstream, args, answer),
-        )
-        try:
-            await self._answer_undo(undo, slot)
-        except DidNotHappen as refusal:
-            if slot.open:
-                raise self._doubt(slot, f"its undo was refused: {refusal.what}") from refusal
-            raise Refused(f"`{slot.tool}` could not be taken back: {refusal.what}", where=self.line.branch) from refusal
-
-    async def _answer_undo(self, undo: Asked, slot: Slot) -> None:
-        sendings = 0
-        while True:
-            self.check()
-            known = self.line.log.slot(undo.call.identity, undo.call.n)
-            if known is None:
-                reply = await self.sender.first(undo, undo.call, undoes=slot.intent_seq)
-            elif isinstance(known.outcome, NotHappened):
-                raise DidNotHappen(known.outcome.reason)
-            elif known.outcome is not None:
-                return
-            else:
-                sendings += 1
-                way = undo_remedy(undo.contract, known.last_sent_ms, owner_stopped=self._stopped(undo, known))
-                if isinstance(way, AskPerson):
-                    raise self._doubt(known, way.why)
-                not_before_ms = max(way.not_before_ms, known.retry_ms or 0)
-                await self.sender.until(not_before_ms, f"`{undo.call.tool}` must not be sent again yet")
-                await self._pause(known, sendings)
-                reply = await self.sender.again(undo, known, None, "doubt")
-            if reply is not None:
-                return
+    async def _undo_aside(self, asked: Asked, branch: str, slot: Slot) -> None:
+        """Take back what a branch did that was given up: on that branch, as an effect of its own."""
+        assert self._aside is not None, "who is only taking back performs nothing"
+        async with self._aside(branch) as other:
+            there = other.line.log.at(slot.intent_seq)
+            assert there is not None, "what is in the fold of its kin is in its own log"
+            await other.settler.undo(asked, there, unless=lambda: other.line.family.needed(slot.intent_seq))
+        await self.line.refresh()
 
     # --- people ---
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Call, Encoding, Happened, Kind, NotHappened, Outcome, key_of, legible
-from holdfast.core.log import RETRY, Slot
+from holdfast.core.log import RETRY
 from holdfast.core.payload import Blob, Packed, pack_bytes, pack_text
 from holdfast.core.record import Attempt, Intent, Seal, Sleep
+from holdfast.core.slot import Slot
 from holdfast.errors import Asleep, RetryAfter, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.line import Line

@@ -8,12 +8,15 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,10 @@ class Readable(Protocol):
         key: bytes | None = None,
         unclaimed: bool = False,
         newest: int | None = None,
+        upto: int | None = None,
     ) -> list[Entry]:
-        """The entries after position `after`, in order: all, those looked up by `key`, those of epoch 0 (`unclaimed`);
-        only the `newest` so many of them if given. Raises Corrupt if they cannot be read."""
+        """The entries after position `after` and up to `upto`, in order: all, those looked up by `key`, those of epoch
+        0 (`unclaimed`); only the `newest` so many of them if given. Raises Corrupt if they cannot be read."""
         ...
 
     async def blob(self, digest: bytes) -> Blob:
@@ -95,13 +99,17 @@ class Store(Readable, Protocol):
         release: bool = False,
         alone: bool = False,
         blobs: Sequence[Blob] = (),
+        watch: Mapping[str, int] = NOTHING,
+        stands_on: Entry | None = None,
     ) -> list[Entry]:
         """Place `drafts` one after another, with their `blobs`, and give the claim back if `release`. `alone`: nobody
-        else would be kept waiting, so the calling thread may be blocked for a flush.
+        else would be kept waiting, so the calling thread may be blocked for a flush. `stands_on`: the branch begins
+        with them, after that entry of another branch.
 
         Raises Fenced when `epoch` (> 0) is no longer the branch's claim. Raises Conflict when something was placed
-        after position `after`: anything at all for epoch 0, entries of epoch 0 for a claim. Raises Stopped if the store
-        cannot be written. On any error nothing was kept."""
+        after position `after`: anything at all for epoch 0, entries of epoch 0 for a claim; when anything was placed on
+        a branch of `watch` after the position there; when a branch that begins is there already. Raises Stopped if the
+        store cannot be written. On any error nothing was kept."""
         ...
 
     async def claim(self, branch: str) -> Grant:

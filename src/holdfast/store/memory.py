@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
 from holdfast.errors import Claimed, Conflict, Fenced, Unknown
-from holdfast.store import Branch, Draft, Grant
+from holdfast.store import NOTHING, Branch, Draft, Grant
 
 
 class MemoryStore:
@@ -31,16 +31,27 @@ class MemoryStore:
         release: bool = False,
         alone: bool = False,
         blobs: Sequence[Blob] = (),
+        watch: Mapping[str, int] = NOTHING,
+        stands_on: Entry | None = None,
     ) -> list[Entry]:
         """As `Store.append`."""
         entries = self._entries.setdefault(branch, [])
+        if stands_on is not None and (entries or stands_on not in self._entries.get(stands_on.branch, ())):
+            raise Conflict("the branch is there already, or what it would stand on is not", where=branch)
+        for other, seen in watch.items():
+            if (known := self._entries.get(other)) and known[-1].seq > seen:
+                raise Conflict("another branch of the run has moved on", where=other)
         if epoch and (epoch != self._epochs.get(branch) or branch not in self._held):
             raise Fenced("another worker has taken this branch over", where=branch)
-        if after is not None and any(entry.epoch == 0 or epoch == 0 for entry in entries[after:]):
+        if after is not None and any(
+            entry.seq > after and (entry.epoch == 0 or epoch == 0) for entry in reversed(entries)
+        ):
             raise Conflict("the log has moved on", where=branch)
         placed: list[Entry] = []
+        last = stands_on if stands_on is not None else entries[-1] if entries else None
         for draft in drafts:
-            placed.append(self._form(branch, placed or entries, epoch, draft))
+            last = self._form(branch, last, epoch, draft)
+            placed.append(last)
         entries.extend(placed)
         for blob in blobs:
             self._blobs.setdefault(blob.digest, blob)
@@ -49,10 +60,10 @@ class MemoryStore:
         return placed
 
     @staticmethod
-    def _form(branch: str, before: list[Entry], epoch: int, draft: Draft) -> Entry:
-        """The entry after the last of `before`."""
-        seq, at_ms = before[-1].seq + 1 if before else 1, time.time_ns() // 1_000_000
-        previous = before[-1].digest if before else origin(branch)
+    def _form(branch: str, before: Entry | None, epoch: int, draft: Draft) -> Entry:
+        """The entry after `before`."""
+        seq, at_ms = before.seq + 1 if before else 1, time.time_ns() // 1_000_000
+        previous = before.digest if before else origin(branch)
         digest = chain(previous, seq, epoch, at_ms, draft.key, draft.body)
         return Entry(branch, seq, epoch, at_ms, draft.key, draft.body, digest)
 
@@ -64,11 +75,14 @@ class MemoryStore:
         key: bytes | None = None,
         unclaimed: bool = False,
         newest: int | None = None,
+        upto: int | None = None,
     ) -> list[Entry]:
         """As `Store.read`."""
+        entries = self._entries.get(branch, [])
+        before = entries[0].seq - 1 if entries else 0
         found = [
             entry
-            for entry in self._entries.get(branch, [])[after:]
+            for entry in entries[max(0, after - before) : None if upto is None else max(0, upto - before)]
             if (key is None or entry.key == key) and (not unclaimed or entry.epoch == 0)
         ]
         return found if newest is None else found[max(0, len(found) - newest) :]

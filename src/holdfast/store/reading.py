@@ -55,16 +55,20 @@ class Reading:
         key: bytes | None = None,
         unclaimed: bool = False,
         newest: int | None = None,
+        upto: int | None = None,
     ) -> list[Entry]:
         """As `Store.read`."""
         where = " WHERE branch = (SELECT id FROM branch WHERE name = ?) AND seq > ?"
+        last = "" if upto is None else f" AND seq <= {upto:d}"
+        where += last
         limit = -1 if newest is None else newest
         order = " ORDER BY seq LIMIT ?" if newest is None else " ORDER BY seq DESC LIMIT ?"
         if key is not None and len(key) < IDENTITY_BYTES:
             named = _ENTRY + where + " AND key = ? AND length(key) < 32" + order
             rows = await self._rows(named, (branch, after, key, limit))
         elif key is not None:
-            rows = await self._rows(_RECALL + order, (branch, key, after, limit))
+            recalled = _RECALL + last.replace("seq", "r.seq") + order
+            rows = await self._rows(recalled, (branch, key, after, limit))
         elif unclaimed:
             rows = await self._rows(_ENTRY + where + " AND epoch = 0" + order, (branch, after, limit))
         else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,7 +23,7 @@ import zstandard
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob
 from holdfast.errors import Claimed, Conflict, Corrupt, Fenced, HoldfastError, RolledBack, StoreFull
-from holdfast.store import Draft, Grant
+from holdfast.store import NOTHING, Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
 from holdfast.store.reading import Reading
@@ -132,6 +132,8 @@ class SqliteStore(Reading):
         release: bool = False,
         alone: bool = False,
         blobs: Sequence[Blob] = (),
+        watch: Mapping[str, int] = NOTHING,
+        stands_on: Entry | None = None,
     ) -> list[Entry]:
         """As `Store.append`."""
         if self.read_only is not None:
@@ -141,7 +143,12 @@ class SqliteStore(Reading):
         packed = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
 
         def work(connection: apsw.Connection) -> object:
+            for other, seen in watch.items():
+                if self._head(connection, other).seq > seen:
+                    raise Conflict("another branch of the run has moved on", where=other)
             head = self._check(connection, branch, epoch, after)
+            if stands_on is not None:
+                _begin(connection, head, stands_on, branch)
             fresh = {row[0]: row for row in reversed(packed) if row[0] not in self._newest}  # the first of its name
             if fresh:
                 connection.executemany(_KEEP, fresh.values())
@@ -183,10 +190,14 @@ class SqliteStore(Reading):
                 return blob.digest, form + 1, small
         return blob.digest, form, data
 
-    def _check(self, connection: apsw.Connection, branch: str, epoch: int, after: int | None) -> _Head:
+    def _head(self, connection: apsw.Connection, branch: str) -> _Head:
         head = self._heads.get(branch)
         if head is None:
             head = self._heads[branch] = _load_head(connection, branch)
+        return head
+
+    def _check(self, connection: apsw.Connection, branch: str, epoch: int, after: int | None) -> _Head:
+        head = self._head(connection, branch)
         if epoch and (epoch != head.epoch or head.worker != self.worker.id):
             raise Fenced(
                 "another worker has taken this branch over", where=branch, fix="nothing: the other one goes on"
@@ -279,6 +290,17 @@ def _load_head(connection: apsw.Connection, branch: str) -> _Head:
         return _Head(connection.last_insert_rowid(), 0, origin(branch), 0, "", 0)
     head = _Head(*cast(Any, rows[0]))
     return head if head.seq else _Head(head.id, 0, origin(branch), head.epoch, head.worker, 0)
+
+
+def _begin(connection: apsw.Connection, head: _Head, stands_on: Entry, branch: str) -> None:
+    """Let a new branch stand on an entry of another. Raises Conflict if it is not new, or that entry is not there."""
+    there = connection.execute(
+        "SELECT 1 FROM entry WHERE branch = (SELECT id FROM branch WHERE name = ?) AND seq = ? AND digest = ?",
+        (stands_on.branch, stands_on.seq, stands_on.digest),
+    ).fetchall()
+    if head.seq or not there:
+        raise Conflict("the branch is there already, or what it would stand on is not", where=branch)
+    head.seq, head.digest = stands_on.seq, stands_on.digest
 
 
 def _place(connection: apsw.Connection, branch: str, head: _Head, epoch: int, drafts: Sequence[Draft]) -> list[Entry]:

@@ -1,0 +1,309 @@
+"""The lives of runs: each from a claim to an end, a wait or a death.
+
+Rules
+1. A run that must wait is unwound and costs nothing; it is entered again when what it waits for has come.
+2. An agent's exception does not end a run for good: running it again goes on from its log.
+3. A claim is given back with the last thing that is written, or when the process dies.
+4. A speculative branch has no end of its own: it shows what it has, and waits for its promotion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from holdfast.agent.run import Agent, Run, outside_run
+from holdfast.agent.tool import tool_named
+from holdfast.core.canonical import JSON
+from holdfast.core.effect import Call, Encoding, Payload, legible
+from holdfast.core.log import Log
+from holdfast.core.payload import pack_bytes
+from holdfast.core.record import Claim, Finished, Intent, Record, Started
+from holdfast.embedded.door import EmbeddedDoor
+from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
+from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting
+from holdfast.gateway.closing import Closer, Residue, worker_name
+from holdfast.gateway.decide import Memory
+from holdfast.gateway.diverge import OnDivergence
+from holdfast.gateway.family import Family
+from holdfast.gateway.line import FINISHED_KEY, Line, Opened, read_log, read_payload
+from holdfast.gateway.mediate import Mediator, was_cancelled
+from holdfast.gateway.send import Asked
+from holdfast.gateway.upstreams.python import Function, PythonUpstream, at_work
+from holdfast.gateway.whole import whole
+from holdfast.shape import Shape
+from holdfast.store import Grant, Store
+from holdfast.store.url import Opening
+
+POLL_S = (0.02, 1.0)
+
+
+class Lives:
+    """The lives of the runs of one store, in this process."""
+
+    def __init__(self, opening: Opening) -> None:
+        self.store: Store = opening.store
+        self._secret = opening.secret
+        self._functions: dict[object, Function] = {}
+        self._closer = Closer(self.store, now_ms, self._found)
+        self._seen: dict[str, int] = {}
+        self._kin_seen: dict[str, dict[str, int]] = {}
+        self._side_loop: asyncio.AbstractEventLoop | None = None
+        self._guard = threading.Lock()
+        self._lives = 0
+        self._busy: set[str] = set()
+        self._own_loop = False
+
+    async def life(self, agent: Agent, branch: str, task: JSON, setting: OnDivergence) -> object:
+        """One life of a branch: from a claim to an end, a wait or a death."""
+        ended = await self._ended(branch)
+        if ended is not None:
+            return await self._recorded(branch, ended, task)
+        grant = await self._claimed(branch)
+        line: Line | None = None
+        self._lives += 1
+        try:
+            opened = await read_log(self.store, branch, restore=agent.state is not None)
+            if opened.log.finished is not None and opened.log.finished.answer is not None:  # since it was looked at
+                return await self._recorded(branch, opened.log.finished.answer, task)
+            if opened.log.cancelled is not None:
+                raise was_cancelled(opened.log.cancelled, branch)
+            family = Family(self.store, branch)
+            await family.refresh()
+            line = Line(self.store, opened, grant.epoch, family)
+            task = await self._begin(line, opened, agent, task, grant.previous)
+            return await self._drive(line, agent, task, setting)
+        finally:
+            self._lives -= 1
+            await self._let_go(branch, line, grant.epoch)
+
+    async def _claimed(self, branch: str) -> Grant:
+        """The claim. One that came when nobody waited for it any more is given back."""
+        lost: list[Grant] = []
+        try:
+            return await whole(self.store.claim(branch), lost)
+        finally:
+            for grant in lost:
+                await self._let_go(branch, None, grant.epoch)
+
+    async def _begin(self, line: Line, opened: Opened, agent: Agent, task: JSON, previous: str) -> JSON:
+        """Write the claim, and for a new run its start. The task, as the log has it."""
+        records: list[Record] = [Claim(worker=worker_name(), previous=previous)]
+        packed = packed_json(task)
+        if opened.started is None:
+            records.append(Started(agent=agent.name, input=packed.payload))
+            await line.write(*records, blobs=packed.blobs)
+            return cast(JSON, await self._value(packed.payload))
+        given = line.log.settings.get("input", opened.started.input)
+        _same_input(line.branch, given, task)
+        await line.write(*records)
+        return cast(JSON, await self._value(given))
+
+    async def _drive(self, line: Line, agent: Agent, task: JSON, setting: OnDivergence) -> object:
+        own_loop = self._own_loop
+        mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
+        line.alone = lambda: own_loop and self._lives == 1 and mediator.alone
+        shape = None if agent.state is None else Shape(agent.state)
+        memory = Memory(mediator)
+        door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape)
+        branches = Explorer(mediator, memory, door, lambda branch: self.life(agent, branch, None, setting))
+        state = await self._state(line.log, agent, shape)
+        run = Run(mediator.sender.run, line.family.name, door, branches, state, self._side)
+        try:
+            answer = await agent.advance(run, task)
+        except BaseException as raised:
+            mediator.close(_left())
+            await mediator.drain()
+            self._look(line)
+            waiting = mediator.parked or _waiting_in(raised)
+            if waiting is not None:
+                raise waiting from None
+            failed = isinstance(raised, Exception) and not isinstance(raised, Cancelled)
+            if failed and line.broken is None and not mediator.held:
+                await line.write(Finished(answer=None, error=_text_of(raised)), barrier=True, release=True)
+            raise
+        stopped = mediator.closed
+        mediator.close(_left())
+        await mediator.drain()
+        self._look(line)
+        if mediator.parked is not None or stopped is not None:
+            raise mediator.parked or cast(HoldfastError, stopped)
+        return await self._end(line, mediator, answer)
+
+    def _look(self, line: Line) -> None:
+        """Remember how far this life has seen the run, for whoever waits for something new."""
+        self._seen[line.branch] = line.seen
+        self._kin_seen[line.branch] = dict(line.family.seen)
+
+    async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
+        """Write the answer of a line that has come to its end, after what its run left behind was taken back."""
+        if mediator.held:
+            raise ready(line.branch, answer)
+        written = PLAIN.write(answer)
+        if written.encoding is Encoding.LOST:
+            raise BadCall(
+                f"the agent's answer could not be written down: {written.value}",
+                where=line.branch,
+                fix="return a JSON value",
+            )
+        if line.family.kin is not None and line.family.tree.line == line.family.name:
+            await self.clear_up(line.branch)
+        packed = pack_bytes(written.data, written.encoding)
+        await line.write(Finished(answer=packed.payload, error=None), blobs=packed.blobs, barrier=True, release=True)
+        return written.value
+
+    def _side(self) -> asyncio.AbstractEventLoop:
+        """A loop of its own for synchronous calls made on an event loop's own thread."""
+        with self._guard:
+            if self._side_loop is None:
+                self._side_loop = asyncio.new_event_loop()
+                threading.Thread(target=self._side_loop.run_forever, name="holdfast side", daemon=True).start()
+            return self._side_loop
+
+    # --- what branches left behind ---
+
+    async def clear_up(self, branch: str) -> list[Residue]:
+        """Take back what the run's other branches did that were given up, and what `branch` has not adopted; what is
+        left of it."""
+        log = (await read_log(self.store, branch)).log
+        family = Family(self.store, branch)
+        await family.refresh()
+        adopted = {slot.adopted.node for slot in log.effects if slot.adopted is not None}
+        return await self._closer.close(family, lambda relative: relative.node in adopted)
+
+    def _found(self, intent: Intent) -> Asked | None:
+        """The call of a recorded intent, by the tool of that name in this process."""
+        tool = tool_named(intent.tool)
+        if tool is None or tool.contract.secret:
+            return None
+        function = self._functions.get(tool)
+        if function is None:
+            function = self._functions[tool] = Function(tool.function, tool.probe, tool.undo)
+        call = Call(intent.tool, bytes.fromhex(intent.identity), intent.n, b"", intent.resource)
+        return Asked(
+            tool.contract, call, pack_bytes(b"", Encoding.JSON), None, PythonUpstream(function, {}, outside_run)
+        )
+
+    async def _let_go(self, branch: str, line: Line | None, epoch: int) -> None:
+        """Give the claim back, if it is still ours and the store works, or will when there is room; while a function of
+        the run that nobody waits for is still at work, only when it has returned: until then its effect is not in
+        doubt."""
+        if line is not None and (line.released or not isinstance(line.broken, StoreFull | None)):
+            return
+        keys = [] if line is None else [slot.intent.key for slot in line.log.doubts() if slot.intent is not None]
+        if any(at_work(key) for key in keys):
+            self._busy.add(branch)
+            threading.Thread(target=self._let_go_later, args=(branch, keys, epoch), daemon=True).start()
+            return
+        with contextlib.suppress(HoldfastError):
+            await self.store.append(branch, [], epoch=epoch, release=True)
+
+    def _let_go_later(self, branch: str, keys: Sequence[str], epoch: int) -> None:
+        while any(at_work(key) for key in keys):
+            time.sleep(POLL_S[0])
+        with contextlib.suppress(Exception):  # a store that was closed meanwhile has given it back
+            asyncio.run(self.store.append(branch, [], epoch=epoch, release=True))
+        self._busy.discard(branch)
+
+    async def _state(self, log: Log, agent: Agent, shape: Shape | None) -> object:
+        if shape is None:
+            return None
+        if log.checkpoint is None:
+            try:
+                return agent.state()
+            except TypeError:
+                return None
+        payload = log.checkpoint.state
+        return shape.read(await read_payload(self.store, payload), payload.encoding).value
+
+    async def _ended(self, branch: str) -> Payload | None:
+        newest = await self.store.read(branch, key=FINISHED_KEY, newest=1)
+        if not newest:
+            return None
+        log = Log(branch)
+        log.fold(newest[0])
+        return log.finished.answer if log.finished is not None else None
+
+    async def _recorded(self, branch: str, answer: Payload, task: JSON) -> object:
+        """The answer of a run that has ended. Raises BadCall if it was given another input."""
+        if task is not None:
+            opened = await read_log(self.store, branch)
+            if opened.started is not None:
+                _same_input(branch, opened.log.settings.get("input", opened.started.input), task)
+        return await self._value(answer)
+
+    async def _value(self, payload: Payload) -> object:
+        return PLAIN.read(await read_payload(self.store, payload), payload.encoding).value
+
+    async def news(self, branch: str, waiting: Waiting) -> None:
+        """Return when somebody has placed something on a branch that `waiting` stopped here, when another branch of its
+        run has moved or it has come to its end, or when it is time. Costs no claim."""
+        delay, most = POLL_S
+        if branch in self._busy:
+            await self._at_rest(branch)
+            waiting.until_ms = 0  # the effect can be looked into now
+        while not await self._has_news(branch):
+            left_s = most if waiting.until_ms is None else (waiting.until_ms - now_ms()) / 1000
+            if left_s <= 0:
+                return
+            await asyncio.sleep(min(delay, left_s))
+            delay = min(delay * 1.5, most)
+
+    async def _has_news(self, branch: str) -> bool:
+        if await self.store.read(branch, after=self._seen.get(branch, 0), unclaimed=True, newest=1):
+            return True
+        if await self._ended(branch) is not None:
+            return True
+        seen = self._kin_seen.get(branch)
+        return bool(seen) and any(
+            found.name != branch and found.seq > seen.get(found.name, 0)
+            for found in await self.store.branches(f"{branch.partition('@')[0]}@")
+        )
+
+    async def _at_rest(self, branch: str) -> None:
+        """Return when no function that a timeout left behind is at work for a run: it holds the claim until then."""
+        while branch in self._busy:  # noqa: ASYNC110 - it is a thread that lets go
+            await asyncio.sleep(POLL_S[0])
+
+
+def _same_input(branch: str, given: Payload, task: JSON) -> None:
+    if task is not None and given.digest != packed_json(task).payload.digest:
+        raise BadCall(
+            "this run exists, with another input",
+            where=branch,
+            fix="leave the input out to resume it, or choose another id",
+        )
+
+
+def _left() -> HoldfastError:
+    return Misuse("the agent has ended: what it left running cannot go on", fix="await every task before it returns")
+
+
+def _text_of(error: BaseException) -> str:
+    return legible(f"{type(error).__name__}: {legible(error)}")
+
+
+def _waiting_in(raised: BaseException) -> Waiting | None:
+    """The wait that unwound an agent, also from inside a task group."""
+    if isinstance(raised, Waiting):
+        return raised
+    if isinstance(raised, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", raised).exceptions:
+            found = _waiting_in(inner)
+            if found is not None:
+                return found
+    return None
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def checked_id(run: str) -> str:
+    if not run or len(run) > 100 or not all(sign.isascii() and (sign.isalnum() or sign in "-_.") for sign in run):
+        raise Misuse(f"`{legible(run, 60)}` cannot name a run", fix="use up to 100 letters, digits, `-`, `_` and `.`")
+    return run
