@@ -234,7 +234,7 @@ BUGS = (
     Bug(
         name="an approval does not expire",
         file="core/step.py",
-        old="    if approval.call != hold.call or now_ms >= approval.expires_ms:",
+        old="    if approval.call != hold.call or at.now_ms >= approval.expires_ms:",
         new="    if approval.call != hold.call:",
         found_by=STEP + "test_an_approval_expires",
     ),
@@ -242,7 +242,7 @@ BUGS = (
         name="an approval is used for the next call too",
         file="core/step.py",
         old="    if isinstance(beside, Perform) and contract.approval is not Level.NONE:\n",
-        new="    before = log.slot(call.identity, call.n - 1)\n"
+        new="    before = at.log.slot(call.identity, call.n - 1)\n"
         "    if before is not None and before.approval is not None:\n"
         "        return Perform(call, before.approval_seq)\n"
         "    if isinstance(beside, Perform) and contract.approval is not Level.NONE:\n",

@@ -43,9 +43,8 @@ class MemoryStore:
                 raise Conflict("another branch of the run has moved on", where=other)
         if epoch and (epoch != self._epochs.get(branch) or branch not in self._held):
             raise Fenced("another worker has taken this branch over", where=branch)
-        if after is not None and any(
-            entry.seq > after and (entry.epoch == 0 or epoch == 0) for entry in reversed(entries)
-        ):
+        before = entries[0].seq - 1 if entries else 0
+        if after is not None and any(entry.epoch == 0 or epoch == 0 for entry in entries[max(0, after - before) :]):
             raise Conflict("the log has moved on", where=branch)
         placed: list[Entry] = []
         last = stands_on if stands_on is not None else entries[-1] if entries else None

@@ -149,13 +149,7 @@ class SqliteStore(Reading):
             head = self._check(connection, branch, epoch, after)
             if stands_on is not None:
                 _begin(connection, head, stands_on, branch)
-            fresh = {row[0]: row for row in reversed(packed) if row[0] not in self._newest}  # the first of its name
-            if fresh:
-                connection.executemany(_KEEP, fresh.values())
-                self._newest.update(fresh)
-            if len(self._newest) >= UNPLACED:
-                place_blobs(connection)
-                self._newest.clear()
+            self._keep(connection, packed)
             placed = _place(connection, branch, head, epoch, drafts)
             self._new_entries += len(placed)
             if release:
@@ -173,6 +167,16 @@ class SqliteStore(Reading):
             raise
         self._remember(packed, branch if release else "")
         return cast("list[Entry]", job.result)
+
+    def _keep(self, connection: apsw.Connection, packed: list[tuple[bytes, int, bytes]]) -> None:
+        """Store the payloads that are not known to be stored."""
+        fresh = {row[0]: row for row in reversed(packed) if row[0] not in self._newest}  # the first of its name
+        if fresh:
+            connection.executemany(_KEEP, fresh.values())
+            self._newest.update(fresh)
+        if len(self._newest) >= UNPLACED:
+            place_blobs(connection)
+            self._newest.clear()
 
     def _remember(self, packed: list[tuple[bytes, int, bytes]], released: str) -> None:
         """Digests that are known to be stored: what repeats is not even sent again."""
