@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from holdfast.core.codec import decode
-from holdfast.core.effect import Happened, Kind, NotHappened, key_of
+from holdfast.core.effect import Happened, Kind, NotHappened
 from holdfast.core.log import Log
 from holdfast.core.record import Abandoned, Adopted, Forked, Intent, Promoted, Seal, Settled
 from holdfast.core.slot import Slot
@@ -39,7 +39,17 @@ class Census:
         self.asks: dict[str, Ask] = {act.key: act.ask for act in self.scene.acts}
         self.adoptions: list[tuple[str, int, str]] = []
         self.happened: set[tuple[str, int]] = set()
-        self.keys = {name: {key_of_slot(slot): slot for slot in effects_of(log)} for name, log in logs.items()}
+        self.keys = {name: {self.key_of(slot): slot for slot in effects_of(log)} for name, log in logs.items()}
+
+    def key_of(self, slot: Slot) -> str:
+        """The key under which it was sent, by whichever branch."""
+        if slot.adopted is not None:
+            name, _, seq = slot.adopted.node.partition(":")
+            there = self.logs[name].at(int(seq))
+            assert there is not None and there.intent is not None, f"{slot.adopted.node} is adopted, and is no effect"
+            return there.intent.key
+        assert slot.intent is not None
+        return slot.intent.key
 
     def take(self) -> list[str]:
         """Everything that is wrong."""
@@ -71,13 +81,19 @@ class Census:
                     winners[record.group] += 1
             if isinstance(record, Adopted):
                 self.adoptions.append((name, entry.seq, record.node))
-            if isinstance(record, Seal | Settled) and record.intent is not None and isinstance(record.outcome, Happened):
+            if (
+                isinstance(record, Seal | Settled)
+                and record.intent is not None
+                and isinstance(record.outcome, Happened)
+            ):
                 self.happened.add((name, record.intent))
             if isinstance(record, Intent) and record.undoes is not None:
                 self.undo_on(tree, name, record.undoes)
             if isinstance(record, Intent) and record.undoes is None:
                 if tree.limbs[name].status is not Status.OPEN:
-                    self.broken("I7", f"{entry.branch}:{entry.seq} begins {record.tool}, and is {tree.limbs[name].status}")
+                    self.broken(
+                        "I7", f"{entry.branch}:{entry.seq} begins {record.tool}, and is {tree.limbs[name].status}"
+                    )
                 if record.approval is not None:
                     home = next(n for n, upto in tree.lineage(name) if upto is None or record.approval <= upto)
                     if used.setdefault((home, record.approval), record.key) != record.key:
@@ -204,10 +220,6 @@ def effects_of(log: Log) -> list[Slot]:
     ]
 
 
-def key_of_slot(slot: Slot) -> str:
-    return key_of(RUN, slot.identity, slot.n)
-
-
 def not_refused(slot: Slot) -> bool:
     return not isinstance(slot.outcome, NotHappened)
 
@@ -217,4 +229,3 @@ async def census(play: Play) -> list[str]:
     tree = await play.tree()
     logs = {limb.name: (await read_log(play.store, f"{RUN}@{limb.name}")).log for limb in tree}
     return Census(play, logs, tree).take()
-

@@ -122,7 +122,11 @@ class Play:
         if not log.seq:
             return
         decisions = [decided.seq for lane in log.lanes.values() for decided in lane]
-        at = self.chance.choice(decisions) if decisions and self.chance.random() < 0.6 else self.chance.randint(1, log.seq)
+        at = (
+            self.chance.choice(decisions)
+            if decisions and self.chance.random() < 0.6
+            else self.chance.randint(1, log.seq)
+        )
         edits = []
         if at in decisions and self.chance.random() < 0.5:
             ask = self.chance.choice(self.scene.pool)
@@ -159,10 +163,15 @@ class Play:
     async def promote(self) -> None:
         """One promotion, or two that race."""
         tree = await self.tree()
-        found = [limb for limb in tree if limb.status is Status.OPEN and limb.kind and limb.kind is not ForkKind.RECOVERY]
+        found = [
+            limb for limb in tree if limb.status is Status.OPEN and limb.kind and limb.kind is not ForkKind.RECOVERY
+        ]
         if found:
             first = self.chance.choice(found)
-            for limb in {first.name: first, **({m.name: m for m in tree.members(first.group)} if self.chance.random() < 0.5 else {})}.values():
+            for limb in {
+                first.name: first,
+                **({m.name: m for m in tree.members(first.group)} if self.chance.random() < 0.5 else {}),
+            }.values():
                 record = Promoted(branch=limb.name, group=limb.group, by="ann")
                 self.deed(f"promote {limb.name}", lambda store, record=record: change(store, RUN, record))
             await self.steps_of_deeds()
@@ -214,7 +223,11 @@ class Play:
         for actor in self.troupe.alive():
             actor.dead = True
         person = Actor("people", self.troupe, free=True)
-        while others := [limb.name for limb in await self.tree() if limb.status is Status.OPEN and limb.name != (await self.tree()).line]:
+        while others := [
+            limb.name
+            for limb in await self.tree()
+            if limb.status is Status.OPEN and limb.name != (await self.tree()).line
+        ]:
             await change(person.store, RUN, Abandoned(branch=others[0], by="ann", reason="the end"))
         for _ in range(MOST_ROUNDS):
             await self.people()

@@ -81,9 +81,7 @@ class Scene:
         beside = tuple(
             deed.key
             for deed in self.world.living()
-            if TOOLS[ask.tool].resource
-            and (deed.ask.tool, deed.ask.name) == (ask.tool, ask.name)
-            and deed.ask != ask
+            if TOOLS[ask.tool].resource and (deed.ask.tool, deed.ask.name) == (ask.tool, ask.name) and deed.ask != ask
         )
         self.acts.append(Act(actor.name, actor.branch, ask, of_key, len(actor.troupe.written), beside))
         return self.world.act(ask, of_key)
@@ -191,4 +189,3 @@ async def walker(run: Any, task: Any) -> int:
         if isinstance(answer, int) and name_of_tool != "look":
             scene.told.setdefault((run.branch, turn), []).append(answer)
     return -1
-

@@ -2,14 +2,17 @@
 
 Rules
 1. Only what is not of this branch's own history is here. An adopted effect belongs to the branch that made it happen.
-2. What happened and was not taken back may be adopted. What is open may have happened: it is waited for. What did not
-   happen, or was taken back, has used up its key.
+2. What happened and was not taken back may be adopted, once by each branch. What is open may have happened: it is
+   waited for. What did not happen, or was taken back, has used up its key.
+3. What was refused does not count: where one branch was refused and then did it, and another asks for the first time,
+   they mean the same effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from holdfast.core.effect import Happened, Kind, redone_identity
 from holdfast.core.entry import Entry
@@ -31,12 +34,17 @@ class Relative:
         return f"{self.branch.partition('@')[2]}:{self.slot.intent_seq}"
 
 
+Lineage: TypeAlias = Sequence[tuple[str, int | None]]
+"""The stretches of a history, oldest first: `RUN@BRANCH`, and the last seq of it that belongs to it (None: all)."""
+
+
 class Kin:
-    """The effects of the other branches of one run: a fold over what each of them wrote of its own. `open`: those that
-    still go on."""
+    """The effects of the other branches of one run: a fold over what each of them wrote of its own. `lineages`: what
+    each branch stands on; `open`: those of the others that still go on."""
 
     def __init__(self) -> None:
         self.logs: dict[str, Log] = {}
+        self.lineages: dict[str, Lineage] = {}
         self.open: set[str] = set()
 
     def begin(self, branch: str, base: int) -> None:
@@ -48,46 +56,97 @@ class Kin:
         return self.logs[entry.branch].fold(entry)
 
     def __iter__(self) -> Iterator[Relative]:
-        """All effects that were sent, by branch and in order of intent."""
+        """All effects that were sent and that nobody took back, by branch and in order of intent."""
+        gone = self._taken_back()
         for branch, log in self.logs.items():
             for slot in log.effects:
-                if slot.intent is not None:
+                if slot.intent is not None and not slot.undone and (branch, slot.intent_seq) not in gone:
                     yield Relative(branch, slot)
 
     def find(self, identity: bytes, n: int) -> Relative | None:
         """The effect that another branch made of the `n`-th call of an identity: one that happened, else one that may
-        have."""
-        found: Relative | None = None
+        have. While it is being taken back, that undo."""
+        found, gone = None, self._taken_back()
         for branch, log in self.logs.items():
             slot = log.slot(identity, n)
             if slot is None or slot.intent is None or slot.kind is Kind.READ or slot.undone:
                 continue
+            if (branch, slot.intent_seq) in gone:
+                continue
             if isinstance(slot.outcome, Happened):
-                return Relative(branch, slot)
+                return self._undo_of(branch, slot.intent_seq) or Relative(branch, slot)
             if slot.open:
                 found = Relative(branch, slot)
         return found
 
-    def used_up(self, identity: bytes, n: int) -> bool:
-        """Whether another branch has sent this call, and it did not happen or was taken back."""
-        return self.find(identity, n) is None and any(
+    def _taken_back(self) -> set[tuple[str, int]]:
+        """The effects that a branch has taken back which it had inherited, by branch and seq of their intents."""
+        return {(self.home(branch, seq), seq) for branch, log in self.logs.items() for seq in log.taken_back}
+
+    def _undo_of(self, branch: str, seq: int) -> Relative | None:
+        """The undo of the effect at `seq` of `branch` that is under way, or in doubt."""
+        for other, log in self.logs.items():
+            for slot in log.effects:
+                undoes = None if slot.intent is None else slot.intent.undoes
+                if undoes == seq and slot.open and self.home(other, seq) == branch:
+                    return Relative(other, slot)
+        return None
+
+    def home(self, branch: str, seq: int) -> str:
+        """On which branch the entry at `seq` of the history of `branch` stands."""
+        return next((name for name, upto in self.lineages[branch] if upto is None or seq <= upto), branch)
+
+    def used_up(self, own: Log, identity: bytes, n: int) -> bool:
+        """Whether another branch has sent this call, and it did not happen, was taken back, or answers another call of
+        `own`."""
+        found = self.find(identity, n)
+        if found is not None:
+            return found.node in _adopted(own)
+        return any(
             (slot := log.slot(identity, n)) is not None and slot.intent is not None and slot.kind is not Kind.READ
             for log in self.logs.values()
         )
 
-    def adopters(self, node: str) -> list[str]:
-        """The branches that go on and have adopted the effect at `node` (`BRANCH:SEQ`)."""
-        return [
-            branch
-            for branch, log in self.logs.items()
-            if branch in self.open
-            and any(slot.adopted is not None and slot.adopted.node == node for slot in log.effects)
-        ]
+    def unheld(self, own: Log, identity: bytes) -> Relative | None:
+        """The first effect that other branches made of this identity, whatever its number, and that answers no call of
+        `own`."""
+        logs = [own, *self.logs.values()]
+        for n in range(max(log.counts.get(identity, 0) for log in logs)):
+            place = identity, n
+            while any(place in log.slots for log in logs):
+                found, slot = self.find(*place), own.slot(*place)
+                if found is not None and found.node not in _adopted(own) and not (slot and in_the_world(slot)):
+                    return found
+                place = redone_identity(*place), 0
+        return None
+
+    def needed(self, branch: str, seq: int) -> bool:
+        """Whether another branch that goes on has inherited or adopted the effect whose intent stands at `seq` in the
+        history of `branch`, or inherited that it was adopted."""
+        branch = self.home(branch, seq)
+        node = f"{branch.partition('@')[2]}:{seq}"
+        return any(
+            (name == branch and (upto is None or seq <= upto)) or self._has_adopted(name, upto, node)
+            for other in self.open
+            for name, upto in self.lineages[other]
+        )
+
+    def _has_adopted(self, branch: str, upto: int | None, node: str) -> bool:
+        log = self.logs.get(branch)
+        return log is not None and any(
+            slot.adopted is not None and slot.adopted.node == node and (upto is None or slot.sealed_seq <= upto)
+            for slot in log.effects
+        )
 
     def stranded(self, own: Log) -> list[Relative]:
         """What other branches did, or may have done, that is in the world, was not adopted by `own`, and is no undo."""
-        adopted = {slot.adopted.node for slot in own.effects if slot.adopted is not None}
+        adopted = _adopted(own)
         return [relative for relative in self if in_the_world(relative.slot) and relative.node not in adopted]
+
+
+def _adopted(own: Log) -> set[str]:
+    """Where the effects stand that `own` has adopted (`BRANCH:SEQ`)."""
+    return {slot.adopted.node for slot in own.effects if slot.adopted is not None}
 
 
 def in_the_world(slot: Slot) -> bool:
@@ -104,6 +163,6 @@ def place_of(own: Log, kin: Kin | None, identity: bytes, n: int) -> tuple[bytes,
         identity, n = own.newest_of(identity, n)
         slot = own.slot(identity, n)
         begun = slot is not None and slot.last is not Planned
-        if begun or kin is None or not kin.used_up(identity, n):
+        if begun or kin is None or not kin.used_up(own, identity, n):
             return identity, n
         identity, n = redone_identity(identity, n), 0

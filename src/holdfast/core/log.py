@@ -99,7 +99,7 @@ class Log:
         self._asked: dict[tuple[str, str], int] = {}
         self._by_seq: dict[int, Slot] = {}
         self._unasked: dict[int, Slot] = {}
-        self._taken_back: set[int] = set()  # intents whose undo is known before they are (behind a checkpoint)
+        self.taken_back: set[int] = set()  # intents whose undo is known before they are (behind a checkpoint)
 
     def fold(self, entry: Entry) -> Record:
         """Take up one entry. Raises Corrupt if its record may not stand there."""
@@ -313,11 +313,11 @@ class Log:
                 slot.outcome, slot.sealed_seq = record.outcome, entry.seq
                 if record.args is not None:
                     slot.args = record.args.digest
-                slot.undone = slot.intent_seq in self._taken_back
+                slot.undone = slot.intent_seq in self.taken_back
                 self._take_undo(slot)
             case Settled():
                 slot.outcome, slot.sealed_seq, slot.settled_by = record.outcome, entry.seq, record.by
-                slot.undone = slot.intent_seq in self._taken_back
+                slot.undone = slot.intent_seq in self.taken_back
                 self._take_undo(slot)
             case Hold():
                 slot.hold, slot.hold_seq, slot.approval, slot.args = record, entry.seq, None, record.args.digest
@@ -350,7 +350,7 @@ class Log:
     def _mark_undone(self, seq: int) -> None:
         undone = self._by_seq.get(seq)
         if undone is None:
-            self._taken_back.add(seq)
+            self.taken_back.add(seq)
         elif isinstance(undone.outcome, Happened):
             undone.undone = True
 

@@ -53,7 +53,13 @@ class Family:
         if self.name not in self.tree.limbs or len(self.tree.limbs) == 1:
             return
         kin = self.kin = self.kin or Kin()
-        kin.open = {f"{self.run}@{limb.name}" for limb in self.tree if limb.status is Status.OPEN}
+        if len(kin.lineages) != len(self.tree.limbs):
+            kin.lineages = {
+                f"{self.run}@{limb.name}": [(f"{self.run}@{name}", upto) for name, upto in self.tree.lineage(limb.name)]
+                for limb in self.tree
+            }
+        others = (limb for limb in self.tree if limb.status is Status.OPEN and limb.name != self.name)
+        kin.open = {f"{self.run}@{limb.name}" for limb in others}
         for found in await self._store.branches(f"{self.run}@"):
             name = found.name.partition("@")[2]
             if name == self.name or name not in self.tree.limbs:
@@ -68,9 +74,11 @@ class Family:
                     self.seen[found.name] = entry.seq
 
     def needed(self, seq: int) -> bool:
-        """Whether a branch that goes on has inherited or adopted the effect whose intent stands at `seq` here."""
-        adopted = self.kin is not None and bool(self.kin.adopters(f"{self.name}:{seq}"))
-        return adopted or self.tree.survives(self.name, seq)
+        """Whether a branch that goes on has inherited or adopted the effect whose intent stands at `seq` here; or has
+        inherited that another one adopted it."""
+        return self.tree.survives(self.name, seq) or (
+            self.kin is not None and self.kin.needed(f"{self.run}@{self.name}", seq)
+        )
 
     def _base_of(self, name: str) -> int:
         """After which entry another branch's history is not this one's."""
