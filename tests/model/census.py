@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from holdfast.core.codec import decode
@@ -38,7 +39,7 @@ class Census:
         self.found: list[str] = []
         self.asks: dict[str, Ask] = {act.key: act.ask for act in self.scene.acts}
         self.adoptions: list[tuple[str, int, str]] = []
-        self.happened: set[tuple[str, int]] = set()
+        self.happened: set[tuple[str, int | None]] = set()
         self.keys = {name: {self.key_of(slot): slot for slot in effects_of(log)} for name, log in logs.items()}
 
     def key_of(self, slot: Slot) -> str:
@@ -46,8 +47,8 @@ class Census:
         if slot.adopted is not None:
             name, _, seq = slot.adopted.node.partition(":")
             there = self.logs[name].at(int(seq))
-            assert there is not None and there.intent is not None, f"{slot.adopted.node} is adopted, and is no effect"
-            return there.intent.key
+            assert there is not None, f"{slot.adopted.node} is adopted, and is no effect"
+            return self.key_of(there)
         assert slot.intent is not None
         return slot.intent.key
 
@@ -81,19 +82,14 @@ class Census:
                     winners[record.group] += 1
             if isinstance(record, Adopted):
                 self.adoptions.append((name, entry.seq, record.node))
-            if (
-                isinstance(record, Seal | Settled)
-                and record.intent is not None
-                and isinstance(record.outcome, Happened)
-            ):
+            if isinstance(record, Seal | Settled) and isinstance(record.outcome, Happened):
                 self.happened.add((name, record.intent))
             if isinstance(record, Intent) and record.undoes is not None:
                 self.undo_on(tree, name, record.undoes)
             if isinstance(record, Intent) and record.undoes is None:
-                if tree.limbs[name].status is not Status.OPEN:
-                    self.broken(
-                        "I7", f"{entry.branch}:{entry.seq} begins {record.tool}, and is {tree.limbs[name].status}"
-                    )
+                status = tree.limbs[name].status
+                if status is not Status.OPEN:
+                    self.broken("I7", f"{entry.branch}:{entry.seq} begins {record.tool}, and is {status}")
                 if record.approval is not None:
                     home = next(n for n, upto in tree.lineage(name) if upto is None or record.approval <= upto)
                     if used.setdefault((home, record.approval), record.key) != record.key:
@@ -110,14 +106,18 @@ class Census:
 
     def undo_on(self, tree: Tree, name: str, seq: int) -> None:
         """I2: what is taken back is held by no branch that goes on. (Of what was in doubt nobody had an answer.)"""
+        by = name
+        name = next(each for each, upto in tree.lineage(by) if upto is None or seq <= upto)
         if (name, seq) not in self.happened:
             return
         for limb in tree:
+            if limb.name == by:
+                continue
             for each, upto in tree.lineage(limb.name) if limb.status is Status.OPEN else ():
                 inherited = each == name and (upto is None or seq <= upto)
                 adopted = [
-                    at for by, at, node in self.adoptions
-                    if by == each and (upto is None or at <= upto) and node == f"{name}:{seq}"
+                    at for who, at, node in self.adoptions
+                    if who == each and (upto is None or at <= upto) and node == f"{name}:{seq}"
                 ]  # fmt: skip
                 if inherited or adopted:
                     self.broken("I2", f"{name}:{seq} is taken back, which {limb.name} holds")
@@ -181,7 +181,7 @@ class Census:
         deeds = self.scene.world.deeds
         answers: Counter[int] = Counter()
         for (branch, turn), told in self.scene.told.items():
-            for before, after in zip(told, told[1:], strict=False):
+            for before, after in pairwise(told):
                 if before != after and deeds[before].living:
                     self.broken("told", f"{branch} was told {before} and then {after} at turn {turn}")
             if branch == self.tree.line:

@@ -21,7 +21,7 @@ from holdfast.core.slot import Slot
 from holdfast.core.tree import ForkKind, Status, Tree
 from holdfast.embedded.explore import packed_json
 from holdfast.embedded.house import House
-from holdfast.errors import HoldfastError, Waiting
+from holdfast.errors import HoldfastError, NotHappened, Waiting
 from holdfast.gateway.closing import Residue
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.family import read_tree
@@ -35,6 +35,7 @@ from tests.model.world import TOOLS, Ask
 
 RUN = "r"
 OPS = 40
+ALTERNATIVES = (ForkKind.WHAT_IF, ForkKind.SPECULATIVE)
 MOST_ROUNDS = 60
 MOST_STEPS = 60
 
@@ -122,15 +123,14 @@ class Play:
         if not log.seq:
             return
         decisions = [decided.seq for lane in log.lanes.values() for decided in lane]
-        at = (
-            self.chance.choice(decisions)
-            if decisions and self.chance.random() < 0.6
-            else self.chance.randint(1, log.seq)
-        )
-        edits = []
-        if at in decisions and self.chance.random() < 0.5:
+        often = bool(decisions) and self.chance.random() < 0.6
+        at = self.chance.choice(decisions) if often else self.chance.randint(1, log.seq)
+        before = [seq for seq in decisions if seq <= at]
+        edits: list[Edit] = []
+        if before and self.chance.random() < 0.5:
             ask = self.chance.choice(self.scene.pool)
-            edits = [Edit(at, "", packed_json([ask.tool, ask.name, ask.size]))]
+            target = max(before) if self.chance.random() < 0.7 else self.chance.choice(before)
+            edits = [Edit(target, "", packed_json([ask.tool, ask.name, ask.size]))]
         for _ in range(times):
             cutting = Cutting(f"{RUN}@{name}", at, kind, "ann", "", group, edits)
             self.deed(f"fork {kind} {name}:{at}", lambda store, cutting=cutting: fork(store, cutting))
@@ -163,18 +163,15 @@ class Play:
     async def promote(self) -> None:
         """One promotion, or two that race."""
         tree = await self.tree()
-        found = [
-            limb for limb in tree if limb.status is Status.OPEN and limb.kind and limb.kind is not ForkKind.RECOVERY
-        ]
-        if found:
-            first = self.chance.choice(found)
-            for limb in {
-                first.name: first,
-                **({m.name: m for m in tree.members(first.group)} if self.chance.random() < 0.5 else {}),
-            }.values():
-                record = Promoted(branch=limb.name, group=limb.group, by="ann")
-                self.deed(f"promote {limb.name}", lambda store, record=record: change(store, RUN, record))
-            await self.steps_of_deeds()
+        found = [limb for limb in tree if limb.status is Status.OPEN and limb.kind in ALTERNATIVES]
+        if not found:
+            return
+        first = self.chance.choice(found)
+        rivals = [limb for limb in tree.members(first.group) if limb is not first]
+        for limb in [first, *(rivals if self.chance.random() < 0.5 else [])]:
+            record = Promoted(branch=limb.name, group=limb.group, by="ann")
+            self.deed(f"promote {limb.name}", lambda store, record=record: change(store, RUN, record))
+        await self.steps_of_deeds()
 
     async def abandon(self) -> None:
         tree = await self.tree()
@@ -197,15 +194,22 @@ class Play:
             for slot in log.doubts():
                 home = next(name for name, upto in tree.lineage(limb.name) if upto is None or slot.intent_seq <= upto)
                 if home == limb.name:
-                    await self.verdict(desk, f"{RUN}@{home}", slot)
+                    await self.verdict(desk, f"{RUN}@{home}", log, slot)
 
-    async def verdict(self, desk: Desk, branch: str, slot: Slot) -> None:
+    async def verdict(self, desk: Desk, branch: str, log: Log, slot: Slot) -> None:
         assert slot.intent is not None
         sender = self.troupe.of_epoch.get((branch, slot.sent_epoch))
-        if slot.intent.undoes is not None or (sender is not None and sender.alive):
+        if sender is not None and sender.alive:
             return
-        there = self.scene.find(slot.intent.key)
-        outcome = packed_json(there.answer) if isinstance(there, Happened) else "it is not there"
+        if slot.intent.undoes is not None:
+            undone = log.at(slot.intent.undoes)
+            assert undone is not None, "what is taken back is of the same history"
+            assert undone.intent is not None
+            gone = isinstance(self.scene.find(undone.intent.key), NotHappened)
+            outcome = packed_json("gone") if gone else "it is still there"
+        else:
+            there = self.scene.find(slot.intent.key)
+            outcome = packed_json(there.answer) if isinstance(there, Happened) else "it is not there"
         with suppress(HoldfastError):
             await desk.settle(node_of(branch, slot.intent_seq), outcome, by="ann")
             self.tally["verdicts"] += 1
@@ -213,7 +217,7 @@ class Play:
     # --- the end ---
 
     async def bring_to_its_end(self) -> None:
-        """Some wake and go on, the others die; then all branches but the line are given up, and it is run to its end."""
+        """Some wake and go on, the others die; all branches but the line are given up, and it is run to its end."""
         for actor in self.troupe.alive():
             if self.chance.random() < 0.5:
                 actor.dead = True
@@ -223,12 +227,11 @@ class Play:
         for actor in self.troupe.alive():
             actor.dead = True
         person = Actor("people", self.troupe, free=True)
-        while others := [
-            limb.name
-            for limb in await self.tree()
-            if limb.status is Status.OPEN and limb.name != (await self.tree()).line
-        ]:
-            await change(person.store, RUN, Abandoned(branch=others[0], by="ann", reason="the end"))
+        tree = await self.tree()
+        for limb in tree:
+            if limb.status is Status.OPEN and limb.name != tree.line:
+                with suppress(HoldfastError):  # it has ended with another
+                    await change(person.store, RUN, Abandoned(branch=limb.name, by="ann", reason="the end"))
         for _ in range(MOST_ROUNDS):
             await self.people()
             actor = self.live(None)

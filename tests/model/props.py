@@ -64,6 +64,10 @@ class Scene:
         drawn = random.Random(f"{self.seed} {of_key} {self.sendings[of_key]}").random()
         return REFUSED if drawn < 0.07 else LOST if drawn < 0.12 else LOST_BEFORE if drawn < 0.16 else ""
 
+    def stuck(self, number: int) -> bool:
+        """Whether the world will not take this back."""
+        return random.Random(f"{self.seed} stuck {number}").random() < 0.07
+
     def find(self, of_key: str) -> Any:
         there = [deed for deed in self.world.of_key[of_key] if deed.living]
         return Happened(there[0].number) if there else NotHappened("it is not there")
@@ -115,6 +119,8 @@ def _undo_of(name_of_tool: str) -> Any:
     async def undo(name: str, size: int, answer: int | None) -> str:
         actor = ON_STAGE.get()
         await actor.gate("before an undo")
+        if answer is not None and STAGE[-1].stuck(answer):
+            raise NotHappened("it cannot be taken back")
         STAGE[-1].take_back(Ask(name_of_tool, name, size), answer)
         await actor.gate("undone")
         return "gone"

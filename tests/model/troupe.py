@@ -1,10 +1,10 @@
 """Workers of the real engine that go on by one boundary at a time, as the model's do.
 
 Rules
-1. All workers of a play share one store, as processes would. Each has a way of its own to it, and stops before and after
-   each append, and where a tool touches the world, until it is let on.
-2. A death: from that moment on nothing of the worker is carried out or written. A pause: it is just not let on; when its
-   claim is taken from it meanwhile, nobody has proof that it has stopped.
+1. All workers of a play share one store, as processes would. Each has a way of its own to it, and stops before and
+   after each append, and where a tool touches the world, until it is let on.
+2. A death: from that moment on nothing of the worker is carried out or written. A pause: it is just not let on; when
+   its claim is taken from it meanwhile, nobody has proof that it has stopped.
 3. Time stands still while anybody is at work, and passes at once while everybody waits.
 """
 
