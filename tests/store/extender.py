@@ -25,6 +25,7 @@ async def main(path: Path, percent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
+    wal.EXTEND_AFTER = 1  # at the next barrier
     setattr(wal, "bytes", dying)  # noqa: B010 - what the extension makes its zeroes with
     await store.append("run@main", [Draft(b"", b"never acknowledged")], epoch=0, barrier=True)
 

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from holdfast.core.effect import Happened, Kind, redone_identity
+from holdfast.core.codec import decode
+from holdfast.core.effect import Happened, Kind, redone_identity, undo_identity
 from holdfast.core.entry import Entry
 from holdfast.core.log import Log
-from holdfast.core.record import Planned, Record
+from holdfast.core.record import Planned
 from holdfast.core.slot import Slot
+
+IDENTITY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,61 +43,70 @@ Lineage: TypeAlias = Sequence[tuple[str, int | None]]
 
 class Kin:
     """The effects of the other branches of one run: a fold over what each of them wrote of its own. `lineages`: what
-    each branch stands on; `open`: those of the others that still go on."""
+    every branch stands on; `open`: those of the others that still go on. Entries are taken up when somebody asks for
+    their call, since most are never asked for."""
 
     def __init__(self) -> None:
-        self.logs: dict[str, Log] = {}
         self.lineages: dict[str, Lineage] = {}
         self.open: set[str] = set()
+        self._logs: dict[str, Log] = {}
+        self._waiting: dict[str, dict[bytes, list[Entry]]] = {}
 
     def begin(self, branch: str, base: int) -> None:
         """From now on entries of `branch` after `base` are taken up."""
-        self.logs[branch] = Log(branch, base)
+        self._logs[branch] = Log(branch, base)
+        self._waiting[branch] = {}
 
-    def fold(self, entry: Entry) -> Record:
-        """Take up an entry of a branch that was begun. Raises Corrupt if its record may not stand there."""
-        return self.logs[entry.branch].fold(entry)
+    def fold(self, entry: Entry) -> None:
+        """Take up an entry of a branch that was begun."""
+        if len(entry.key) == IDENTITY_BYTES:
+            self._waiting[entry.branch].setdefault(entry.key, []).append(entry)
+
+    def _take(self, branch: str, key: bytes) -> None:
+        for entry in self._waiting[branch].pop(key, ()):
+            self._logs[branch].take(decode(entry.body), entry)
+
+    def _slot(self, branch: str, identity: bytes, n: int) -> Slot | None:
+        """The effect that a branch made of a call, if it made one."""
+        self._take(branch, identity)
+        slot = self._logs[branch].slot(identity, n)
+        if slot is None or slot.intent is None or slot.kind is Kind.READ:
+            return None
+        self._take(branch, undo_identity(identity, n))
+        return slot
 
     def __iter__(self) -> Iterator[Relative]:
         """All effects that were sent and that nobody took back, by branch and in order of intent."""
+        self._take_all()
         gone = self._taken_back()
-        for branch, log in self.logs.items():
-            for slot in log.effects:
+        for branch, log in self._logs.items():
+            for slot in sorted(log.effects, key=lambda slot: slot.intent_seq):
                 if slot.intent is not None and not slot.undone and (branch, slot.intent_seq) not in gone:
                     yield Relative(branch, slot)
+
+    def _take_all(self) -> None:
+        for branch, waiting in self._waiting.items():
+            for key in list(waiting):
+                self._take(branch, key)
 
     def find(self, identity: bytes, n: int) -> Relative | None:
         """The effect that another branch made of the `n`-th call of an identity: one that happened, else one that may
         have. While it is being taken back, that undo."""
-        found, gone = None, self._taken_back()
-        for branch, log in self.logs.items():
-            slot = log.slot(identity, n)
-            if slot is None or slot.intent is None or slot.kind is Kind.READ or slot.undone:
-                continue
-            if (branch, slot.intent_seq) in gone:
-                continue
-            if isinstance(slot.outcome, Happened):
-                return self._undo_of(branch, slot.intent_seq) or Relative(branch, slot)
-            if slot.open:
-                found = Relative(branch, slot)
+        found: Relative | None = None
+        for relative in self._sent(identity, n):
+            if isinstance(relative.slot.outcome, Happened):
+                return self._undo_of(relative, undo_identity(identity, n)) or relative
+            if relative.slot.open:
+                found = relative
         return found
 
-    def _taken_back(self) -> set[tuple[str, int]]:
-        """The effects that a branch has taken back which it had inherited, by branch and seq of their intents."""
-        return {(self.home(branch, seq), seq) for branch, log in self.logs.items() for seq in log.taken_back}
-
-    def _undo_of(self, branch: str, seq: int) -> Relative | None:
-        """The undo of the effect at `seq` of `branch` that is under way, or in doubt."""
-        for other, log in self.logs.items():
-            for slot in log.effects:
-                undoes = None if slot.intent is None else slot.intent.undoes
-                if undoes == seq and slot.open and self.home(other, seq) == branch:
-                    return Relative(other, slot)
-        return None
-
-    def home(self, branch: str, seq: int) -> str:
-        """On which branch the entry at `seq` of the history of `branch` stands."""
-        return next((name for name, upto in self.lineages[branch] if upto is None or seq <= upto), branch)
+    def _sent(self, identity: bytes, n: int) -> list[Relative]:
+        """What other branches sent of a call, and nobody has taken back."""
+        found = [(branch, slot) for branch in self._logs if (slot := self._slot(branch, identity, n)) is not None]
+        for branch in self._logs if found else ():
+            self._take(branch, undo_identity(identity, n))
+        gone = self._taken_back()
+        return [Relative(b, slot) for b, slot in found if not slot.undone and (b, slot.intent_seq) not in gone]
 
     def used_up(self, own: Log, identity: bytes, n: int) -> bool:
         """Whether another branch has sent this call, and it did not happen, was taken back, or answers another call of
@@ -102,27 +114,48 @@ class Kin:
         found = self.find(identity, n)
         if found is not None:
             return found.node in _adopted(own)
-        return any(
-            (slot := log.slot(identity, n)) is not None and slot.intent is not None and slot.kind is not Kind.READ
-            for log in self.logs.values()
-        )
+        return any(self._slot(branch, identity, n) is not None for branch in self._logs)
 
     def unheld(self, own: Log, identity: bytes) -> Relative | None:
         """The first effect that other branches made of this identity, whatever its number, and that answers no call of
         `own`."""
-        logs = [own, *self.logs.values()]
-        for n in range(max(log.counts.get(identity, 0) for log in logs)):
+        for branch in self._logs:
+            self._take(branch, identity)
+        for n in range(max(log.counts.get(identity, 0) for log in (own, *self._logs.values()))):
             place = identity, n
-            while any(place in log.slots for log in logs):
+            while place in own.slots or any(self._slot(branch, *place) is not None for branch in self._logs):
                 found, slot = self.find(*place), own.slot(*place)
                 if found is not None and found.node not in _adopted(own) and not (slot and in_the_world(slot)):
                     return found
                 place = redone_identity(*place), 0
         return None
 
+    def _taken_back(self) -> set[tuple[str, int]]:
+        """The effects that a branch has taken back which it had inherited, by branch and seq of their intents."""
+        return {(self.home(branch, seq), seq) for branch, log in self._logs.items() for seq in log.taken_back}
+
+    def _undo_of(self, relative: Relative, identity: bytes) -> Relative | None:
+        """The undo (of this identity) of an effect, while it is under way or in doubt."""
+        for branch, log in self._logs.items():
+            for n in range(log.counts.get(identity, 0)):
+                slot = log.slot(identity, n)
+                undoes = None if slot is None or slot.intent is None or not slot.open else slot.intent.undoes
+                if undoes == relative.slot.intent_seq and self.home(branch, undoes) == relative.branch:
+                    return Relative(branch, log.slots[identity, n])
+        return None
+
+    def home(self, branch: str, seq: int) -> str:
+        """On which branch the entry at `seq` of the history of `branch` stands."""
+        return next((name for name, upto in self.lineages.get(branch, ()) if upto is None or seq <= upto), branch)
+
+    def at(self, branch: str, seq: int) -> Slot | None:
+        """The effect whose intent stands at `seq` of another branch, if it was taken up."""
+        return self._logs[branch].at(seq)
+
     def needed(self, branch: str, seq: int) -> bool:
         """Whether another branch that goes on has inherited or adopted the effect whose intent stands at `seq` in the
         history of `branch`, or inherited that it was adopted."""
+        self._take_all()
         branch = self.home(branch, seq)
         node = f"{branch.partition('@')[2]}:{seq}"
         return any(
@@ -132,7 +165,7 @@ class Kin:
         )
 
     def _has_adopted(self, branch: str, upto: int | None, node: str) -> bool:
-        log = self.logs.get(branch)
+        log = self._logs.get(branch)
         return log is not None and any(
             slot.adopted is not None and slot.adopted.node == node and (upto is None or slot.sealed_seq <= upto)
             for slot in log.effects

@@ -337,6 +337,7 @@ class Log:
         if record.undoes is not None:
             self._mark_undone(record.undoes)
             return
+        self._by_seq[entry.seq] = slot
         self.effects.append(slot)
         if not slot.claimed:
             self._unasked[entry.seq] = slot

@@ -64,16 +64,15 @@ class Explorer:
     async def explore(self, candidates: Sequence[JSON], score: Score | None) -> JSON:
         """As `Branches.explore`."""
         self._mediator.enter()
-        n = self._memory.next("explore")
-        setting = f"candidate/{n}"
+        setting = self._memory.place("explore")
         if setting in self._line.log.settings:
             return await self.setting(setting, None)
         if not candidates:
             raise BadCall("there is nothing to explore", where=self._line.branch, fix="pass at least one candidate")
-        group = f"{self._family.name}/{n}"
+        group = f"{self._family.name}/{setting}"
         members = await self._forked(group, setting, candidates)
         attempts = await self._attempts(members, candidates)
-        winner, by = await self._best(n, attempts, score)
+        winner, by = await self._best(setting, attempts, score)
         for attempt in attempts if winner is None else ():
             if self._family.tree.limbs[attempt.branch].status is not Status.ABANDONED:
                 record = Abandoned(branch=attempt.branch, by="explore", reason=legible(attempt.error or "", 300))
@@ -190,7 +189,7 @@ class Explorer:
                 calls.append({"tool": slot.tool, "arguments": arguments})
         return tuple(calls)
 
-    async def _best(self, n: int, attempts: Sequence[Attempt], score: Score | None) -> tuple[str | None, str]:
+    async def _best(self, lane: str, attempts: Sequence[Attempt], score: Score | None) -> tuple[str | None, str]:
         """The branch with the highest score (the first of equals), and what is said about it."""
         best: tuple[float, Attempt] | None = None
         for attempt in attempts:
@@ -198,7 +197,7 @@ class Explorer:
                 continue
             if score is None:
                 return attempt.branch, "explore: the first that came to an end"
-            points = await self._door.decide(score, (attempt,), {}, f"explore/{n}", False)
+            points = await self._door.decide(score, (attempt,), {}, lane, False)
             if not isinstance(points, int | float) or points != points:
                 raise BadCall(f"a score is a number, not {points!r}", where=attempt.branch, fix="return a number")
             if best is None or points > best[0]:

@@ -32,6 +32,7 @@ class Memory:
         self._mediator = mediator
         self._line: Line = mediator.line
         self._counts: dict[str, int] = {}
+        self._counted_from = self._line.log.base
         self._asking: dict[str, int] = {}
         self._by_order: list[Decided] = []
         self._taken: set[int] = set()
@@ -42,6 +43,11 @@ class Memory:
         n = self._counts.get(name, 0)
         self._counts[name] = n + 1
         return n
+
+    def place(self, name: str) -> str:
+        """What is asked for now, told apart from all others of this name on this line of history, however the run came
+        here: from its beginning or from a checkpoint."""
+        return f"{name}/{self._counted_from}/{self.next(name)}"
 
     # --- decisions ---
 
@@ -201,5 +207,6 @@ class Memory:
             self._mediator.enter()  # what was placed before it would be behind it
         if restores:  # from here on this life counts as one that is restored from here would
             self._counts.clear()
+            self._counted_from = self._line.log.checkpoint_seq
             self._by_order.clear()
             self._line.log.begin_anew()

@@ -9,11 +9,13 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from holdfast.core.codec import decode, encode
-from holdfast.core.effect import Happened, legible
+from holdfast.core.effect import Happened, Outcome, legible
 from holdfast.core.entry import Entry
 from holdfast.core.log import Log
 from holdfast.core.payload import Packed
@@ -22,17 +24,19 @@ from holdfast.core.record import (
     Adopted,
     Decision,
     Forked,
+    Intent,
     Override,
     Promoted,
     Record,
     Seal,
     Settled,
 )
+from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
-from holdfast.gateway.family import read_tree
+from holdfast.gateway.family import TREE_KEY, KnownTree
 from holdfast.gateway.line import key_for, node_of, read_log
-from holdfast.store import Draft, Store
+from holdfast.store import Branch, Draft, Store
 
 TRIES = 200
 
@@ -69,28 +73,30 @@ class Cutting:
         return node_of(self.branch, self.at)
 
 
-async def fork(store: Store, cutting: Cutting) -> str:
-    """Begin a branch; its name (`b2`). Raises Unknown if there is no such place, InDoubt if it lies between an intent
-    and the seal that nobody has, BadCall for an edit of what cannot be edited, Misuse where the tree does not allow
-    it."""
+async def fork(store: Store, cutting: Cutting, known: KnownTree | None = None) -> str:
+    """Begin a branch; its name (`b2`). `known`: as much of the tree as the caller knows already. Raises Unknown if
+    there is no such place, InDoubt if it lies between an intent and the seal that nobody has, BadCall for an edit of
+    what cannot be edited, Misuse where the tree does not allow it."""
+    known = known or KnownTree(store, cutting.run)
     for _ in range(TRIES):
-        tree = await read_tree(store, cutting.run)
+        tree = await known.refresh()
         name = cutting.branch.partition("@")[2]
         if name not in tree.limbs:
             raise Unknown(f"there is no branch `{name}`", where=cutting.run, fix=f"holdfast show {cutting.run}")
         parent = next(each for each, upto in tree.lineage(name) if upto is None or cutting.at <= upto)
         entry = await _entry(store, f"{cutting.run}@{parent}", cutting.at, cutting.node)
+        there = await store.branches(f"{cutting.run}@")
         forked = Forked(
-            branch=await _free_name(store, cutting.run), parent=parent, at=cutting.at, digest=entry.digest.hex(),
+            branch=_free_name(there), parent=parent, at=cutting.at, digest=entry.digest.hex(),
             kind=cutting.kind, group=cutting.group, by=legible(cutting.by, 200), why=legible(cutting.why, 500),
         )  # fmt: skip
         _allow(tree, forked, cutting.node)
-        watch = await _positions(store, cutting.run, tree)
+        watch = _given_up(there, tree)
         for edit in cutting.edits:
             await _check_edit(store, cutting, tree, edit)
         try:
             await _bear(store, cutting, forked, entry)
-            await _tell(store, cutting.run, forked, tree, watch)
+            await _tell(store, forked, known, watch)
         except Conflict:
             continue
         return forked.branch
@@ -99,11 +105,11 @@ async def fork(store: Store, cutting: Cutting) -> str:
 
 async def change(store: Store, run: str, record: Promoted | Abandoned) -> str:
     """Promote or abandon a branch; the place of the record. Raises Misuse where the tree does not allow it."""
+    known = KnownTree(store, run)
     for _ in range(TRIES):
-        tree = await read_tree(store, run)
-        _allow(tree, record, run)
+        _allow(await known.refresh(), record, run)
         try:
-            return await _tell(store, run, record, tree, {})
+            return await _tell(store, record, known, {})
         except Conflict:
             continue
     raise Conflict("the run is writing too fast for its tree to be changed", where=run, fix="try again")
@@ -115,14 +121,15 @@ def _allow(tree: Tree, record: TreeRecord, where: str) -> None:
         raise Misuse(why, where=where, fix=f"holdfast show {where.partition('@')[0]} shows the tree")
 
 
-async def _tell(store: Store, run: str, record: TreeRecord, tree: Tree, watch: dict[str, int]) -> str:
-    """Place a tree record on main. Raises Conflict if the tree is not `tree` any more, or a branch of `watch` moved."""
-    main = f"{run}@{MAIN}"
+async def _tell(store: Store, record: TreeRecord, known: KnownTree, watch: dict[str, int]) -> str:
+    """Place a tree record on main. Raises Conflict if the tree is not as `known` any more, or a branch of `watch`
+    moved."""
+    main = f"{known.run}@{MAIN}"
     for _ in range(TRIES):
         newest = await store.read(main, newest=1)
         if not newest:
-            raise Unknown(f"there is no run `{run}`", where=main, fix="holdfast list shows the runs")
-        if (await read_tree(store, run)).size != tree.size:
+            raise Unknown(f"there is no run `{known.run}`", where=main, fix="holdfast list shows the runs")
+        if await store.read(main, after=known.seq, key=TREE_KEY, newest=1):
             break
         try:
             (entry,) = await store.append(
@@ -133,7 +140,7 @@ async def _tell(store: Store, run: str, record: TreeRecord, tree: Tree, watch: d
                 raise
             continue
         return node_of(main, entry.seq)
-    raise Conflict("the tree of the run has changed", where=run)
+    raise Conflict("the tree of the run has changed", where=known.run)
 
 
 async def _bear(store: Store, cutting: Cutting, forked: Forked, entry: Entry) -> None:
@@ -146,32 +153,89 @@ async def _bear(store: Store, cutting: Cutting, forked: Forked, entry: Entry) ->
 async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
     """What has become, after the fork point, of what was begun before it: seals and undos that its history lacks."""
     parent = f"{cutting.run}@{forked.parent}"
-    log = (await read_log(store, parent, restore=True, before=cutting.at)).log
+    log = (await read_log(store, parent, restore=True, upto=cutting.at)).log
+    begun = {slot.intent_seq: slot for slot in log.doubts()}
     drafts: list[Draft] = []
-    for slot in log.effects:
-        if slot.intent is None:
-            continue
-        here = slot.intent_seq <= cutting.at
-        if here and slot.open:
+    for entry in await store.read(parent, after=cutting.at):
+        if not (_begins_an_undo(entry) or (begun and re.search(rb'"t":"(?:seal|settled)"', entry.body))):
+            continue  # which saves its decoding: most of what lies behind the place does not matter
+        record = decode(entry.body)
+        if isinstance(record, Intent) and record.undoes is not None and record.undoes <= cutting.at:
+            log.take(record, entry)
+            begun[entry.seq] = cast(Slot, log.at(entry.seq))
+        elif isinstance(record, Seal | Settled) and (slot := begun.pop(record.intent or 0, None)) is not None:
+            drafts.append(_became(slot, record.outcome, f"{forked.parent}:{entry.seq}", cutting.at))
+    for slot in begun.values():
+        if slot.intent_seq <= cutting.at:
             raise InDoubt(
                 f"`{slot.tool}` was sent before this place, and nobody knows yet what came of it",
                 where=node_of(parent, slot.intent_seq),
                 fix=f"settle it, or fork before it: {node_of(parent, slot.intent_seq - 1)}",
             )
-        if slot.outcome is None or slot.sealed_seq <= cutting.at:
-            continue
-        by = f"{forked.parent}:{slot.sealed_seq}"
-        undoes = slot.intent.undoes
-        if here:
-            settled = Settled(intent=slot.intent_seq, outcome=slot.outcome, by=by)
-            drafts.append(Draft(slot.identity, encode(settled)))
-        elif undoes is not None and undoes <= cutting.at and isinstance(slot.outcome, Happened):
-            taken_back = Adopted(
-                tool=slot.tool, kind=slot.kind, identity=slot.identity.hex(), n=slot.n, args=slot.intent.args,
-                node=by, undoes=undoes, outcome=slot.outcome,
-            )  # fmt: skip
-            drafts.append(_draft(taken_back))
+    return [draft for draft in drafts if draft.body] + await _since_elsewhere(store, parent, cutting.at)
+
+
+async def _since_elsewhere(store: Store, parent: str, at: int) -> list[Draft]:
+    """The undos on other branches of what the history up to entry `at` of `parent` has inherited or adopted."""
+    run, _, name = parent.partition("@")
+    tree = await read_tree(store, run)
+    undos = [each for limb in tree if limb.name != name for each in await _undos_on(store, run, limb.name)]
+    if not undos:
+        return []
+    effects = (await read_log(store, parent)).log.effects
+    adopted = {each.adopted.node: each.intent_seq for each in effects if each.adopted and each.intent_seq <= at}
+    inherited = {each: at if upto is None else min(at, upto) for each, upto in tree.lineage(name)}
+    drafts: list[Draft] = []
+    for branch, slot in undos:
+        assert slot.intent is not None
+        undoes = slot.intent.undoes or 0
+        home = next(each for each, upto in tree.lineage(branch) if upto is None or undoes <= upto)
+        seq = undoes if undoes <= inherited.get(home, 0) else adopted.get(f"{home}:{undoes}")
+        if seq is not None and slot.open:
+            raise InDoubt(
+                f"`{slot.tool}` was sent, and takes back what stands before this place",
+                where=node_of(f"{run}@{branch}", slot.intent_seq),
+                fix="wait for it, or settle it; or fork before what it takes back",
+            )
+        if seq is not None and isinstance(slot.outcome, Happened):
+            drafts.append(_taken_back(slot, seq, slot.outcome, f"{branch}:{slot.sealed_seq}"))
     return drafts
+
+
+async def _undos_on(store: Store, run: str, branch: str) -> list[tuple[str, Slot]]:
+    """The undos that a branch itself has sent."""
+    entries = await store.read(f"{run}@{branch}")
+    keys = {entry.key for entry in entries if _begins_an_undo(entry)}
+    log = Log(f"{run}@{branch}", entries[0].seq - 1 if entries else 0)
+    for entry in entries if keys else ():
+        if entry.key in keys:
+            log.take(decode(entry.body), entry)
+    return [(branch, slot) for slot in log.effects if slot.intent is not None and slot.intent.undoes is not None]
+
+
+def _begins_an_undo(entry: Entry) -> bool:
+    """Told by the bytes, which saves decoding: most entries do not."""
+    return b'"t":"intent"' in entry.body and b'"undoes":null' not in entry.body
+
+
+def _became(slot: Slot, outcome: Outcome, by: str, at: int) -> Draft:
+    """What a branch must be told of a call that ended behind its fork point."""
+    assert slot.intent is not None
+    if slot.intent_seq <= at:
+        return Draft(slot.identity, encode(Settled(intent=slot.intent_seq, outcome=outcome, by=by)))
+    if not isinstance(outcome, Happened):
+        return Draft(b"", b"")  # an undo that did not happen has changed nothing
+    return _taken_back(slot, slot.intent.undoes, outcome, by)
+
+
+def _taken_back(slot: Slot, seq: int | None, outcome: Outcome, node: str) -> Draft:
+    """That `slot`, whose seal stands at `node`, has taken back what stands at `seq` of the new branch's history."""
+    assert slot.intent is not None
+    taken_back = Adopted(
+        tool=slot.tool, kind=slot.kind, identity=slot.identity.hex(), n=slot.n, args=slot.intent.args,
+        node=node, undoes=seq, outcome=outcome,
+    )  # fmt: skip
+    return _draft(taken_back)
 
 
 async def _check_edit(store: Store, cutting: Cutting, tree: Tree, edit: Edit) -> None:
@@ -204,20 +268,22 @@ async def _entry(store: Store, branch: str, seq: int, node: str) -> Entry:
     return found[0]
 
 
-async def _free_name(store: Store, run: str) -> str:
-    taken = {found.name.partition("@")[2] for found in await store.branches(f"{run}@")}
+def _free_name(there: Sequence[Branch]) -> str:
+    taken = {found.name.partition("@")[2] for found in there}
     number = len(taken) + 1
     while f"b{number}" in taken:
         number += 1
     return f"b{number}"
 
 
-async def _positions(store: Store, run: str, tree: Tree) -> dict[str, int]:
+def _given_up(there: Sequence[Branch], tree: Tree) -> dict[str, int]:
     """How far each branch is that was given up: what it did may be taken back meanwhile."""
     return {
         found.name: found.seq
-        for found in await store.branches(f"{run}@")
-        if (limb := tree.limbs.get(found.name.partition("@")[2])) is not None and limb.status is not Status.OPEN
+        for found in there
+        if (limb := tree.limbs.get(found.name.partition("@")[2])) is not None
+        and limb.status is not Status.OPEN
+        and not tree.held(limb.name)
     }
 
 

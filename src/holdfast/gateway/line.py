@@ -113,19 +113,19 @@ async def lineage_of(store: Readable, branch: str) -> Lineage:
     return [(f"{run}@{each}", upto) for each, upto in tree.lineage(name)]
 
 
-async def read_log(store: Readable, branch: str, *, restore: bool = False, before: int | None = None) -> Opened:
-    """Read a branch with all that it stands on: the whole, or (`restore`) from the newest checkpoint on, or the newest
-    up to position `before`. Raises Corrupt if the chain does not hold."""
-    lineage = await lineage_of(store, branch)
-    base = await _newest_checkpoint(store, lineage, before) if restore else None
+async def read_log(store: Readable, branch: str, *, restore: bool = False, upto: int | None = None) -> Opened:
+    """Read a branch with all that it stands on, up to position `upto` if given: from its beginning, or (`restore`) from
+    the newest checkpoint on. Raises Corrupt if the chain does not hold."""
+    lineage = [(name, _least(last, upto)) for name, last in await lineage_of(store, branch)]
+    base = await _newest_checkpoint(store, lineage, upto) if restore else None
     log = Log(branch, base.seq if base else 0)
     if base:
         log.fold(base)
     entries = [
         entry
-        for stretch, upto in lineage
-        if upto is None or upto > log.base
-        for entry in await store.read(stretch, after=log.base, upto=upto)
+        for stretch, last in lineage
+        if last is None or last > log.base
+        for entry in await store.read(stretch, after=log.base, upto=last)
     ]
     check_places(entries, log.base)
     check_chain(base.digest if base else origin(lineage[0][0]), entries)
@@ -137,17 +137,20 @@ async def read_log(store: Readable, branch: str, *, restore: bool = False, befor
     return Opened(log, log.started)
 
 
+def _least(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
 async def _newest_checkpoint(store: Readable, lineage: Lineage, most: int | None) -> Entry | None:
     """The newest checkpoint, up to position `most`, that what was overridden later does not lie before."""
     for branch, upto in reversed(lineage):
-        limit = most if upto is None else upto if most is None else min(most, upto)
-        found = await store.read(branch, key=CHECKPOINT_KEY, newest=1, upto=limit)
+        found = await store.read(branch, key=CHECKPOINT_KEY, newest=1, upto=_least(most, upto))
         if found:
             return found[0]
         for entry in await store.read(branch, key=OVERRIDE_KEY) if len(lineage) > 1 else ():
             override = decode(entry.body)
             if isinstance(override, Override) and (override.target or override.name == "input"):
-                most = min(override.target - 1, override.target - 1 if most is None else most)
+                most = _least(most, override.target - 1)
         if most is not None and most < 1:
             return None
     return None

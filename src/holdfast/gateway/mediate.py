@@ -326,7 +326,7 @@ class Mediator:
                 return
         kin = self.line.family.kin
         undoes = None if slot.intent is None else slot.intent.undoes
-        if kin is not None and undoes is not None and (undone := kin.logs[branch].at(undoes)) is not None:
+        if kin is not None and undoes is not None and (undone := kin.at(branch, undoes)) is not None:
             await self._undo_aside(asked, branch, undone)  # which is going on with it
             return
         node = node_of(branch, slot.intent_seq)

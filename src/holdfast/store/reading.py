@@ -25,6 +25,7 @@ from holdfast.store.worker import Worker, dead
 
 IDENTITY_BYTES = 32
 LARGEST_BYTES = 512 << 20
+AT_ONCE = 256  # entries that are read in the calling thread; more are read in another
 _ENTRY = "SELECT seq, epoch, at_ms, ifnull(key, x''), body, digest FROM entry"
 _RECALL = (
     "SELECT r.seq AS seq, e.epoch, e.at_ms, ifnull(e.key, x''), e.body, e.digest FROM recall r"
@@ -72,7 +73,10 @@ class Reading:
         elif unclaimed:
             rows = await self._rows(_ENTRY + where + " AND epoch = 0" + order, (branch, after, limit))
         else:
-            rows = await self._rows(_ENTRY + where + order, (branch, after, limit), long=newest is None)
+            rows = await self._rows(_ENTRY + where + order, (branch, after, AT_ONCE if newest is None else limit))
+            if newest is None and len(rows) == AT_ONCE:
+                last = cast(int, rows[-1][0])
+                rows += await self._rows(_ENTRY + where + order, (branch, last, limit), long=True)
         entries = [Entry(branch, *cast(Any, row)) for row in rows]
         return entries if newest is None else entries[::-1]
 
@@ -95,8 +99,8 @@ class Reading:
             " FROM branch b JOIN entry e ON e.branch = b.id"
             " AND e.seq = (SELECT max(seq) FROM entry WHERE branch = b.id)"
             " LEFT JOIN claim c ON c.branch = b.id LEFT JOIN worker w ON w.id = c.worker"
-            " WHERE substr(b.name, 1, ?) = ? ORDER BY e.at_ms DESC, b.id DESC",
-            (len(prefix), prefix),
+            " WHERE b.name >= ?1 AND b.name < ?1 || char(0x10ffff) ORDER BY e.at_ms DESC, b.id DESC",
+            (prefix,),
         )
         return [Branch(*cast(Any, (*row[:5], _holder(row[5:])))) for row in rows]
 

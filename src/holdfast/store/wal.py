@@ -15,6 +15,7 @@ import apsw
 
 LONG_PAGES = 2048
 FULL_BYTES = 12 << 20
+EXTEND_AFTER = 16  # barriers: who writes only a word and leaves does not pay for room that others would use
 
 
 class WriteAheadLog:
@@ -24,7 +25,7 @@ class WriteAheadLog:
         self._connection = connection
         self._file = path.with_name(path.name + "-wal")
         self._pages = 0
-        self._extended = False
+        self._barriers = 0
         connection.set_wal_hook(self._on_write)
 
     def _on_write(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
@@ -45,11 +46,12 @@ class WriteAheadLog:
                 self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def extend(self) -> None:
-        """Let it have its size once and for all: a flush then writes data only, not the file's size too. Called inside
-        a transaction, so that no other process is writing frames; zeroes are no frames."""
-        if self._extended:
+        """Called at each barrier: let it have its size once and for all when there have been some. A flush then writes
+        data only, not the file's size too. Called inside a transaction, so that no other process is writing frames;
+        zeroes are no frames."""
+        self._barriers += 1
+        if self._barriers != EXTEND_AFTER:
             return
-        self._extended = True
         with contextlib.suppress(OSError), self._file.open("r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             if size < FULL_BYTES:
