@@ -139,9 +139,10 @@ class Kin:
         for branch, log in self._logs.items():
             for n in range(log.counts.get(identity, 0)):
                 slot = log.slot(identity, n)
-                undoes = None if slot is None or slot.intent is None or not slot.open else slot.intent.undoes
-                if undoes == relative.slot.intent_seq and self.home(branch, undoes) == relative.branch:
-                    return Relative(branch, log.slots[identity, n])
+                seq = relative.slot.intent_seq
+                undoes = slot is not None and slot.intent is not None and slot.intent.undoes == seq
+                if slot is not None and undoes and slot.open and self.home(branch, seq) == relative.branch:
+                    return Relative(branch, slot)
         return None
 
     def home(self, branch: str, seq: int) -> str:

@@ -102,7 +102,7 @@ class Explorer:
         await self._at_rest()
         edits = [Edit(0, name, packed_json(value)) for name, value in settings.items()]
         cutting = Cutting(self._line.branch, seq, ForkKind.RECOVERY, "agent", why, edits=edits)
-        await fork(self._line.store, cutting)
+        await fork(self._line.store, cutting, self._family.known)
         await self._line.refresh()
         self._mediator.check()
 
@@ -140,6 +140,7 @@ class Explorer:
             await fork(
                 self._line.store,
                 Cutting(self._line.branch, at, ForkKind.SPECULATIVE, "agent", why, group, [edit]),
+                self._family.known,
             )
         await self._line.refresh()
         self._mediator.check()

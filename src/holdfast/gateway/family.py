@@ -21,16 +21,38 @@ from holdfast.store import Readable
 TREE_KEY = b"tree"
 
 
+class KnownTree:
+    """The tree of a run as far as it has been read: up to the entry at `seq` of main."""
+
+    def __init__(self, store: Readable, run: str) -> None:
+        self.run = run
+        self.tree = Tree()
+        self.seq = 0
+        self._store = store
+
+    async def refresh(self) -> Tree:
+        """Take up what is new. Raises Corrupt where it cannot be so."""
+        for entry in await self._store.read(f"{self.run}@{MAIN}", after=self.seq, key=TREE_KEY):
+            self.tree.fold(tree_record(entry))
+            self.seq = entry.seq
+        return self.tree
+
+
 class Family:
-    """The other branches of the run that `branch` (`RUN@BRANCH`) belongs to."""
+    """The other branches of the run that `branch` (`RUN@BRANCH`) belongs to. `kin` is None where there is nothing to
+    know of them: no other branch, or this one is held, and so does nothing in the world."""
 
     def __init__(self, store: Readable, branch: str) -> None:
         self.run, _, self.name = branch.partition("@")
-        self.tree = Tree()
+        self.known = KnownTree(store, self.run)
         self.kin: Kin | None = None
         self.seen: dict[str, int] = {}
         self._store = store
-        self._tree_seq = 0
+
+    @property
+    def tree(self) -> Tree:
+        """The tree of the run, as it was at the last `refresh`."""
+        return self.known.tree
 
     @property
     def limb(self) -> Limb:
@@ -49,20 +71,20 @@ class Family:
 
     async def refresh(self) -> None:
         """Take up what is new. Raises Corrupt where it cannot be so."""
-        self._tree_seq = await read_tree_into(self.tree, self._store, self.run, self._tree_seq)
-        if self.name not in self.tree.limbs or len(self.tree.limbs) == 1:
+        tree = await self.known.refresh()
+        if len(tree.limbs) == 1 or self.name not in tree.limbs or self.held:
             return
         kin = self.kin = self.kin or Kin()
-        if len(kin.lineages) != len(self.tree.limbs):
+        if len(kin.lineages) != len(tree.limbs):
             kin.lineages = {
-                f"{self.run}@{limb.name}": [(f"{self.run}@{name}", upto) for name, upto in self.tree.lineage(limb.name)]
-                for limb in self.tree
+                f"{self.run}@{limb.name}": [(f"{self.run}@{name}", upto) for name, upto in tree.lineage(limb.name)]
+                for limb in tree
             }
-        others = (limb for limb in self.tree if limb.status is Status.OPEN and limb.name != self.name)
+        others = (limb for limb in tree if limb.status is Status.OPEN and limb.name != self.name)
         kin.open = {f"{self.run}@{limb.name}" for limb in others}
         for found in await self._store.branches(f"{self.run}@"):
             name = found.name.partition("@")[2]
-            if name == self.name or name not in self.tree.limbs:
+            if name == self.name or name not in tree.limbs or tree.held(name):
                 continue
             if found.name not in self.seen:
                 base = self._base_of(name)
@@ -88,17 +110,7 @@ class Family:
 
 async def read_tree(store: Readable, run: str) -> Tree:
     """The branches of a run."""
-    tree = Tree()
-    await read_tree_into(tree, store, run, 0)
-    return tree
-
-
-async def read_tree_into(tree: Tree, store: Readable, run: str, after: int) -> int:
-    """Take up the tree records of a run that stand after position `after` on main; the position of the last."""
-    for entry in await store.read(f"{run}@{MAIN}", after=after, key=TREE_KEY):
-        tree.fold(tree_record(entry))
-        after = entry.seq
-    return after
+    return await KnownTree(store, run).refresh()
 
 
 def tree_record(entry: Entry) -> Forked | Promoted | Abandoned:

@@ -34,7 +34,7 @@ from holdfast.core.record import (
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
-from holdfast.gateway.family import TREE_KEY, KnownTree
+from holdfast.gateway.family import TREE_KEY, KnownTree, read_tree
 from holdfast.gateway.line import key_for, node_of, read_log
 from holdfast.store import Branch, Draft, Store
 

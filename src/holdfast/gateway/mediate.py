@@ -233,7 +233,7 @@ class Mediator:
         if cancelled is not None:
             raise self.close(was_cancelled(cancelled, self.line.branch))
         family = self.line.family
-        if family.kin is not None:
+        if family.tree.size:
             self._check_place(family)
 
     def _check_place(self, family: Family) -> None:
