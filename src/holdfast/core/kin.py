@@ -132,7 +132,12 @@ class Kin:
 
     def _taken_back(self) -> set[tuple[str, int]]:
         """The effects that a branch has taken back which it had inherited, by branch and seq of their intents."""
-        return {(self.home(branch, seq), seq) for branch, log in self._logs.items() for seq in log.taken_back}
+        return {
+            (self.home(branch, seq), seq)
+            for branch, log in self._logs.items()
+            for seq in log.taken_back
+            if seq <= log.base
+        }
 
     def _undo_of(self, relative: Relative, identity: bytes) -> Relative | None:
         """The undo (of this identity) of an effect, while it is under way or in doubt."""

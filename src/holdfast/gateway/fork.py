@@ -182,8 +182,8 @@ async def _since_elsewhere(store: Store, parent: str, at: int) -> list[Draft]:
     undos = [each for limb in tree if limb.name != name for each in await _undos_on(store, run, limb.name)]
     if not undos:
         return []
-    effects = (await read_log(store, parent)).log.effects
-    adopted = {each.adopted.node: each.intent_seq for each in effects if each.adopted and each.intent_seq <= at}
+    log = (await read_log(store, parent, upto=at)).log
+    adopted = {slot.adopted.node: slot.intent_seq for slot in log.effects if slot.adopted}
     inherited = {each: at if upto is None else min(at, upto) for each, upto in tree.lineage(name)}
     drafts: list[Draft] = []
     for branch, slot in undos:
@@ -191,15 +191,26 @@ async def _since_elsewhere(store: Store, parent: str, at: int) -> list[Draft]:
         undoes = slot.intent.undoes or 0
         home = next(each for each, upto in tree.lineage(branch) if upto is None or undoes <= upto)
         seq = undoes if undoes <= inherited.get(home, 0) else adopted.get(f"{home}:{undoes}")
-        if seq is not None and slot.open:
+        here = None if seq is None else log.at(seq)
+        doubted = branch == home and not await _had_happened(store, f"{run}@{home}", slot)
+        if seq is None or (here is not None and here.undone) or doubted:
+            continue
+        if slot.open:
             raise InDoubt(
                 f"`{slot.tool}` was sent, and takes back what stands before this place",
                 where=node_of(f"{run}@{branch}", slot.intent_seq),
                 fix="wait for it, or settle it; or fork before what it takes back",
             )
-        if seq is not None and isinstance(slot.outcome, Happened):
+        if isinstance(slot.outcome, Happened):
             drafts.append(_taken_back(slot, seq, slot.outcome, f"{branch}:{slot.sealed_seq}"))
     return drafts
+
+
+async def _had_happened(store: Store, home: str, undo: Slot) -> bool:
+    """Whether what `undo` takes back was known to have happened: an effect in doubt is undone to be sent again."""
+    assert undo.intent is not None
+    undone = (await read_log(store, home)).log.at(undo.intent.undoes or 0)
+    return undone is not None and isinstance(undone.outcome, Happened) and undone.sealed_seq < undo.intent_seq
 
 
 async def _undos_on(store: Store, run: str, branch: str) -> list[tuple[str, Slot]]:
