@@ -455,3 +455,20 @@ async def test_a_payload_that_an_earlier_life_stored_is_not_stored_again(lasting
         await store.close()
     await lasting.open().close()
     assert placed(lasting.path) == (1, 1)
+
+
+# --- whose it is ---
+
+
+async def test_a_store_that_is_made_is_its_owners_alone(lasting: Shelf) -> None:
+    """Whatever the process lets others read of its files."""
+    before = os.umask(0o022)
+    try:
+        store = lasting.open()
+        await store.append(BRANCH, drafts("x"), epoch=0, barrier=True)
+        files = [lasting.path.with_name(lasting.path.name + ending) for ending in ("", "-wal", "-shm", "-key")]
+        modes = {each.name: each.stat().st_mode & 0o777 for each in files}
+        await store.close()
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import cast
+from weakref import WeakValueDictionary
 
 from holdfast.agent.run import Agent, Run, outside_run
 from holdfast.agent.tool import tool_named
@@ -29,7 +30,7 @@ from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull
 from holdfast.gateway.closing import Closer, Residue, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
-from holdfast.gateway.family import Family
+from holdfast.gateway.family import Family, KnownTree
 from holdfast.gateway.line import FINISHED_KEY, Line, Opened, read_log, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.send import Asked
@@ -50,6 +51,7 @@ class Lives:
         self._secret = opening.secret
         self._functions: dict[object, Function] = {}
         self._closer = Closer(self.store, now_ms, self._found)
+        self._trees: WeakValueDictionary[str, KnownTree] = WeakValueDictionary()
         self._seen: dict[str, int] = {}
         self._kin_seen: dict[str, dict[str, int]] = {}
         self._side_loop: asyncio.AbstractEventLoop | None = None
@@ -72,14 +74,20 @@ class Lives:
                 return await self._recorded(branch, opened.log.finished.answer, task)
             if opened.log.cancelled is not None:
                 raise was_cancelled(opened.log.cancelled, branch)
-            family = Family(self.store, branch)
-            await family.refresh()
+            family = await self._family(branch)
             line = Line(self.store, opened, grant.epoch, family)
             task = await self._begin(line, opened, agent, task, grant.previous)
             return await self._drive(line, agent, task, setting)
         finally:
             self._lives -= 1
             await self._let_go(branch, line, grant.epoch)
+
+    async def _family(self, branch: str) -> Family:
+        run = branch.partition("@")[0]
+        known = self._trees.get(run) or self._trees.setdefault(run, KnownTree(self.store, run))
+        family = Family(self.store, branch, known)
+        await family.refresh()
+        return family
 
     async def _claimed(self, branch: str) -> Grant:
         """The claim. One that came when nobody waited for it any more is given back."""
@@ -170,8 +178,7 @@ class Lives:
         """Take back what the run's other branches did that were given up, and what `branch` has not adopted; what is
         left of it."""
         log = (await read_log(self.store, branch)).log
-        family = Family(self.store, branch)
-        await family.refresh()
+        family = await self._family(branch)
         adopted = {slot.adopted.node for slot in log.effects if slot.adopted is not None}
         return await self._closer.close(family, lambda relative: relative.node in adopted)
 

@@ -85,7 +85,7 @@ class Desk:
                     f"there is no intent at `{node}`", fix=f"holdfast show {branch.partition('@')[0]} lists the doubts"
                 )
             if not slot.open:
-                raise Misuse(f"`{node}` is settled already", fix="nothing")
+                raise Misuse(f"`{node}` is settled already", fix=f"holdfast log {branch} shows how")
             return Settled(intent=seq, outcome=found, by=legible(by, 200))
 
         return await self._place(branch, verdict, outcome if isinstance(outcome, Packed) else None, unowned=True)
@@ -105,7 +105,7 @@ class Desk:
 
         def verdict(log: Log) -> Record:
             if log.cancelled is not None or (log.finished is not None and log.finished.error is None):
-                raise Misuse("the run has ended already", where=branch, fix="nothing")
+                raise Misuse("the run has ended already", where=branch, fix=f"holdfast show {branch} shows how")
             return Cancelled(by=legible(by, 200), reason=legible(reason))
 
         return await self._place(branch, verdict)
@@ -161,5 +161,5 @@ class Desk:
                 f"nothing is held at `{node}`", fix=f"holdfast show {log.branch.partition('@')[0]} lists the holds"
             )
         if slot.last is not Hold:
-            raise Misuse(f"`{node}` was answered already", fix="nothing")
+            raise Misuse(f"`{node}` was answered already", fix=f"holdfast log {log.branch} shows how")
         return slot

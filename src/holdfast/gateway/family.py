@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from holdfast.core.codec import decode
@@ -29,22 +30,27 @@ class KnownTree:
         self.tree = Tree()
         self.seq = 0
         self._store = store
+        self._folding = threading.Lock()
 
     async def refresh(self) -> Tree:
         """Take up what is new. Raises Corrupt where it cannot be so."""
-        for entry in await self._store.read(f"{self.run}@{MAIN}", after=self.seq, key=TREE_KEY):
-            self.tree.fold(tree_record(entry))
-            self.seq = entry.seq
+        entries = await self._store.read(f"{self.run}@{MAIN}", after=self.seq, key=TREE_KEY)
+        with self._folding:
+            for entry in entries:
+                if entry.seq > self.seq:  # who shares this tree may have taken it up meanwhile
+                    self.tree.fold(tree_record(entry))
+                    self.seq = entry.seq
         return self.tree
 
 
 class Family:
     """The other branches of the run that `branch` (`RUN@BRANCH`) belongs to. `kin` is None where there is nothing to
-    know of them: no other branch, or this one is held, and so does nothing in the world."""
+    know of them: no other branch, or this one is held, and so does nothing in the world. `known`: the tree as it is
+    known already; it may be shared."""
 
-    def __init__(self, store: Readable, branch: str) -> None:
+    def __init__(self, store: Readable, branch: str, known: KnownTree | None = None) -> None:
         self.run, _, self.name = branch.partition("@")
-        self.known = KnownTree(store, self.run)
+        self.known = known or KnownTree(store, self.run)
         self.kin: Kin | None = None
         self.seen: dict[str, int] = {}
         self._store = store

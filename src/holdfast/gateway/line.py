@@ -47,7 +47,7 @@ from holdfast.core.record import (
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN
 from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped, Unknown
-from holdfast.gateway.family import TREE_KEY, Family, read_tree
+from holdfast.gateway.family import TREE_KEY, Family, tree_record
 from holdfast.store import NOTHING, Draft, Readable, Store
 from holdfast.store.rope import Blobs, gather
 
@@ -105,12 +105,18 @@ Lineage = Sequence[tuple[str, int | None]]
 async def lineage_of(store: Readable, branch: str) -> Lineage:
     """The stretches that a branch stands on. Raises Unknown if there is no such branch."""
     run, _, name = branch.partition("@")
-    if name == MAIN:
-        return [(branch, None)]
-    tree = await read_tree(store, run)
-    if name not in tree.limbs:
-        raise Unknown(f"there is no branch `{name}`", where=run, fix=f"holdfast show {run} shows its branches")
-    return [(f"{run}@{each}", upto) for each, upto in tree.lineage(name)]
+    stretches: list[tuple[str, int | None]] = []
+    upto: int | None = None
+    while name != MAIN:
+        stretches.append((f"{run}@{name}", upto))
+        born = await store.read(f"{run}@{name}", key=TREE_KEY, newest=1)
+        if not born:
+            raise Unknown(f"there is no branch `{name}`", where=run, fix=f"holdfast show {run} shows its branches")
+        forked = tree_record(born[0])
+        if not isinstance(forked, Forked) or forked.branch != name or forked.at >= born[0].seq:
+            raise Corrupt("a branch does not begin with its fork", where=f"{run}@{name}", fix="run `holdfast verify`")
+        name, upto = forked.parent, forked.at if upto is None else min(forked.at, upto)
+    return [(f"{run}@{MAIN}", upto), *reversed(stretches)]
 
 
 async def read_log(store: Readable, branch: str, *, restore: bool = False, upto: int | None = None) -> Opened:

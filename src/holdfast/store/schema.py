@@ -69,6 +69,8 @@ def connect(path: Path, *, writer: bool) -> apsw.Connection:
             f"SQLite {apsw.sqlitelibversion()} can corrupt a write-ahead log", fix="install apsw 3.51.3 or newer"
         )
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if writer else 0)
+    if writer:
+        _make_private(path)
     with contextlib.ExitStack() as undo:
         try:
             connection = apsw.Connection(str(path), flags=flags)
@@ -80,6 +82,13 @@ def connect(path: Path, *, writer: bool) -> apsw.Connection:
             raise translate(error, str(path)) from error
         undo.pop_all()
     return connection
+
+
+def _make_private(path: Path) -> None:
+    """A store that is made here is its owner's: it holds what agents saw. SQLite's other files take their mode from
+    it."""
+    with contextlib.suppress(OSError):  # it is there already, or SQLite will say what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o600))
 
 
 def _version() -> int:
