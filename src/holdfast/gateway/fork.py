@@ -161,6 +161,8 @@ async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
             continue  # which saves its decoding: most of what lies behind the place does not matter
         record = decode(entry.body)
         if isinstance(record, Intent) and record.undoes is not None and record.undoes <= cutting.at:
+            if record.undoes in begun:
+                continue  # of a doubt: it is sent again after that
             log.take(record, entry)
             begun[entry.seq] = cast(Slot, log.at(entry.seq))
         elif isinstance(record, Seal | Settled) and (slot := begun.pop(record.intent or 0, None)) is not None:
