@@ -99,7 +99,7 @@ class Log:
         self._asked: dict[tuple[str, str], int] = {}
         self._by_seq: dict[int, Slot] = {}
         self._unasked: dict[int, Slot] = {}
-        self._taken_back: set[int] = set()  # intents whose undo is known before they are (behind a checkpoint)
+        self.taken_back: dict[int, int] = {}  # of intents not known yet: the intent of their undo
 
     def fold(self, entry: Entry) -> Record:
         """Take up one entry. Raises Corrupt if its record may not stand there."""
@@ -313,11 +313,11 @@ class Log:
                 slot.outcome, slot.sealed_seq = record.outcome, entry.seq
                 if record.args is not None:
                     slot.args = record.args.digest
-                slot.undone = slot.intent_seq in self._taken_back
+                slot.undone = self.taken_back.get(slot.intent_seq, 0) > entry.seq
                 self._take_undo(slot)
             case Settled():
                 slot.outcome, slot.sealed_seq, slot.settled_by = record.outcome, entry.seq, record.by
-                slot.undone = slot.intent_seq in self._taken_back
+                slot.undone = self.taken_back.get(slot.intent_seq, 0) > entry.seq
                 self._take_undo(slot)
             case Hold():
                 slot.hold, slot.hold_seq, slot.approval, slot.args = record, entry.seq, None, record.args.digest
@@ -335,8 +335,9 @@ class Log:
         slot.adopted, slot.kind, slot.args, slot.outcome = record, record.kind, record.args.digest, record.outcome
         slot.intent_seq = slot.sealed_seq = entry.seq
         if record.undoes is not None:
-            self._mark_undone(record.undoes)
+            self._mark_undone(record.undoes, entry.seq)
             return
+        self._by_seq[entry.seq] = slot
         self.effects.append(slot)
         if not slot.claimed:
             self._unasked[entry.seq] = slot
@@ -345,13 +346,13 @@ class Log:
     def _take_undo(self, slot: Slot) -> None:
         """An undo that happened takes back what had happened; an effect in doubt is undone to be sent again."""
         if slot.intent is not None and slot.intent.undoes is not None and isinstance(slot.outcome, Happened):
-            self._mark_undone(slot.intent.undoes)
+            self._mark_undone(slot.intent.undoes, slot.intent_seq)
 
-    def _mark_undone(self, seq: int) -> None:
+    def _mark_undone(self, seq: int, by: int) -> None:
         undone = self._by_seq.get(seq)
         if undone is None:
-            self._taken_back.add(seq)
-        elif isinstance(undone.outcome, Happened):
+            self.taken_back[seq] = by
+        elif isinstance(undone.outcome, Happened) and undone.sealed_seq < by:
             undone.undone = True
 
     def _take_intent(self, slot: Slot, record: Intent, entry: Entry) -> None:

@@ -113,7 +113,7 @@ def always(_slot: Slot) -> bool:
 
 def next_step(call: Call, args_digest: str, contract: Contract, at: Standing) -> Step:
     """What to do about `call`. `args_digest` (hex) names its arguments as the log writes them."""
-    log = at.log
+    log, asked = at.log, call
     identity, n = place_of(log, at.kin, call.identity, call.n)
     slot = log.slot(identity, n)
     if identity != call.identity:
@@ -125,21 +125,33 @@ def next_step(call: Call, args_digest: str, contract: Contract, at: Standing) ->
             return _known(call, slot, contract, at)
     if at.held and contract.kind is not Kind.READ:
         return Plan(call, slot)
-    elsewhere = None if at.kin is None or contract.kind is Kind.READ else at.kin.find(call.identity, call.n)
-    if elsewhere is not None:
-        return _elsewhere(call, args_digest, elsewhere, contract, at)
-    if slot is not None and slot.last is not Planned:
-        return _known(call, slot, contract, at)
-    return _new(call, args_digest, contract, at)
-
-
-def _new(call: Call, args_digest: str, contract: Contract, at: Standing) -> Step:
-    """A call that nobody has made before."""
-    if contract.kind is Kind.READ:
-        return Perform(call) if contract.approval is Level.NONE else Wait(call, None, "the contract asks for approval")
-    earlier = at.log.happened(call.identity)
+    untouched = slot is None or slot.last is Planned
+    repeats = contract.repeat is Repeat.EACH or contract.kind is Kind.READ
+    earlier = _earlier(asked, at) if untouched and not repeats else None
     if earlier is not None and contract.repeat is Repeat.ONCE:
         return _adopt(call, args_digest, earlier, contract, at)
+    if at.kin is not None and contract.kind is not Kind.READ:
+        elsewhere = at.kin.find(call.identity, call.n) or at.kin.unheld(log, asked.identity)
+        if elsewhere is not None:
+            return _elsewhere(call, args_digest, elsewhere, contract, at)
+    if slot is not None and not untouched:
+        return _known(call, slot, contract, at)
+    return _new(call, earlier, contract, at)
+
+
+def _earlier(call: Call, at: Standing) -> Slot | None:
+    """The newest earlier call of this identity that is known to have happened on this line."""
+    for n in range(call.n - 1, -1, -1):
+        slot = at.log.slot(*place_of(at.log, at.kin, call.identity, n))
+        if slot is not None and isinstance(slot.outcome, Happened):
+            return slot
+    return at.log.happened(call.identity)
+
+
+def _new(call: Call, earlier: Slot | None, contract: Contract, at: Standing) -> Step:
+    """A call that nobody has made before. `earlier`: another of its identity happened."""
+    if contract.kind is Kind.READ:
+        return Perform(call) if contract.approval is Level.NONE else Wait(call, None, "the contract asks for approval")
     if earlier is not None and contract.repeat is Repeat.ASK:
         return Wait(call, None, f"the same call happened before, at {earlier.first_seq}")
     beside = _beside_stranded(call, at)
@@ -153,7 +165,8 @@ def _elsewhere(call: Call, args_digest: str, relative: Relative, contract: Contr
     bytes."""
     slot = relative.slot
     if slot.open:
-        if contract.kind is Kind.IDEMPOTENT and slot.args == args_digest:
+        same = (slot.identity, slot.n) == (call.identity, call.n)
+        if same and contract.kind is Kind.IDEMPOTENT and slot.args == args_digest:
             return Perform(call)
         return Await(relative)
     found = _adopt(call, args_digest, slot, contract, at, relative.node)
@@ -234,8 +247,8 @@ def _beside_stranded(call: Call, at: Standing) -> Perform | Wait:
     for branch, slot in [*beside, *strangers]:
         if slot.intent is None or slot.intent.resource != call.resource:
             continue
-        goes_on = branch is not None and at.kin is not None and branch in at.kin.open
-        if slot.kind is Kind.REVERSIBLE and not slot.open and not goes_on:
+        needed = at.kin is not None and at.kin.needed(branch or at.log.branch, slot.intent_seq)
+        if slot.kind is Kind.REVERSIBLE and not slot.open and not needed:
             return Perform(call, undo_first=slot, undo_on=branch)
         was = "may have been" if slot.open else "was"
         where = "which the program no longer asks for" if branch is None else f"on the branch {branch}"

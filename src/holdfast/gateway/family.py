@@ -81,7 +81,13 @@ class Family:
         if len(tree.limbs) == 1 or self.name not in tree.limbs or self.held:
             return
         kin = self.kin = self.kin or Kin()
-        kin.open = {f"{self.run}@{limb.name}" for limb in tree if limb.status is Status.OPEN}
+        if len(kin.lineages) != len(tree.limbs):
+            kin.lineages = {
+                f"{self.run}@{limb.name}": [(f"{self.run}@{name}", upto) for name, upto in tree.lineage(limb.name)]
+                for limb in tree
+            }
+        others = (limb for limb in tree if limb.status is Status.OPEN and limb.name != self.name)
+        kin.open = {f"{self.run}@{limb.name}" for limb in others}
         for found in await self._store.branches(f"{self.run}@"):
             name = found.name.partition("@")[2]
             if name == self.name or name not in tree.limbs or tree.held(name):
@@ -96,9 +102,11 @@ class Family:
                     self.seen[found.name] = entry.seq
 
     def needed(self, seq: int) -> bool:
-        """Whether a branch that goes on has inherited or adopted the effect whose intent stands at `seq` here."""
-        adopted = self.kin is not None and bool(self.kin.adopters(f"{self.name}:{seq}"))
-        return adopted or self.tree.survives(self.name, seq)
+        """Whether a branch that goes on has inherited or adopted the effect whose intent stands at `seq` here; or has
+        inherited that another one adopted it."""
+        return self.tree.survives(self.name, seq) or (
+            self.kin is not None and self.kin.needed(f"{self.run}@{self.name}", seq)
+        )
 
     def _base_of(self, name: str) -> int:
         """After which entry another branch's history is not this one's."""

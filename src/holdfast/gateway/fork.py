@@ -34,7 +34,7 @@ from holdfast.core.record import (
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
-from holdfast.gateway.family import TREE_KEY, KnownTree
+from holdfast.gateway.family import TREE_KEY, KnownTree, read_tree
 from holdfast.gateway.line import key_for, node_of, read_log
 from holdfast.store import Branch, Draft, Store
 
@@ -157,11 +157,12 @@ async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
     begun = {slot.intent_seq: slot for slot in log.doubts()}
     drafts: list[Draft] = []
     for entry in await store.read(parent, after=cutting.at):
-        undoing = b'"t":"intent"' in entry.body and b'"undoes":null' not in entry.body
-        if not (undoing or (begun and re.search(rb'"t":"(?:seal|settled)"', entry.body))):
+        if not (_begins_an_undo(entry) or (begun and re.search(rb'"t":"(?:seal|settled)"', entry.body))):
             continue  # which saves its decoding: most of what lies behind the place does not matter
         record = decode(entry.body)
         if isinstance(record, Intent) and record.undoes is not None and record.undoes <= cutting.at:
+            if record.undoes in begun:
+                continue  # of a doubt: it is sent again after that
             log.take(record, entry)
             begun[entry.seq] = cast(Slot, log.at(entry.seq))
         elif isinstance(record, Seal | Settled) and (slot := begun.pop(record.intent or 0, None)) is not None:
@@ -173,7 +174,61 @@ async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
                 where=node_of(parent, slot.intent_seq),
                 fix=f"settle it, or fork before it: {node_of(parent, slot.intent_seq - 1)}",
             )
-    return [draft for draft in drafts if draft.body]
+    return [draft for draft in drafts if draft.body] + await _since_elsewhere(store, parent, cutting.at)
+
+
+async def _since_elsewhere(store: Store, parent: str, at: int) -> list[Draft]:
+    """The undos on other branches of what the history up to entry `at` of `parent` has inherited or adopted."""
+    run, _, name = parent.partition("@")
+    tree = await read_tree(store, run)
+    undos = [each for limb in tree if limb.name != name for each in await _undos_on(store, run, limb.name)]
+    if not undos:
+        return []
+    log = (await read_log(store, parent, upto=at)).log
+    adopted = {slot.adopted.node: slot.intent_seq for slot in log.effects if slot.adopted}
+    inherited = {each: at if upto is None else min(at, upto) for each, upto in tree.lineage(name)}
+    drafts: list[Draft] = []
+    for branch, slot in undos:
+        assert slot.intent is not None
+        undoes = slot.intent.undoes or 0
+        home = next(each for each, upto in tree.lineage(branch) if upto is None or undoes <= upto)
+        seq = undoes if undoes <= inherited.get(home, 0) else adopted.get(f"{home}:{undoes}")
+        here = None if seq is None else log.at(seq)
+        doubted = branch == home and not await _had_happened(store, f"{run}@{home}", slot)
+        if seq is None or (here is not None and here.undone) or doubted:
+            continue
+        if slot.open:
+            raise InDoubt(
+                f"`{slot.tool}` was sent, and takes back what stands before this place",
+                where=node_of(f"{run}@{branch}", slot.intent_seq),
+                fix="wait for it, or settle it; or fork before what it takes back",
+            )
+        if isinstance(slot.outcome, Happened):
+            drafts.append(_taken_back(slot, seq, slot.outcome, f"{branch}:{slot.sealed_seq}"))
+    return drafts
+
+
+async def _had_happened(store: Store, home: str, undo: Slot) -> bool:
+    """Whether what `undo` takes back was known to have happened: an effect in doubt is undone to be sent again."""
+    assert undo.intent is not None
+    undone = (await read_log(store, home)).log.at(undo.intent.undoes or 0)
+    return undone is not None and isinstance(undone.outcome, Happened) and undone.sealed_seq < undo.intent_seq
+
+
+async def _undos_on(store: Store, run: str, branch: str) -> list[tuple[str, Slot]]:
+    """The undos that a branch itself has sent."""
+    entries = await store.read(f"{run}@{branch}")
+    keys = {entry.key for entry in entries if _begins_an_undo(entry)}
+    log = Log(f"{run}@{branch}", entries[0].seq - 1 if entries else 0)
+    for entry in entries if keys else ():
+        if entry.key in keys:
+            log.take(decode(entry.body), entry)
+    return [(branch, slot) for slot in log.effects if slot.intent is not None and slot.intent.undoes is not None]
+
+
+def _begins_an_undo(entry: Entry) -> bool:
+    """Told by the bytes, which saves decoding: most entries do not."""
+    return b'"t":"intent"' in entry.body and b'"undoes":null' not in entry.body
 
 
 def _became(slot: Slot, outcome: Outcome, by: str, at: int) -> Draft:
@@ -183,9 +238,15 @@ def _became(slot: Slot, outcome: Outcome, by: str, at: int) -> Draft:
         return Draft(slot.identity, encode(Settled(intent=slot.intent_seq, outcome=outcome, by=by)))
     if not isinstance(outcome, Happened):
         return Draft(b"", b"")  # an undo that did not happen has changed nothing
+    return _taken_back(slot, slot.intent.undoes, outcome, by)
+
+
+def _taken_back(slot: Slot, seq: int | None, outcome: Outcome, node: str) -> Draft:
+    """That `slot`, whose seal stands at `node`, has taken back what stands at `seq` of the new branch's history."""
+    assert slot.intent is not None
     taken_back = Adopted(
         tool=slot.tool, kind=slot.kind, identity=slot.identity.hex(), n=slot.n, args=slot.intent.args,
-        node=by, undoes=slot.intent.undoes, outcome=outcome,
+        node=node, undoes=seq, outcome=outcome,
     )  # fmt: skip
     return _draft(taken_back)
 

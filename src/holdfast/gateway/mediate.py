@@ -16,6 +16,7 @@ from typing import Protocol, assert_never
 
 from holdfast.core.contract import Repeat
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, legible
+from holdfast.core.kin import Relative
 from holdfast.core.record import Adopted, Hold, Planned, Refusal
 from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.core.slot import Slot
@@ -196,7 +197,7 @@ class Mediator:
                 case Adopt():
                     reply = await self._adopt(asked, step)
                 case Await():
-                    reply = await self._await(step)
+                    reply = await self._await(asked, step.relative)
                 case Settle():
                     sendings += 1
                     reply = await self.settler.settle(asked, step, sendings)
@@ -315,14 +316,19 @@ class Mediator:
         )
         await self.line.attempt(adopted, blobs=asked.args.blobs)
 
-    async def _await(self, step: Await) -> None:
+    async def _await(self, asked: Asked, relative: Relative) -> None:
         """Another branch has sent it. While its owner lives, it will be sealed soon; else its doubt must be settled."""
-        slot, branch = step.relative.slot, step.relative.branch
+        slot, branch = relative.slot, relative.branch
         for turn in range(AWAITED):
             await asyncio.sleep(min(0.02 * 2**turn, 0.5))
             await self.line.refresh()
             if not slot.open:
                 return
+        kin = self.line.family.kin
+        undoes = None if slot.intent is None else slot.intent.undoes
+        if kin is not None and undoes is not None and (undone := kin.at(branch, undoes)) is not None:
+            await self._undo_aside(asked, branch, undone)  # which is going on with it
+            return
         node = node_of(branch, slot.intent_seq)
         raise self.park(
             InDoubt(

@@ -72,6 +72,8 @@ class Sender:
             return None
         slot = self.line.log.slot(call.identity, call.n)
         assert slot is not None, "an intent that was written is in the log"
+        kin = self.line.family.kin
+        slot.doubtful = kin is not None and kin.find(call.identity, call.n) is not None  # sent there under the same key
         return await self._send(asked, slot, None)
 
     async def again(self, asked: Asked, slot: Slot, args: bytes | None, why: str) -> Reply | None:
