@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import ByOption, RunArgument, StoreOption, name_of
+from holdfast.cli.options import ByOption, LineArgument, StoreOption, name_of
 from holdfast.cli.verdict import place
 
 
 def verb(
-    run: RunArgument,
+    run: LineArgument,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why.")] = "no reason was given",
     by: ByOption = None,
     store: StoreOption = None,

@@ -6,10 +6,12 @@ import shlex
 from dataclasses import dataclass
 
 from holdfast.cli.options import is_allowed, is_name
+from holdfast.cli.tree import agent_of
 from holdfast.cli.view import Looked, excerpt, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Kind
-from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Waiting
+from holdfast.core.tree import Status as Standing
+from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Ready, Superseded, Waiting
 from holdfast.store.reader import Reader
 
 
@@ -28,22 +30,23 @@ class Need:
 async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
     """The doubts and holds of a branch, doubts first. `store` is what their commands need to name the store."""
     found: list[Need] = []
-    recorded = looked.log.started.agent if looked.log.started else ""
+    ended = looked.limb.status is not Standing.OPEN
+    way = resume(looked.name, await agent_of(reader, looked.branch), store)
     for slot in looked.doubts():
         if slot.kind is Kind.IDEMPOTENT or slot.intent is None:
             continue
-        node = looked.node(slot.intent_seq)
+        node = looked.here(slot.intent_seq)
         about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
-        probe = f"{resume(looked.branch, recorded, store)}   # asks its probe, if it has one"
+        probe = () if ended else (f"{way}   # asks its probe, if it has one",)
         found.append(
             Need(
                 "doubt", node, f"{slot.tool} may have happened  ({slot.kind}, {node})",
-                await excerpt(reader, slot.intent.args, SHORT), about, (probe, *_settle(node, store)),
+                await excerpt(reader, slot.intent.args, SHORT), about, (*probe, *_settle(node, store)),
             )
         )  # fmt: skip
-    for slot in looked.log.holds():
+    for slot in () if ended else looked.log.holds():
         assert slot.hold is not None
-        node = looked.node(slot.hold_seq)
+        node = looked.here(slot.hold_seq)
         found.append(
             Need(
                 "hold", node, f"{slot.tool} waits for approval  ({slot.kind}, {node})",
@@ -54,9 +57,9 @@ async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
     return found
 
 
-def resume(branch: str, recorded: str, store: str) -> str:
-    """The command that goes on with a run. What the log says of its agent is shown for a person to read and to type."""
-    run = branch.removesuffix("@main")
+def resume(run: str, recorded: str, store: str) -> str:
+    """The command that goes on with RUN or RUN@BRANCH. What the log says of its agent is shown for a person to read and
+    to type."""
     agent = "" if is_allowed(recorded) else f" --agent {recorded if is_name(recorded) else 'MODULE:AGENT'}"
     return f"holdfast resume {shlex.quote(run)}{agent}{store}"
 
@@ -82,6 +85,11 @@ def ways_on(waiting: Waiting, run: str, agent: str, store: str) -> tuple[str, ..
         case AwaitingSignal():
             return (waiting.fix + store,)
         case Asleep(until_ms=int() as until_ms):
-            return (f"{resume(f'{run}@main', agent, store)}   # it wakes at {when(until_ms)}",)
+            return (f"{resume(run, agent, store)}   # it wakes at {when(until_ms)}",)
+        case Superseded():
+            name = run.partition("@")[0]
+            return (f"{resume(name, agent, store)}   # the run's line",)
+        case Ready():
+            return (f"{waiting.fix}{store}",)
         case _:
             return (f"holdfast show {run}{store}",)
