@@ -17,4 +17,4 @@ def verb(
     """End a run. Nothing new is started, what is in flight is sealed, what happened stays."""
     name = name_of(by)
     said = f"{run} is cancelled by {name}"
-    place(store, run, lambda house: house.cancel(run, by=name, reason=reason), said, goes_on=False)
+    place(store, run, lambda house: house.cancel(run, by=name, reason=reason), said, goes_on=False, lives=True)

@@ -30,13 +30,14 @@ from holdfast.cli.options import (
 from holdfast.cli.remedies import resume
 from holdfast.cli.terminal import hint, json_text, out, safe, say
 from holdfast.cli.tree import agent_of
-from holdfast.cli.view import many, reader_of
+from holdfast.cli.view import reader_of
 from holdfast.core.canonical import JSON
 from holdfast.core.tree import ForkKind
 from holdfast.errors import BadCall
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.fork import Cutting, Edit
 
+ASKED = 5  # questions that are told after a fork; `show` and `stranded` tell all
 _ANSWER = re.compile(r"([0-9]{1,15})\.output")
 _NAME = re.compile(r"[^\W\d][\w./-]{0,199}")
 
@@ -116,9 +117,9 @@ def _tell(told: Forecast, branch: str, place: str, recorded: str, store: str, *,
     else:
         out(safe(f"{told.run}@{branch}  a {told.kind} fork of {told.node}, {what}"))
     say(safe(summary(told)))
-    certain = sum(each.certain for each in told.people)
-    if told.people:
-        say(f"{many(certain, 'thing')} waits for a person" if certain else "a person may be asked: --dry-run told why")
+    for each in told.people[:ASKED]:
+        will = "a person is asked" if each.certain else "a person may be asked"
+        say(safe(f"{will}: {each.tool} ({each.node}): {each.why}"))
     if not quiet:
         hint(safe(f"{resume(place, recorded, store)}   # goes on from there"))
 

@@ -10,9 +10,13 @@ from holdfast.cli.tree import agent_of
 from holdfast.cli.view import Looked, excerpt, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Kind
+from holdfast.core.slot import Slot
 from holdfast.core.tree import Status as Standing
 from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Ready, Superseded, Waiting
+from holdfast.gateway.family import Family
+from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
+from holdfast.store.worker import dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +32,15 @@ class Need:
 
 
 async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
-    """The doubts and holds of a branch, doubts first. `store` is what their commands need to name the store."""
-    found: list[Need] = []
+    """The doubts and holds of a branch, doubts first; for the run's line, the doubts of the other branches too. `store`
+    is what their commands need to name the store."""
     ended = looked.limb.status is not Standing.OPEN
     way = resume(looked.name, await agent_of(reader, looked.branch), store)
-    for slot in looked.doubts():
-        if slot.kind is Kind.IDEMPOTENT or slot.intent is None:
-            continue
-        node = looked.here(slot.intent_seq)
-        about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
-        probe = () if ended else (f"{way}   # asks its probe, if it has one",)
-        found.append(
-            Need(
-                "doubt", node, f"{slot.tool} may have happened  ({slot.kind}, {node})",
-                await excerpt(reader, slot.intent.args, SHORT), about, (*probe, *_settle(node, store)),
-            )
-        )  # fmt: skip
+    probe = () if ended else (f"{way}   # asks its probe, if it has one",)
+    found = [await _doubt(reader, looked.here(slot.intent_seq), slot, probe, store) for slot in looked.doubts()
+             if slot.kind is not Kind.IDEMPOTENT]  # fmt: skip
+    if looked.limb.name == looked.tree.line and len(looked.tree.limbs) > 1:
+        found += await _elsewhere(reader, looked, store)
     for slot in () if ended else looked.log.holds():
         assert slot.hold is not None
         node = looked.here(slot.hold_seq)
@@ -54,6 +51,30 @@ async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
                 _answer(node, store),
             )
         )  # fmt: skip
+    return found
+
+
+async def _doubt(reader: Reader, node: str, slot: Slot, probe: tuple[str, ...], store: str) -> Need:
+    assert slot.intent is not None, "what is in doubt was sent"
+    about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
+    what = f"{slot.tool} may have happened  ({slot.kind}, {node})"
+    args = await excerpt(reader, slot.intent.args, SHORT)
+    return Need("doubt", node, what, args, about, (*probe, *_settle(node, store)))
+
+
+async def _elsewhere(reader: Reader, looked: Looked, store: str) -> list[Need]:
+    """The doubts that other branches of the run have left."""
+    family = Family(reader, looked.branch)
+    await family.refresh()
+    owners = reader.owners()
+    found: list[Need] = []
+    for branch, log in () if family.kin is None else family.kin.logs.items():
+        owner = owners.get(branch)
+        if owner is not None and not dead(owner):
+            continue  # it can still be sealed
+        for slot in log.doubts():
+            if slot.retry_ms is None and slot.kind is not Kind.IDEMPOTENT:
+                found.append(await _doubt(reader, node_of(branch, slot.intent_seq), slot, (), store))
     return found
 
 

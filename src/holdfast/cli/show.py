@@ -20,7 +20,7 @@ from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, s
 from holdfast.cli.remedies import Need, needs_of, resume
 from holdfast.cli.terminal import hint, json_text, line, out, safe, styled, table
 from holdfast.cli.tree import Bough, agent_of, boughs, line_of, print_tree, short
-from holdfast.cli.view import Looked, Status, about_of, age, excerpt, look, many, reader_of, when
+from holdfast.cli.view import NEW, Looked, Status, about_of, age, excerpt, look, many, reader_of, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Happened, NotHappened
 from holdfast.core.record import Adopted, Intent, Planned, Seal
@@ -58,7 +58,8 @@ class Effect:
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One run as JSON. `needs` is what waits for people; `resume` the command that goes on with it; times are ms since
-    1970 UTC. `line`: whether `branch` is the run's line; `branches`: all of them, if there is more than one."""
+    1970 UTC. `line`: whether `branch` is the run's line; `held`: whether its effects wait
+    for a promotion; `branches`: all of them, if there is more than one."""
 
     run: str
     branch: str
@@ -79,6 +80,7 @@ class Shown:
     needs: list[Need]
     effects: list[Effect]
     line: bool
+    held: bool
     branches: list[Bough]
 
 
@@ -136,6 +138,7 @@ async def _shown(url: str, run: str, limit: int, store: str) -> Shown:
             needs=await needs_of(reader, looked, store),
             effects=[await _effect(reader, looked, slot) for slot in slots[max(0, len(slots) - limit):]],
             line=looked.limb.name == looked.tree.line,
+            held=looked.tree.held(looked.limb.name),
             branches=await boughs(reader, branch.partition("@")[0]),
         )  # fmt: skip
     finally:
@@ -255,6 +258,8 @@ def _node_in(shown: Shown, effect: Effect) -> str:
 def _hint(shown: Shown, store: str) -> None:
     run = shown.run if shown.line else f"{shown.run}@{shown.branch}"
     match Status(shown.status):
+        case Status.WAITING if shown.held and shown.about != NEW:
+            hint(f"holdfast promote {safe(shown.run)} {safe(shown.branch)}{store}   # makes it the run's line")
         case Status.STOPPED | Status.WAITING | Status.FAILED:
             hint(f"{safe(shown.resume)}   # goes on from the log")
         case Status.ASLEEP:

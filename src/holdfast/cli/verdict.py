@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from holdfast.cli.options import existing, same_store
+from holdfast.cli.options import branch_of, existing, same_store
 from holdfast.cli.remedies import resume
 from holdfast.cli.terminal import hint, out, safe
 from holdfast.cli.tree import agent_of, check_open
@@ -42,12 +42,17 @@ def place(
         hint(f"a process that waits for this run goes on by itself; if there is none: {way}")
 
 
-async def _must_live(store: Readable, node: str) -> None:
-    """Raise Misuse if a node is asked about on a branch that goes no further."""
-    branch, seq = parse_node(node)
+async def _must_live(store: Readable, where: str) -> None:
+    """Raise Misuse if something is said to a branch that goes no further; `where` is a node, RUN or RUN@BRANCH."""
+    of_node = where.rpartition("@")[2].rpartition(":")[2].isdigit()
+    branch, seq = parse_node(where) if of_node else (branch_of(where), 0)
     run, _, name = branch.partition("@")
     tree = await read_tree(store, run)
     line = tree.line
+    if not of_node:
+        if "@" in where:
+            check_open(tree, run, name, f"say it to the run's line: {run}")
+        return
     inherited = any(each == name and (upto is None or seq <= upto) for each, upto in tree.lineage(line))
     here = f"say it to the line: {run}@{line}:{seq}" if inherited else f"holdfast show {run} shows the run's line"
     check_open(tree, run, name, here)

@@ -276,9 +276,11 @@ def about_of(looked: Looked, now_ms: int) -> str:
 
 def _awaited(looked: Looked) -> str:
     if not looked.claim_seq:
-        return "new; to be resumed"
+        return NEW
     if looked.tree.held(looked.limb.name):
         return "for its promotion"
+    if any(slot.last is Planned for slot in looked.log.slots.values()):
+        return "promoted; what it planned is done when it is resumed"
     return "answered; to be resumed" if looked.answered else "for a signal, or to be resumed"
 
 
@@ -316,6 +318,7 @@ async def excerpt(reader: Reader, payload: Payload, most: int) -> str:
 
 
 LOOKED_INTO = 1 << 20  # bytes
+NEW = "new; to be resumed"
 
 
 def size_text(size_bytes: int) -> str:
