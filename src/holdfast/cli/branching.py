@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from holdfast.cli.options import existing, same_store
 from holdfast.cli.remedies import resume
 from holdfast.cli.terminal import hint, out, safe
-from holdfast.cli.tree import agent_of
+from holdfast.cli.tree import agent_of, others_of
 from holdfast.core.outlook import Fate, left_behind
-from holdfast.gateway.family import Family, read_tree
+from holdfast.gateway.family import read_tree
 from holdfast.gateway.line import FINISHED_KEY, read_log
 from holdfast.store import Readable
 
@@ -32,12 +32,11 @@ def change(store: str | None, run: str, word: Callable[[House], str], said: str)
 
 
 async def _hints(store: Readable, run: str, same: str) -> list[str]:
-    line = f"{run}@{(await read_tree(store, run)).line}"
+    tree = await read_tree(store, run)
+    line = f"{run}@{tree.line}"
     ended = await store.read(line, key=FINISHED_KEY, newest=1)
     found = [] if ended else [f"{resume(run, await agent_of(store, line), same)}   # goes on with the run's line"]
-    family = Family(store, line)
-    await family.refresh()
-    left = left_behind((await read_log(store, line)).log, family.tree, family.kin)
+    left = left_behind((await read_log(store, line)).log, tree, await others_of(store, line, tree))
     if any(each.fate is not Fate.KEPT for each in left):
         found.append(f"holdfast stranded {run}{same}   # what is still in the world, and what becomes of it")
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.cli.terminal import json_text, line, out, styled, table
-from holdfast.cli.tree import full, short
+from holdfast.cli.tree import full, others_of, short
 from holdfast.cli.view import excerpt, further, look, look_from, many, refresh
 from holdfast.cli.words import SHORT
 from holdfast.core.canonical import JSON
@@ -21,7 +21,7 @@ from holdfast.core.outlook import Fate, Kept, Left, Outlook, Prospect, outlook
 from holdfast.core.record import Forked
 from holdfast.core.slot import Slot
 from holdfast.core.tree import ForkKind
-from holdfast.gateway.family import Family, read_tree
+from holdfast.gateway.family import KnownTree
 from holdfast.gateway.fork import Cutting, Edit, prepared
 from holdfast.store.reader import Reader
 
@@ -102,19 +102,19 @@ class Forecast:
 
 async def forecast(reader: Reader, cutting: Cutting, values: Sequence[JSON]) -> Forecast:
     """What the fork `cutting` would mean, whose edits set `values`. Raises as making it would."""
-    birth = await prepared(reader, cutting)
+    known = KnownTree(reader, cutting.run)
+    birth = await prepared(reader, cutting, known)
     parent = f"{cutting.run}@{birth.forked.parent}"
     before = await look_from(reader, parent)
     before.take((await further(reader, before))[: cutting.at])
     whole = await look(reader, parent)
     await refresh(reader, whole)
-    family = Family(reader, parent)
-    await family.refresh()
-    tree = await read_tree(reader, cutting.run)
+    tree = known.tree
+    others = await others_of(reader, parent, tree)
     tree.fold(birth.forked)
     targets = [edit.target for edit in cutting.edits if edit.target]
     anew = any(edit.name in ANEW for edit in cutting.edits if not edit.target)
-    seen = outlook(Prospect(before.log, whole.log, tree, family.kin, targets, anew))
+    seen = outlook(Prospect(before.log, whole.log, tree, others, targets, anew))
     ended = [limb.name for limb in tree if limb.successor == birth.forked.branch]
     changes = [await _change(reader, cutting.run, *each, seen) for each in zip(cutting.edits, values, strict=True)]
     return await _told(reader, cutting, birth.forked, seen, Place(tree.line, ended, whole.holder), changes)

@@ -6,14 +6,13 @@ import shlex
 from dataclasses import dataclass
 
 from holdfast.cli.options import is_allowed, is_name
-from holdfast.cli.tree import agent_of
+from holdfast.cli.tree import agent_of, others_of
 from holdfast.cli.view import Looked, excerpt, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Kind
 from holdfast.core.slot import Slot
 from holdfast.core.tree import Status as Standing
 from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Ready, Superseded, Waiting
-from holdfast.gateway.family import Family
 from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
 from holdfast.store.worker import dead
@@ -64,17 +63,13 @@ async def _doubt(reader: Reader, node: str, slot: Slot, probe: tuple[str, ...], 
 
 async def _elsewhere(reader: Reader, looked: Looked, store: str) -> list[Need]:
     """The doubts that other branches of the run have left."""
-    family = Family(reader, looked.branch)
-    await family.refresh()
     owners = reader.owners()
     found: list[Need] = []
-    for branch, log in () if family.kin is None else family.kin.logs.items():
+    for branch, log in (await others_of(reader, looked.branch, looked.tree)).items():
         owner = owners.get(branch)
-        if owner is not None and not dead(owner):
-            continue  # it can still be sealed
-        for slot in log.doubts():
-            if slot.retry_ms is None and slot.kind is not Kind.IDEMPOTENT:
-                found.append(await _doubt(reader, node_of(branch, slot.intent_seq), slot, (), store))
+        if owner is None or dead(owner):  # else it can still be sealed
+            open_ = [slot for slot in log.doubts() if slot.retry_ms is None and slot.kind is not Kind.IDEMPOTENT]
+            found += [await _doubt(reader, node_of(branch, slot.intent_seq), slot, (), store) for slot in open_]
     return found
 
 

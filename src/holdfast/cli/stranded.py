@@ -16,12 +16,11 @@ import typer
 from holdfast.cli.forecast import FATES, Deed, deeds, left_deed
 from holdfast.cli.options import JsonOption, LineArgument, StoreOption, existing, same_store
 from holdfast.cli.terminal import hint, json_text, out, safe, say, styled, table
-from holdfast.cli.tree import agent_of, line_of, short
+from holdfast.cli.tree import agent_of, line_of, others_of, short
 from holdfast.cli.view import look, many, reader_of
 from holdfast.core.outlook import Fate, left_behind
 from holdfast.errors import BadCall, Misuse
 from holdfast.gateway.closing import Residue
-from holdfast.gateway.family import Family
 
 
 def verb(
@@ -81,9 +80,7 @@ async def _found(url: str, run: str) -> tuple[list[Deed], str, str, str]:
             branch = await line_of(reader, run)
             name = branch.partition("@")[0]
             looked = await look(reader, branch)
-            family = Family(reader, branch)
-            await family.refresh()
-            left = left_behind(looked.log, family.tree, family.kin)
+            left = left_behind(looked.log, looked.tree, await others_of(reader, branch, looked.tree))
             found = [await left_deed(reader, name, each) for each in left]
             return found, branch, f"{name}@{looked.tree.line}", await agent_of(reader, branch)
     finally:

@@ -19,6 +19,7 @@ from holdfast.cli.options import branch_of
 from holdfast.cli.terminal import styled, table
 from holdfast.cli.view import Status, look
 from holdfast.core.codec import decode
+from holdfast.core.log import Log
 from holdfast.core.record import Forked, Override, Started
 from holdfast.core.tree import MAIN, Tree
 from holdfast.core.tree import Status as Standing
@@ -137,6 +138,20 @@ async def _bough(
         entries=stands.seq if stands else 0,
         newest_ms=stands.at_ms if stands else 0,
     )
+
+
+async def others_of(store: Readable, branch: str, tree: Tree) -> dict[str, Log]:
+    """What each other branch of the run wrote of its own, as far as it is not in the history of `branch`."""
+    run, _, name = branch.partition("@")
+    own = dict(tree.lineage(name))
+    logs: dict[str, Log] = {}
+    for limb in tree:
+        if limb.name != name:
+            other = f"{run}@{limb.name}"
+            log = logs[other] = Log(other, own.get(limb.name) or limb.at)
+            for entry in await store.read(other, after=log.base):
+                log.fold(entry)
+    return logs
 
 
 def full(run: str, place: str) -> str:

@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from holdfast.core.codec import decode
@@ -35,11 +35,12 @@ class Relative:
 
 
 class Kin:
-    """The effects of the other branches of one run: a fold over what each of them wrote of its own. `open`: those that
-    still go on. Entries are taken up when somebody asks for their call, since most are never asked for."""
+    """The effects of the other branches of one run: a fold over what each of them wrote of its own. `survives` tells
+    whether the entry at a seq of a branch belongs to the history of one that goes on. Entries are taken up when
+    somebody asks for their call, since most are never asked for."""
 
-    def __init__(self) -> None:
-        self.open: set[str] = set()
+    def __init__(self, survives: Callable[[str, int], bool]) -> None:
+        self._survives = survives
         self._logs: dict[str, Log] = {}
         self._waiting: dict[str, dict[bytes, list[Entry]]] = {}
 
@@ -94,16 +95,19 @@ class Kin:
         sent = [slot for branch in self._logs if (slot := self._slot(branch, identity, n)) is not None]
         return bool(sent) and not any(in_the_world(slot) for slot in sent)
 
-    def adopters(self, node: str) -> list[str]:
-        """The branches that go on and have adopted the effect at `node` (`BRANCH:SEQ`)."""
+    def needed(self, branch: str, seq: int) -> bool:
+        """Whether a branch that goes on has the effect whose intent stands at `seq` of `branch` in its history, or an
+        adoption of it."""
+        if self._survives(branch, seq):
+            return True
+        node = f"{branch.partition('@')[2]}:{seq}"
         for _ in self:  # which takes up everything
             pass
-        return [
-            branch
-            for branch, log in self._logs.items()
-            if branch in self.open
-            and any(slot.adopted is not None and slot.adopted.node == node for slot in log.effects)
-        ]
+        return any(
+            slot.adopted is not None and slot.adopted.node == node and self._survives(adopter, slot.intent_seq)
+            for adopter, log in self._logs.items()
+            for slot in log.effects
+        )
 
     def stranded(self, own: Log) -> list[Relative]:
         """What other branches did, or may have done, that is in the world, was not adopted by `own`, and is no undo."""

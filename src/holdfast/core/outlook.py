@@ -8,12 +8,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from holdfast.core.effect import Kind, NotHappened, Payload
-from holdfast.core.kin import Kin, in_the_world
+from holdfast.core.kin import in_the_world
 from holdfast.core.log import Log
 from holdfast.core.slot import Decided, Slot
 from holdfast.core.tree import Status, Tree
@@ -101,13 +101,14 @@ class Outlook:
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """A fork that is looked at. `before`: the history that it inherits; `whole`: that of the branch it is made from.
-    `tree`, `kin`: the run's branches as they would stand then, and what the others did. `targets`: the places whose
-    answers are replaced; `anew`: the program, or what it is given, is another one from its beginning."""
+    `tree`: the run's branches as they would stand then; `others` (by `RUN@BRANCH`): what each of them wrote of its own,
+    as far as it is not in `whole`. `targets`: the places whose answers are replaced; `anew`: the program, or what it is
+    given, is another one from its beginning."""
 
     before: Log
     whole: Log
     tree: Tree
-    kin: Kin | None
+    others: Mapping[str, Log]
     targets: Sequence[int] = ()
     anew: bool = False
 
@@ -118,7 +119,7 @@ def outlook(prospect: Prospect) -> Outlook:
     home = Home(prospect.tree, whole.branch)
     effects = tuple(_kept(prospect, home))
     first = 0 if prospect.anew else min(prospect.targets, default=before.seq)
-    left = tuple(left_behind(whole, prospect.tree, prospect.kin, after=before.seq))
+    left = tuple(left_behind(whole, prospect.tree, prospect.others, after=before.seq))
     return Outlook(
         decisions=len(_decisions(before)),
         reads=len(_reads(before)),
@@ -149,16 +150,16 @@ class Home:
 # --- what stays in the world ---
 
 
-def left_behind(own: Log, tree: Tree, kin: Kin | None, *, after: int | None = None) -> Iterator[Left]:
+def left_behind(own: Log, tree: Tree, others: Mapping[str, Log], *, after: int | None = None) -> Iterator[Left]:
     """What is in the world, or may be, and not in the history of `own` up to `after` (all of it, if that is None): in
-    order of sending."""
+    order of sending. `others`: as of a `Prospect`."""
     limit = own.seq if after is None else after
     adopted = {slot.adopted.node for slot in own.effects if slot.adopted is not None and slot.intent_seq <= limit}
     home = Home(tree, own.branch)
     found = [(home.of(slot.intent_seq), slot, own) for slot in own.effects if slot.intent_seq > limit]
-    for branch, log in () if kin is None else kin.logs.items():
+    for branch, log in others.items():
         found += [(branch.partition("@")[2], slot, log) for slot in log.effects]
-    logs = [own, *(() if kin is None else kin.logs.values())]
+    logs = [own, *others.values()]
     for name, slot, log in sorted(found, key=lambda each: (each[1].first_sent_ms, each[1].intent_seq)):
         if in_the_world(slot) and f"{name}:{slot.intent_seq}" not in adopted:
             fate, why = _fate(name, slot, log, tree, logs)

@@ -234,7 +234,7 @@ def _beside_stranded(call: Call, at: Standing) -> Perform | Wait:
     for branch, slot in [*beside, *strangers]:
         if slot.intent is None or slot.intent.resource != call.resource:
             continue
-        goes_on = branch is not None and at.kin is not None and branch in at.kin.open
+        goes_on = branch is not None and at.kin is not None and at.kin.needed(branch, slot.intent_seq)
         if slot.kind is Kind.REVERSIBLE and not slot.open and not goes_on:
             return Perform(call, undo_first=slot, undo_on=branch)
         was = "may have been" if slot.open else "was"

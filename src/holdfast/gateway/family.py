@@ -15,7 +15,7 @@ from holdfast.core.codec import decode
 from holdfast.core.entry import Entry
 from holdfast.core.kin import Kin
 from holdfast.core.record import Abandoned, Forked, Promoted
-from holdfast.core.tree import MAIN, Limb, Status, Tree
+from holdfast.core.tree import MAIN, Limb, Tree
 from holdfast.errors import Corrupt
 from holdfast.store import Readable
 
@@ -80,8 +80,7 @@ class Family:
         tree = await self.known.refresh()
         if len(tree.limbs) == 1 or self.name not in tree.limbs or self.held:
             return
-        kin = self.kin = self.kin or Kin()
-        kin.open = {f"{self.run}@{limb.name}" for limb in tree if limb.status is Status.OPEN}
+        kin = self.kin = self.kin or Kin(self._survives)
         for found in await self._store.branches(f"{self.run}@"):
             name = found.name.partition("@")[2]
             if name == self.name or name not in tree.limbs or tree.held(name):
@@ -97,8 +96,12 @@ class Family:
 
     def needed(self, seq: int) -> bool:
         """Whether a branch that goes on has inherited or adopted the effect whose intent stands at `seq` here."""
-        adopted = self.kin is not None and bool(self.kin.adopters(f"{self.name}:{seq}"))
-        return adopted or self.tree.survives(self.name, seq)
+        if self.kin is None:
+            return self.tree.survives(self.name, seq)
+        return self.kin.needed(f"{self.run}@{self.name}", seq)
+
+    def _survives(self, branch: str, seq: int) -> bool:
+        return self.tree.survives(branch.partition("@")[2], seq)
 
     def _base_of(self, name: str) -> int:
         """After which entry another branch's history is not this one's."""
