@@ -200,7 +200,8 @@ async def _since_elsewhere(store: Readable, parent: str, at: int) -> list[Draft]
     """The undos on other branches of what the history up to entry `at` of `parent` has inherited or adopted."""
     run, _, name = parent.partition("@")
     tree = await read_tree(store, run)
-    undos = [each for limb in tree if limb.name != name for each in await _undos_on(store, run, limb.name)]
+    others = [limb.name for limb in tree if limb.name != name and not tree.held(limb.name)]
+    undos = [each for other in others for each in await _undos_on(store, run, other)]
     if not undos:
         return []
     log = (await read_log(store, parent, upto=at)).log
