@@ -74,6 +74,7 @@ class Mediator:
         self.held = line.family.held
         self._aside = aside
         self.parked: Waiting | None = None
+        self.heard = 0  # what was placed up to here, by others, was taken into account when the run was parked
         self.closed: HoldfastError | None = None
         self.sender = Sender(line, run, now_ms, self.park)
         self.settler = Settler(self.sender, self.check, self.park, self._stopped)
@@ -247,7 +248,7 @@ class Mediator:
 
     def park(self, waiting: Waiting) -> Waiting:
         """From now on the whole run waits."""
-        self.parked = self.parked or waiting
+        self.parked, self.heard = (waiting, self.line.seen) if self.parked is None else (self.parked, self.heard)
         return self.parked
 
     def _step(self, asked: Asked) -> Step:
