@@ -126,26 +126,26 @@ class Lives:
         except BaseException as raised:
             mediator.close(_left())
             await mediator.drain()
-            self._look(line)
+            self._look(mediator)
             waiting = mediator.parked or _waiting_in(raised)
             if waiting is not None:
                 raise waiting from None
-            failed = isinstance(raised, Exception) and not isinstance(raised, Cancelled)
+            failed = isinstance(raised, Exception | SystemExit) and not isinstance(raised, Cancelled)
             if failed and line.broken is None and not mediator.held:
                 await line.write(Finished(answer=None, error=_text_of(raised)), barrier=True, release=True)
             raise
         stopped = mediator.closed
         mediator.close(_left())
         await mediator.drain()
-        self._look(line)
+        self._look(mediator)
         if mediator.parked is not None or stopped is not None:
             raise mediator.parked or cast(HoldfastError, stopped)
         return await self._end(line, mediator, answer)
 
-    def _look(self, line: Line) -> None:
-        """Remember how far this life has seen the run, for whoever waits for something new."""
-        self._seen[line.branch] = line.seen
-        self._kin_seen[line.branch] = dict(line.family.seen)
+    def _look(self, mediator: Mediator) -> None:
+        """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""
+        branch = mediator.line.branch
+        self._seen[branch], self._kin_seen[branch] = mediator.heard or mediator.hears()
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
         """Write the answer of a line that has come to its end, after what its run left behind was taken back."""
@@ -153,11 +153,13 @@ class Lives:
             raise ready(line.branch, answer)
         written = PLAIN.write(answer)
         if written.encoding is Encoding.LOST:
-            raise BadCall(
+            lost = BadCall(
                 f"the agent's answer could not be written down: {written.value}",
                 where=line.branch,
                 fix="return a JSON value",
             )
+            await line.write(Finished(answer=None, error=_text_of(lost)), barrier=True, release=True)
+            raise lost
         if line.family.kin is not None and line.family.tree.line == line.family.name:
             await self.clear_up(line.branch)
         packed = pack_bytes(written.data, written.encoding)
