@@ -22,7 +22,7 @@ from holdfast.core.record import (
     Sleep,
     Started,
 )
-from holdfast.core.wake import AtWork, Failed, Outlook, Over, Owner, Quarantined, Ready, Rest, Waits
+from holdfast.core.wake import AtWork, Failed, Outlook, Over, Owner, Quarantined, Ready, Rest, Waits, retry_ms
 from tests.core.lives import (
     ANSWER,
     ARGS,
@@ -54,6 +54,7 @@ TAKEN = Draw(name="signal/paid", n=0, value="4")
 DIVERGENCE = Divergence(asked="t", why="new", unclaimed=(1,))
 RAISED = Finished(answer=None, error="ValueError")
 RETURNED = Finished(answer=ANSWER, error=None)
+ANSWERED = Ready("it was answered", answered=True)
 CANCELLED = Cancelled(by="ann", reason="no")
 
 
@@ -121,7 +122,7 @@ def test_a_clock_that_is_set_forward_wakes_it_at_once() -> None:
 
 
 def test_a_life_that_slept_by_a_clock_that_had_been_set_back_in_the_middle_of_it_is_woken() -> None:
-    """The claim was written by a clock that was a year ahead; then it was put right, and then the sleep was asked for."""
+    """The claim was written by a clock that was a year ahead; then it was put right; then the sleep was asked for."""
     late = rest(FIRST, STARTED, at_ms=BEGIN_MS + 365 * DAY_MS)
     asked = sleep(BEGIN_MS + DAY_MS)
     late.take(asked, Entry("r@main", 3, 1, BEGIN_MS, b"", encode(asked), b""))
@@ -156,19 +157,19 @@ def test_a_run_waits_for_a_signal_until_one_comes() -> None:
     log = (FIRST, STARTED, FOR_SIGNAL)
     assert released(*log) == Waits(None)
     assert rest(*log).signal == "paid"
-    assert released(*log, word(SIGNAL)) == Ready("answered")
+    assert released(*log, word(SIGNAL)) == ANSWERED
 
 
 def test_a_signal_of_another_name_wakes_the_run_once() -> None:
     log = (FIRST, STARTED, FOR_SIGNAL, word(replace(SIGNAL, name="other")))
-    assert released(*log) == Ready("answered")
+    assert released(*log) == ANSWERED
     assert released(*log, AGAIN, FOR_SIGNAL) == Waits(None)
 
 
 def test_a_signal_that_was_placed_beside_a_call_in_flight_is_not_lost() -> None:
     """The run had parked; then the signal came; then a call that was under way got its seal."""
     log = (FIRST, STARTED, intent(), FOR_SIGNAL, word(SIGNAL), seal(3, HAPPENED))
-    assert released(*log) == Ready("answered")
+    assert released(*log) == ANSWERED
 
 
 def test_a_signal_that_was_taken_wakes_nobody() -> None:
@@ -177,7 +178,7 @@ def test_a_signal_that_was_taken_wakes_nobody() -> None:
 
 def test_a_signal_ends_a_sleep_early_for_one_life() -> None:
     log = (FIRST, STARTED, sleep(NOW_MS + 9), word(SIGNAL))
-    assert released(*log) == Ready("answered")
+    assert released(*log) == ANSWERED
     assert released(*log, AGAIN) == Waits(NOW_MS + 9)
 
 
@@ -185,7 +186,7 @@ def test_a_signal_ends_a_sleep_early_for_one_life() -> None:
 def test_a_held_run_goes_on_when_it_is_answered(verdict: Record) -> None:
     log = (FIRST, STARTED, hold(expires_ms=NOW_MS + 5))
     assert released(*log) == Waits(NOW_MS + 5)
-    assert released(*log, word(verdict)) == Ready("answered")
+    assert released(*log, word(verdict)) == ANSWERED
 
 
 def test_a_hold_that_nobody_answered_in_time_is_asked_anew() -> None:
@@ -202,7 +203,7 @@ def test_an_approval_that_was_used_wakes_nobody() -> None:
 def test_a_doubt_waits_for_a_verdict_of_a_person() -> None:
     log = (FIRST, STARTED, intent(), AFTER_DEATH)
     assert released(*log) == Waits(None)
-    assert released(*log, word(settled(3, HAPPENED))) == Ready("answered")
+    assert released(*log, word(settled(3, HAPPENED))) == ANSWERED
 
 
 def test_a_program_that_took_another_way_waits_for_a_person() -> None:
@@ -273,6 +274,12 @@ def test_a_life_that_ended_well_lifts_the_quarantine() -> None:
     log = (FIRST, STARTED, *[AFTER_DEATH] * 5)
     assert released(*log) == Ready("it was interrupted")
     assert died(*log, AGAIN) == Ready("its process has died", deaths=1)
+
+
+@pytest.mark.parametrize(("times", "pause_s"), [(1, 10), (2, 20), (3, 40), (9, 2560), (10, 3600), (500, 3600)], ids=str)
+def test_whoever_retries_waits_longer_each_time_and_never_more_than_an_hour(times: int, pause_s: int) -> None:
+    assert retry_ms(Failed(times, BEGIN_MS), NOW_MS) == BEGIN_MS + pause_s * 1000
+    assert retry_ms(Failed(times, NOW_MS), BEGIN_MS) == BEGIN_MS + pause_s * 1000  # a clock that was set back
 
 
 # --- laws ---

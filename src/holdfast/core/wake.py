@@ -63,9 +63,11 @@ class AtWork:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It can go on now. `deaths`: so many lives in a row, up to the last, died without having done anything."""
+    """It can go on now. `answered`: somebody has placed a word since its last life began. `deaths`: so many lives in a
+    row, up to the last, died without having done anything."""
 
     why: str
+    answered: bool = False
     deaths: int = 0
 
 
@@ -100,9 +102,12 @@ class Rest:
     """The entries of a branch, taken up in order, as far as they say how it goes on.
 
     `signal` is the name that the last life waited for, if it ended so. `diverged`: the last thing that it wrote was
-    that the program takes another way.
+    that the program takes another way. `steps` counts what was ever done.
     """
 
+    agent: str = ""
+    seq: int = 0
+    steps: int = 0
     signal: str | None = None
     diverged: bool = False
     holds: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict[tuple[str, int], tuple[int, int]])
@@ -111,7 +116,6 @@ class Rest:
     _failures: int = 0
     _deaths: int = 0
     _done: bool = True  # anything, since the newest claim
-    _claim_seq: int = 0
     _floor_ms: int = 0
     _words: set[int] = field(default_factory=set[int])  # placed since the newest claim, and not known to be taken up
     _open: dict[int, bool] = field(default_factory=dict[int, bool])  # intents; whether it was refused for now
@@ -121,6 +125,7 @@ class Rest:
 
     def take(self, record: Record, entry: Entry) -> None:
         """Take up what comes next."""
+        self.seq = entry.seq
         if entry.epoch == 0:
             self._take_word(record, entry)
             return
@@ -128,7 +133,8 @@ class Rest:
             self._take_claim(record, entry)
             return
         self._floor_ms = min(self._floor_ms, entry.at_ms)
-        self._done = self._take_work(record, entry) or self._done
+        if self._take_work(record, entry):
+            self._done, self.steps = True, self.steps + 1
         if not isinstance(record, Seal | Settled):
             self.diverged = isinstance(record, Divergence)
 
@@ -142,11 +148,11 @@ class Rest:
             deaths = 0 if self._done else self._deaths + 1
             if deaths >= MOST_DEATHS:
                 return Quarantined(deaths)
-            return Waits(None) if self.diverged else Ready("its process has died", deaths)
+            return Waits(None) if self.diverged else Ready("its process has died", deaths=deaths)
         if self._failed_ms is not None:
             return Failed(self._failures, self._failed_ms)
         if self._words:
-            return Ready("answered")
+            return Ready("it was answered", answered=True)
         if self.diverged:
             return Waits(None)
         return self._waits(now_ms)
@@ -226,7 +232,10 @@ class Rest:
                 self._over = error is None
                 self._failures = 1 if self._done else self._failures + 1
                 self._failed_ms = entry.at_ms
-            case Divergence() | Started() | Claim():
+            case Started(agent=agent):
+                self.agent = agent
+                return False
+            case Divergence():
                 return False
             case _:
                 pass
@@ -252,6 +261,12 @@ class Rest:
         new = (record.name, record.n) not in self._sleeps
         self._sleeps[record.name, record.n] = record.until_ms
         return new
+
+
+def retry_ms(failed: Failed, now_ms: int) -> int:
+    """When a run that failed is tried again by whoever was told to retry: after 10 s, then twice as long each time, and
+    never after more than an hour."""
+    return min(failed.at_ms, now_ms) + min(10_000 * 2 ** min(failed.times - 1, 20), 3_600_000)
 
 
 def _number(text: str) -> int:
