@@ -39,8 +39,8 @@ def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_diver
             house, changes, _allowed,
             lambda run, what: say(safe_lines(f"{run}  {what}")), Settings(at_once, retry_failed, on_divergence),
         )  # fmt: skip
-        say(f"watching {safe(url)} for {safe(', '.join(sorted(allowed)))}, {many(at_once, 'run')} at a time")
-        _until_told(house, watch)
+        begun = f"watching {safe(url)} for {safe(', '.join(sorted(allowed)))}, {many(at_once, 'run')} at a time"
+        _until_told(house, watch, begun)
     say("stopped")
 
 
@@ -51,7 +51,7 @@ def _allowed(name: str) -> Agent:
     return agent_named(name)
 
 
-def _until_told(house: House, watch: Watch) -> None:
+def _until_told(house: House, watch: Watch, begun: str) -> None:
     if (refused := getattr(house.store, "read_only", None)) is not None:
         raise refused
     with asyncio.Runner() as runner:
@@ -66,6 +66,7 @@ def _until_told(house: House, watch: Watch) -> None:
 
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, told)
+        say(begun)
         watching = loop.create_task(watch.run())
         while not watching.done():
             try:
