@@ -54,7 +54,7 @@ def test_a_refusal_reaches_the_agent_with_its_reason(held: str) -> None:
 
 def test_a_signal_carries_its_value_to_who_waits_for_it() -> None:
     play("waiter", None, "w")
-    assert done("signal", "w", "paid", '{"cents": 900}') == "w@3  paid is sent to w\n"
+    assert done("signal", "w", "paid", '{"cents": 900}') == "w@4  paid is sent to w\n"
     assert done("resume", "w", "--agent", f"{TROUPE}:waiter") == '{"cents": 900}\n'
 
 
