@@ -61,7 +61,7 @@ def test_a_signal_carries_its_value_to_who_waits_for_it() -> None:
 def test_a_cancelled_run_is_cancelled_once_and_promises_no_way_on() -> None:
     play("waiter", None, "w")
     result = typed("cancel", "w", "--by", "ann")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "w@3  w is cancelled by ann\n", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "w@4  w is cancelled by ann\n", "")
     again = typed("cancel", "w")
     assert again.exit_code == 2
     assert "the run has ended already" in again.stderr

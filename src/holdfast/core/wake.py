@@ -27,6 +27,7 @@ from holdfast.core.record import (
     Divergence,
     Draw,
     Finished,
+    Forked,
     Hold,
     Intent,
     Record,
@@ -41,6 +42,8 @@ from holdfast.core.record import (
 MOST_DEATHS = 5  # in a row, without anything done: then a run is left alone until a person resumes it
 SIGNAL = "signal/"
 """What a sleep's name starts with when it stands for a wait for a signal; the signal's name follows."""
+KIN = "kin/"
+"""What a sleep's name starts with when it stands for a wait for another branch of the run; a place there follows."""
 
 
 class Owner(Enum):
@@ -102,12 +105,15 @@ class Rest:
     """The entries of a branch, taken up in order, as far as they say how it goes on.
 
     `signal` is the name that the last life waited for, if it ended so. `diverged`: the last thing that it wrote was
-    that the program takes another way. `steps` counts what was ever done.
+    that the program takes another way. `kin_seq`: where it says that the last life waited for another branch (0: it did
+    not). `steps` counts what was ever done.
     """
 
     agent: str = ""
     seq: int = 0
     steps: int = 0
+    claim_seq: int = 0
+    kin_seq: int = 0
     signal: str | None = None
     diverged: bool = False
     holds: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict[tuple[str, int], tuple[int, int]])
@@ -171,8 +177,10 @@ class Rest:
         until_ms = self._next_ms((*self._sleeps.values(), *expiries), now_ms)
         if until_ms is not None and until_ms <= now_ms:
             return Ready("it is time")
-        if until_ms is not None or self.signal is not None or self.holds or not all(self._open.values()):
+        if until_ms is not None or self.signal is not None or self.kin_seq or self.holds:
             return Waits(until_ms)
+        if not all(self._open.values()):
+            return Waits(None)
         return Ready("it was interrupted")
 
     # --- what is placed without a claim ---
@@ -188,6 +196,8 @@ class Rest:
             case Cancelled():
                 self._over = True
                 return
+            case Forked(branch=branch) if entry.branch.endswith(f"@{branch}"):
+                self._begin(entry)
             case _:
                 return
         self._words.add(entry.seq)
@@ -202,9 +212,14 @@ class Rest:
         """A new life has begun: it has seen all that was placed before."""
         died = record.previous in ("dead", "unproven") and not self._done
         self._deaths = self._deaths + 1 if died else 0
-        self._done, self._floor_ms, self._failed_ms = False, entry.at_ms, None
+        self._done, self.claim_seq = False, entry.seq
+        self._begin(entry)
+
+    def _begin(self, entry: Entry) -> None:
+        """What a life before was ended by counts no more: another has begun, or a branch of its own."""
+        self._floor_ms, self._failed_ms = entry.at_ms, None
         self._words.clear()
-        self.signal, self.diverged = None, False
+        self.signal, self.diverged, self.kin_seq = None, False, 0
 
     def _take_work(self, record: Record, entry: Entry) -> bool:
         """Take up what a life wrote; whether that was something done. What each life does anew is not."""
@@ -220,7 +235,7 @@ class Rest:
             case Hold():
                 self.holds[record.identity, record.n] = (entry.seq, record.expires_ms)
             case Sleep():
-                return self._take_sleep(record)
+                return self._take_sleep(record, entry)
             case Draw(name=name, value=value) if name.startswith(SIGNAL):
                 self._words.discard(_number(value))
                 self.signal = None
@@ -250,7 +265,9 @@ class Rest:
             self._undoing.add(entry.seq)
         return record.undoes is None
 
-    def _take_sleep(self, record: Sleep) -> bool:
+    def _take_sleep(self, record: Sleep, entry: Entry) -> bool:
+        if record.name.startswith(KIN):
+            self.kin_seq = entry.seq
         if record.name.startswith(SIGNAL):
             self.signal = record.name.removeprefix(SIGNAL)
             return True

@@ -23,7 +23,9 @@ from holdfast.core.canonical import JSON
 from holdfast.core.effect import Call, Encoding, Payload, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import pack_bytes
-from holdfast.core.record import Claim, Finished, Intent, Record, Started
+from holdfast.core.record import Claim, Finished, Intent, Record, Sleep, Started
+from holdfast.core.tree import MAIN
+from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
 from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting
@@ -129,6 +131,7 @@ class Lives:
             self._look(mediator)
             waiting = mediator.parked or _waiting_in(raised)
             if waiting is not None:
+                await self._mark(line, waiting)
                 raise waiting from None
             failed = isinstance(raised, Exception | SystemExit) and not isinstance(raised, Cancelled)
             if failed and line.broken is None and not mediator.held:
@@ -138,9 +141,20 @@ class Lives:
         mediator.close(_left())
         await mediator.drain()
         self._look(mediator)
+        if mediator.parked is not None:
+            await self._mark(line, mediator.parked)
         if mediator.parked is not None or stopped is not None:
             raise mediator.parked or cast(HoldfastError, stopped)
         return await self._end(line, mediator, answer)
+
+    async def _mark(self, line: Line, waiting: Waiting) -> None:
+        """Say in the log that this life waits for another branch: nothing else in it says so to whoever is to wake
+        it."""
+        run, _, place = waiting.where.rpartition("@")
+        name, _, _ = place.partition(":")
+        if run == line.family.run and (MAIN if name.isdigit() else name) != line.family.name and line.broken is None:
+            with contextlib.suppress(HoldfastError):
+                await line.write(Sleep(name=f"{KIN}{place}", n=0, until_ms=waiting.until_ms or 0))
 
     def _look(self, mediator: Mediator) -> None:
         """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""

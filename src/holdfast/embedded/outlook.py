@@ -12,20 +12,23 @@ from dataclasses import dataclass
 
 from holdfast.core.codec import decode
 from holdfast.core.record import Finished
-from holdfast.core.wake import Outlook, Over, Owner, Rest
+from holdfast.core.wake import Outlook, Over, Owner, Ready, Rest, Waits
 from holdfast.errors import Corrupt
-from holdfast.gateway.line import FINISHED_KEY
+from holdfast.gateway.family import read_tree
+from holdfast.gateway.line import FINISHED_KEY, lineage_of
 from holdfast.store import Readable
-from holdfast.store.changes import Newest
+from holdfast.store.changes import Changes, Newest
 
 TURN = 500  # entries that are taken up before others have their turn
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a run stood when its log had `seq` entries, in which `steps` things were done; `agent` is the name in it."""
+    """How a run stood when its line, `branch`, had come to entry `seq`, and `steps` things were done in it; `agent` is
+    the name in its log."""
 
     run: str
+    branch: str
     seq: int
     steps: int
     agent: str
@@ -37,9 +40,9 @@ def run_of(branch: str) -> str:
     return branch.partition("@")[0]
 
 
-def line_of(run: str) -> str:
+async def line_of(store: Readable, run: str) -> str:
     """The branch on which a run goes on."""
-    return f"{run}@main"
+    return f"{run}@{(await read_tree(store, run)).line}"
 
 
 def ended(newest: Newest, *, failed_too: bool) -> bool:
@@ -56,16 +59,20 @@ def _answered(body: bytes) -> bool:
     return isinstance(record, Finished) and record.error is None
 
 
-async def see(store: Readable, run: str, owner: Owner) -> Seen:
-    """How a run goes on, with its claim in the hands of `owner`. Raises Corrupt if an entry cannot be read."""
-    branch = line_of(run)
-    for entry in await store.read(branch, key=FINISHED_KEY, newest=1):
+async def see(changes: Changes, branch: str, owner: Owner) -> Seen:
+    """How a run goes on, on its line, with the claim in the hands of `owner`. Raises Corrupt if an entry cannot be
+    read."""
+    run = run_of(branch)
+    for entry in await changes.read(branch, key=FINISHED_KEY, newest=1):
         if _answered(entry.body):
-            return Seen(run, entry.seq, 0, "", Over())
+            return Seen(run, branch, entry.seq, 0, "", Over())
     rest = Rest()
-    for place, entry in enumerate(await store.read(branch), 1):
-        rest.take(decode(entry.body), entry)
-        if place % TURN == 0:
-            await asyncio.sleep(0)
+    for stretch, upto in await lineage_of(changes, branch):
+        for place, entry in enumerate(await changes.read(stretch, upto=upto), 1):
+            rest.take(decode(entry.body), entry)
+            if place % TURN == 0:
+                await asyncio.sleep(0)
     outlook = rest.outlook(owner, time.time_ns() // 1_000_000) if rest.seq else Over()
-    return Seen(run, rest.seq, rest.steps, rest.agent, outlook)
+    if isinstance(outlook, Waits) and rest.kin_seq and await changes.beside(branch, rest.claim_seq, rest.kin_seq):
+        outlook = Ready("another branch of it has moved", answered=True)
+    return Seen(run, branch, rest.seq, rest.steps, rest.agent, outlook)

@@ -23,6 +23,7 @@ from itertools import islice
 
 from holdfast.agent.run import Agent
 from holdfast.core.effect import legible
+from holdfast.core.tree import MAIN
 from holdfast.core.wake import Failed, Owner, Quarantined, Ready, Waits, retry_ms
 from holdfast.embedded.agenda import Agenda, Due
 from holdfast.embedded.house import House
@@ -166,11 +167,11 @@ class Watch:
         self._agenda.drop(run)
         self._suspects.pop(run, None)
         self._held.pop(run, None)
-        holder = await self._changes.holder(line_of(run))
+        branch, holder = await self._holder(run)
         if holder is not None and not holder.dead:
             self._held[run] = _Held(holder.beat_ms, time.monotonic(), holder.worker.pid == os.getpid())
             return
-        seen = await self._see(run, holder)
+        seen = await self._see(branch, holder)
         match seen.outlook if seen is not None else None:
             case Ready() as ready:
                 assert seen is not None
@@ -188,11 +189,19 @@ class Watch:
             case _:
                 self._tried.pop(run, None)
 
-    async def _see(self, run: str, holder: Holder | None) -> Seen | None:
+    async def _holder(self, run: str) -> tuple[str, Holder | None]:
+        """The branch that is the run's line, and who holds it. What is wrong with the tree, `see` tells."""
         try:
-            return await see(self._changes, run, Owner.NOBODY if holder is None else Owner.DEAD)
+            branch = await line_of(self._changes, run)
+        except Corrupt:
+            branch = f"{run}@{MAIN}"
+        return branch, await self._changes.holder(branch)
+
+    async def _see(self, branch: str, holder: Holder | None) -> Seen | None:
+        try:
+            return await see(self._changes, branch, Owner.NOBODY if holder is None else Owner.DEAD)
         except Corrupt as error:
-            self._tell(run, f"its log cannot be read: {error.what} [{error.where}]")
+            self._tell(run_of(branch), f"its log cannot be read: {error.what} [{error.where}]")
             return None
 
     def _plan(self, due: Due) -> None:
@@ -211,23 +220,23 @@ class Watch:
         """A claim that was given back leaves no entry, and a death leaves nothing at all."""
         self._looked_s = now_s = time.monotonic()
         for run, held in list(self._held.items()):
-            holder = await self._changes.holder(line_of(run))
+            branch, holder = await self._holder(run)
             if holder is not None and not holder.dead:
                 if holder.beat_ms != held.beat_ms and not held.ours:
                     held.beat_ms, held.since_s = holder.beat_ms, now_s
                 elif now_s - held.since_s > STALE_S:
                     held.since_s = now_s
-                    await self._go_on(run, holder, "its holder shows no sign of life")
+                    await self._go_on(branch, holder, "its holder shows no sign of life")
                 continue
             del self._held[run]
             if held.ours:  # what a timeout had left behind has returned: its effect can be looked into now
-                await self._go_on(run, holder, "what it had left behind has returned")
+                await self._go_on(branch, holder, "what it had left behind has returned")
             else:
                 self._looks[run] = None
 
-    async def _go_on(self, run: str, holder: Holder | None, why: str) -> None:
+    async def _go_on(self, branch: str, holder: Holder | None, why: str) -> None:
         """Advance a run although its log does not say so. The store judges whether it may be claimed."""
-        seen = await self._see(run, holder)
+        seen = await self._see(branch, holder)
         if seen is not None and isinstance(seen.outlook, Ready | Waits):
             self._agenda.put(Due(seen, Ready(why)))
 
@@ -281,8 +290,8 @@ class Watch:
     async def _advance(self, due: Due, agent: Agent) -> None:
         """One life of a run, unless somebody has been here since it was looked at."""
         seen, run, before = due.seen, due.seen.run, self._tried.get(due.seen.run)
-        newest = await self._changes.read(line_of(run), newest=1)
-        if not newest or newest[0].seq != seen.seq:
+        newest = await self._changes.read(seen.branch, newest=1)
+        if newest and newest[0].seq != seen.seq:
             return
         same = before is not None and before.steps == seen.steps and not due.ready.answered
         idle = before.idle + 1 if before is not None and same else 0

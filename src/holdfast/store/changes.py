@@ -29,6 +29,12 @@ _HOLDER = (
     "SELECT w.id, w.place, w.pid, w.born, w.host, w.beat_ms FROM claim c JOIN worker w ON w.id = c.worker"
     " WHERE c.branch = (SELECT id FROM branch WHERE name = ?)"
 )
+_BESIDE = (
+    "SELECT 1 FROM branch b JOIN entry e ON e.branch = b.id WHERE b.name >= ?1 AND b.name < ?2 AND b.name <> ?3"
+    " AND (e.id > (SELECT id FROM entry WHERE branch = (SELECT id FROM branch WHERE name = ?3) AND seq = ?5)"
+    " OR (e.epoch = 0 AND e.id > (SELECT id FROM entry WHERE branch = (SELECT id FROM branch WHERE name = ?3)"
+    " AND seq = ?4))) LIMIT 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,12 @@ class Changes(Reader):
         """At most `most` branches, in the order of their beginning, from the one after the branch with id `after`
         on."""
         return [Newest(*cast(Any, row)) for row in self._each(_NEWEST, (after, most))]
+
+    async def beside(self, branch: str, claim_seq: int, mark_seq: int) -> bool:
+        """Whether another branch of a run got an entry after entry `mark_seq` of this one, or, without a claim, after
+        `claim_seq`."""
+        run = branch.partition("@")[0]
+        return bool(await self._rows(_BESIDE, (f"{run}@", f"{run}A", branch, claim_seq, mark_seq)))
 
     async def holder(self, branch: str) -> Holder | None:
         """Who has claimed a branch and not given it back."""
