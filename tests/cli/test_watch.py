@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 
+from holdfast import open_store
+from holdfast.cli.view import Looked
+from holdfast.cli.words import Teller
 from holdfast.core.codec import decode, encode
 from holdfast.core.log import Log
 from holdfast.core.record import Claim, Finished, Record, Sleep, Started
-from holdfast.embedded.house import _packed_input
+from holdfast.embedded.explore import packed_json
 from holdfast.gateway.line import key_for
 from holdfast.store import Draft
+from holdfast.store.reader import Reader
 from holdfast.store.sqlite import SqliteStore
 from tests.cli.keyboard import TROUPE, command, play, process, read, soon, start, surroundings, typed
 
@@ -88,14 +92,27 @@ def log(run: str) -> list[Record]:
 
 
 async def _entries(run: str) -> Any:
-    from holdfast.store.reader import Reader
-
     with Reader(Path("holdfast.db")) as reader:
         return await reader.read(f"{run}@main")
 
 
 def lives(run: str) -> int:
     return sum(isinstance(record, Claim) for record in log(run))
+
+
+def logged(run: str) -> str:
+    """The log of a branch as it is shown: of what is its own, the words."""
+
+    async def told() -> str:
+        with Reader(Path("holdfast.db")) as reader:
+            teller = Teller(reader, Looked(run, Log(run), b""))
+            words = [
+                await teller.tell(decode(entry.body))
+                for entry in await reader.read(run if "@" in run else f"{run}@main")
+            ]
+            return "\n".join(f"{each.name} {each.text}" for each in words)
+
+    return asyncio.run(told())
 
 
 def lines(name: str) -> list[str]:
@@ -107,7 +124,7 @@ def plant(run: str, agent: str, task: Any, *more: Record) -> None:
 
     async def placed() -> None:
         store = SqliteStore(Path("holdfast.db"))
-        packed = _packed_input(task)
+        packed = packed_json(task)
         records = [Claim(worker="w", previous="none"), Started(agent=f"{TROUPE}:{agent}", input=packed.payload), *more]
         grant = await store.claim(f"{run}@main")
         drafts = [Draft(key_for(record, Log("")), encode(record)) for record in records]
@@ -241,7 +258,7 @@ def test_what_is_not_allowed_or_cannot_be_imported_is_said_once_and_the_others_g
     async def foreign(run: str) -> None:
         store = SqliteStore(Path("holdfast.db"))
         grant = await store.claim(f"{run}@main")
-        packed = _packed_input(None)
+        packed = packed_json(None)
         records = [Claim(worker="w", previous="none"), Started(agent="strange:works", input=packed.payload)]
         drafts = [Draft(key_for(record, Log("")), encode(record)) for record in records]
         await store.append(f"{run}@main", drafts, epoch=grant.epoch, release=True, blobs=packed.blobs)
@@ -280,6 +297,34 @@ def test_a_life_that_leaves_nothing_in_the_log_is_not_followed_by_the_next_at_on
     while 0.25 * (2**most - 1) < time.monotonic() - began_s:
         most += 1
     assert len(lines("lives")[0]) <= most + 1
+
+
+# --- branches ---
+
+
+def test_a_run_goes_on_on_the_branch_that_is_its_line(watcher: Watchers) -> None:
+    play("waiter", None, "w")
+    with open_store("sqlite:///holdfast.db") as house:
+        assert house.fork("w@2", by="ann") == "b2"
+    watching = watcher()
+    soon(lambda: "until the signal `paid` comes" in logged("w@b2"), "the branch waits")
+    typed("signal", "w", "paid", '"in full"')
+    soon(lambda: "finished" in logged("w@b2"), "the branch ends")
+    assert lives("w") == 1
+    told(watching)
+
+
+def test_a_search_whose_candidate_waits_is_woken_by_the_word_for_the_candidate(watcher: Watchers) -> None:
+    plant("c", "chooser", None)
+    watching = watcher()
+    soon(lambda: "until branch b3 moves" in logged("c"), "the search waits for its candidate")
+    time.sleep(2)
+    assert lives("c") <= 3, "it is not tried again and again meanwhile"
+    with open_store("sqlite:///holdfast.db") as house:
+        asyncio.run(house.desk.signal("c@b3", "go", packed_json(None), by="ann"))
+    soon(lambda: lines("mails") == ["2"], "the winner does what it planned")
+    soon(lambda: "finished" in logged("c@b3"), "the winner ends")
+    told(watching)
 
 
 # --- how it ends ---

@@ -17,6 +17,7 @@ from holdfast.core.record import (
     Divergence,
     Draw,
     Finished,
+    Forked,
     Record,
     Signal,
     Sleep,
@@ -211,6 +212,33 @@ def test_a_program_that_took_another_way_waits_for_a_person() -> None:
     assert died(FIRST, STARTED, DIVERGENCE) == Waits(None)
     assert rest(FIRST, STARTED, DIVERGENCE).diverged
     assert not rest(FIRST, STARTED, DIVERGENCE, DRAW).diverged
+
+
+# --- branches ---
+
+
+def forked(branch: str) -> Record:
+    return Forked(branch=branch, parent="main", at=3, digest="d4" * 32, kind="recovery", group=None, by="ann", why="")
+
+
+def test_a_branch_can_go_on_as_soon_as_it_is_made_whatever_its_parent_had_come_to() -> None:
+    for before in (RAISED, DIVERGENCE, FOR_SIGNAL, sleep(NOW_MS + 9)):
+        log = rest(FIRST, STARTED, before)
+        born = forked("b2")
+        log.take(born, Entry("r@b2", 4, 0, NOW_MS, b"tree", encode(born), b""))
+        assert log.outlook(Owner.NOBODY, NOW_MS) == ANSWERED
+
+
+def test_the_notice_of_a_fork_wakes_nobody_on_main() -> None:
+    assert released(FIRST, STARTED, FOR_SIGNAL, word(forked("b2"))) == Waits(None)
+
+
+def test_a_wait_for_another_branch_lasts_until_its_moment_if_it_has_one() -> None:
+    log = (FIRST, STARTED, intent(), seal(3))
+    assert released(*log, sleep(0, "kin/b2:7")) == Waits(None)
+    assert released(*log, sleep(NOW_MS + 7, "kin/b2")) == Waits(NOW_MS + 7)
+    assert rest(*log, sleep(0, "kin/b2:7")).kin_seq == 5
+    assert rest(*log, sleep(0, "kin/b2:7"), AGAIN).kin_seq == 0
 
 
 # --- ends that are no end ---
