@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from holdfast import open_store
@@ -20,7 +21,7 @@ from holdfast.cli.view import Looked
 from holdfast.cli.words import Teller
 from holdfast.core.codec import decode, encode
 from holdfast.core.log import Log
-from holdfast.core.record import Claim, Finished, Record, Sleep, Started
+from holdfast.core.record import Claim, Finished, Promoted, Record, Sleep, Started
 from holdfast.embedded.explore import packed_json
 from holdfast.gateway.line import key_for
 from holdfast.store import Draft
@@ -213,6 +214,31 @@ def test_a_run_whose_process_is_killed_is_taken_up_and_its_doubt_waits_for_a_per
     told(watching)
 
 
+def test_a_claim_of_another_machine_is_taken_over_when_it_shows_no_sign_of_life_and_one_of_this_machine_is_not(
+    watcher: Watchers, here: Path
+) -> None:
+    store = "sqlite:///holdfast.db?claim_ttl_s=1"
+    Path("stuck").touch()
+    processes = []
+    for run in ("here", "there"):
+        words = ("run", f"{TROUPE}:dun", "--input", f'{{"to": "{run}"}}', "--id", run, "--store", store)
+        processes.append(start(*words, cwd=here))
+        soon(lambda: run in lines("mails"), "the mail is sent")  # noqa: B023
+    near, far = processes
+    near.send_signal(signal.SIGSTOP)
+    far.kill()
+    far.communicate()
+    with apsw.Connection("holdfast.db") as connection:
+        connection.execute("UPDATE worker SET host = 'there', place = 'there/1' WHERE pid = ?", (far.pid,))
+    watching = watcher("--store", store)
+    soon(lambda: lives("there") == 2, "it is taken over")
+    soon(lambda: status("there") == "doubt", "a person is asked: it may still be running")
+    told(watching)
+    assert lives("here") == 1
+    near.kill()
+    near.communicate()
+
+
 def test_a_run_that_was_interrupted_between_its_steps_goes_on(watcher: Watchers, here: Path) -> None:
     run = start("run", f"{TROUPE}:sleeper", "--input", '{"seconds": 5}', "--id", "s", cwd=here)
     soon(lambda: Path("holdfast.db").exists() and len(typed("log", "s").stdout.splitlines()) == 4, "it sleeps in place")
@@ -273,6 +299,27 @@ def test_what_is_not_allowed_or_cannot_be_imported_is_said_once_and_the_others_g
     assert said.count("fix: if you trust it: HOLDFAST_AGENTS=strange") == 1
     assert said.count(f"`{TROUPE}:nobody` does not exist") == 1
     assert [lives(run) for run in "efgh"] == [1, 1, 1, 1]
+
+
+def test_a_log_that_was_tampered_with_is_left_alone_and_the_others_go_on(watcher: Watchers) -> None:
+    """One whose record is no record any more, one whose record is another one, and one whose tree is no tree."""
+    for run in ("torn", "changed", "tree", "good"):
+        plant(run, "echo", 1)
+    forge = "UPDATE entry SET key = ?, body = ? WHERE seq = ? AND branch = (SELECT id FROM branch WHERE name = ?)"
+    with apsw.Connection("holdfast.db") as connection:
+        for run, seq, key, body in (
+            ("torn", 1, None, b"{"),
+            ("changed", 1, None, encode(Claim(worker="evil", previous="none"))),
+            ("tree", 2, b"tree", encode(Promoted(branch="b9", group=None, by="evil"))),
+        ):
+            connection.execute(forge, (key, body, seq, f"{run}@main"))
+    watching = watcher()
+    soon(ended("good"), "what is whole goes on")
+    soon(lambda: watching.said().count("its log cannot be") >= 3, "the others are told of")
+    said = told(watching)
+    assert "torn  its log cannot be read: a record is not JSON [torn@main]" in said
+    assert "changed  its log cannot be trusted: the log was changed" in said
+    assert "tree  its log cannot be read: a tree record may not stand here" in said
 
 
 def test_an_agent_that_would_end_the_program_ends_its_own_life_only(watcher: Watchers) -> None:

@@ -63,6 +63,7 @@ async def see(changes: Changes, branch: str, owner: Owner) -> Seen:
     """How a run goes on, on its line, with the claim in the hands of `owner`. Raises Corrupt if an entry cannot be
     read."""
     run = run_of(branch)
+    await read_tree(changes, run)  # which must hold, whichever branch is asked for
     for entry in await changes.read(branch, key=FINISHED_KEY, newest=1):
         if _answered(entry.body):
             return Seen(run, branch, entry.seq, 0, "", Over())

@@ -5,7 +5,8 @@ Rules
    is killed and started anew finds the same.
 2. A log is read only when something was written in it, or when whoever held it has gone.
 3. A moment is never slept towards in one piece: the clock may be set.
-4. Claims decide who advances a run. That somebody else was faster is normal.
+4. Claims decide who advances a run. That somebody else was faster is normal. A process of this machine that holds one
+   is overtaken when it is dead, never because it is slow; another one when the store's `claim_ttl_s` says so.
 5. A run that has died twice without having done anything is advanced alone, as far as possible, so that it does not
    take others with it.
 6. A life that ends without anything done is not followed by the next one at once.
@@ -30,10 +31,11 @@ from holdfast.embedded.house import House
 from holdfast.embedded.outlook import Seen, ended, line_of, run_of, see
 from holdfast.errors import Busy, Cancelled, Corrupt, HoldfastError, Misuse, Stopped, StoreFull, Waiting
 from holdfast.store.changes import Changes, Holder
+from holdfast.store.worker import here
 
 POLL_S = 0.25
 HOLDERS_S = 1.0  # between looks at those who hold claims
-STALE_S = 5.0  # a holder that has shown no sign of life for so long is asked about by claiming
+STALE_S = 5.0  # a holder that nobody here can ask about, and that has shown no sign of life for so long, is overtaken
 ALONE_S = 10.0  # how long a suspect waits to be alone, and then is left alone
 FULL_S = 5.0
 SUSPECT = 2  # deaths
@@ -87,6 +89,7 @@ class Watch:
         self._find = find
         self._tell = tell
         self._settings = settings
+        self._place = here().place
         self._agents: dict[str, Agent | None] = {}
         self._number = 0
         self._agenda = Agenda()
@@ -201,7 +204,7 @@ class Watch:
         try:
             return await see(self._changes, branch, Owner.NOBODY if holder is None else Owner.DEAD)
         except Corrupt as error:
-            self._tell(run_of(branch), f"its log cannot be read: {error.what} [{error.where}]")
+            self._tell(run_of(branch), f"its log cannot be read: {error.what} [{error.where or branch}]")
             return None
 
     def _plan(self, due: Due) -> None:
@@ -224,7 +227,7 @@ class Watch:
             if holder is not None and not holder.dead:
                 if holder.beat_ms != held.beat_ms and not held.ours:
                     held.beat_ms, held.since_s = holder.beat_ms, now_s
-                elif now_s - held.since_s > STALE_S:
+                elif now_s - held.since_s > STALE_S and (held.ours or holder.worker.place != self._place):
                     held.since_s = now_s
                     await self._go_on(branch, holder, "its holder shows no sign of life")
                 continue
