@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from holdfast.store import Draft
-from holdfast.store.changes import Changes
+from holdfast.store.changes import _SINCE, Changes
 from holdfast.store.sqlite import SqliteStore
 
 ROOT = Path(__file__).parent.parent.parent
@@ -55,6 +56,14 @@ def test_the_branches_that_got_something_are_found_in_the_order_in_which_they_go
         assert changes.since(8) == (8, [])
         place(store, "b@main", b"3")
         assert changes.since(number) == (9, ["b@main"])
+
+
+def test_what_is_new_is_found_by_its_number_and_what_is_old_is_not_read(store: SqliteStore, path: Path) -> None:
+    place(store, "a@main", b"1")
+    with apsw.Connection(str(path)) as connection:
+        plan = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {_SINCE}", (0,))]
+    assert plan[0] == "SEARCH e USING INTEGER PRIMARY KEY (rowid>?)"
+    assert not [step for step in plan if step.startswith("SCAN")]
 
 
 def test_the_newest_entry_of_each_branch_is_read_page_by_page(store: SqliteStore, path: Path) -> None:
