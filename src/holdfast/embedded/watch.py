@@ -203,7 +203,7 @@ class Watch:
     async def _see(self, branch: str, holder: Holder | None) -> Seen | None:
         try:
             return await see(self._changes, branch, Owner.NOBODY if holder is None else Owner.DEAD)
-        except Corrupt as error:
+        except (Corrupt, Misuse) as error:
             self._tell(run_of(branch), f"its log cannot be read: {error.what} [{error.where or branch}]")
             return None
 
