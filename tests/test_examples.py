@@ -36,7 +36,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["dun.py", "loop.py", "refunds.py"]
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["dun.py", "loop.py", "refunds.py", "reminder.py"]
 
 
 def test_a_reminder_is_sent_once_however_often_the_program_runs(
@@ -92,6 +92,44 @@ def test_parallel_refunds_killed_in_the_middle_are_made_once_each(
     assert [answer(program("refunds.py", "0.1")) for _ in range(2)] == ["6000", "6000"]
     customers = [line.split()[1] for line in lines(tmp_path / "bank.txt")]
     assert sorted(customers) == sorted(f"customer-{number}" for number in range(12))
+
+
+def test_a_reminder_sleeps_for_a_week_as_no_process_and_is_woken_by_its_signal(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """One run sleeps for a week; another one, whose week is short, waits for its money. A watcher is told of it."""
+
+    def holdfast(*words: str) -> subprocess.Popen[str]:
+        places = f"{EXAMPLES.parent / 'src'}{os.pathsep}{EXAMPLES}"
+        return subprocess.Popen(
+            [sys.executable, "-m", "holdfast", *words, "--store", "runs.db"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": places, "HOLDFAST_AGENTS": "reminder"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def subjects() -> list[str]:
+        return sorted(mail.read_text().splitlines()[0] for mail in (tmp_path / "outbox").iterdir())
+
+    assert answer(program("reminder.py", "77", "604800")).startswith("the run sleeps")
+    assert answer(program("reminder.py", "78", "0.1")).startswith("the run waits for the signal `paid`")
+    watcher = holdfast("run", "--watch")
+    try:
+        answer(holdfast("signal", "invoice-78", "paid", '"by transfer"'))
+        until = time.monotonic() + 60
+        while len(subjects()) < 4:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        watcher.terminate()
+        watcher.communicate(timeout=60)
+    assert answer(program("reminder.py", "78", "0.1")) == "paid by transfer"
+    assert subjects() == [
+        "Subject: a friendly reminder", "Subject: thank you", "Subject: your invoice", "Subject: your invoice",
+    ]  # fmt: skip
+    assert "asleep" in answer(holdfast("list", "--status", "asleep"))
 
 
 def lines(path: Path) -> list[str]:
