@@ -58,13 +58,15 @@ def _named(what: str, name: object) -> str:
 @dataclass(frozen=True, slots=True)
 class Stranded:
     """An effect that the log holds and the program has not asked for: what the run has already done in the world.
-    `node` is where it stands; `happened` is False while nobody knows; `answer` is None then."""
+    `node` is where it stands; `happened` is False while nobody knows; `answer` is None then. `undone`: it was taken
+    back since."""
 
     node: str
     tool: str
     arguments: JSON
     happened: bool
     answer: JSON
+    undone: bool = False
 
 
 class Door(Protocol):
@@ -92,8 +94,8 @@ class Door(Protocol):
         """Make a closure with the state as it is when nothing is in flight; its node."""
         ...
 
-    async def stranded(self) -> list[Stranded]:
-        """What the log holds and the program has not asked for."""
+    async def stranded(self, *, undone: bool) -> list[Stranded]:
+        """What the log holds and the program has not asked for; with `undone`, also what was taken back."""
         ...
 
 
@@ -198,9 +200,10 @@ class Run:
         node."""
         return await self._door.checkpoint(lambda: self.state)
 
-    async def stranded(self) -> list[Stranded]:
-        """What this run has done in the world, on this branch or another, and its program has not (yet) asked for."""
-        return await self._door.stranded()
+    async def stranded(self, *, undone: bool = False) -> list[Stranded]:
+        """What this run has done in the world, on this branch or another, and its program has not (yet) asked for. With
+        `undone`, what was taken back since is there, too. `briefing` makes a text for a model of it."""
+        return await self._door.stranded(undone=undone)
 
     async def explore(self, candidates: Sequence[JSON], score: Callable[[Attempt], object] | None = None) -> Any:
         """Try each candidate (a JSON value) on a speculative branch of its own, where this returns that candidate, and
