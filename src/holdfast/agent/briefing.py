@@ -23,9 +23,7 @@ LONGEST_TEXT, MOST_ITEMS, DEEPEST = 200, 20, 6
 LONGEST_LINE = 1200
 TOO_LONG = "(too long to be listed)"
 FENCED = frozenset("`<>&")  # what ends a fence, or looks like a tag to a model
-OPENING = (
-    "This task has been at work before, and has left the way that it took then. What it did outside is still true:"
-)
+OPENING = "This task was at work before, on a way that it has left since. What it did in the world then:"
 WORDS = {
     MAY_HAVE: "may have happened: nobody knows yet. Do not try it another way before that is known.",
     HAPPENED: "happened. Asked for again in the same words, the recorded answer comes back and nothing is done twice.",

@@ -151,7 +151,7 @@ class ForkStory:
         self.page.say("[dim]The winner was altering the database: its answer never arrived.[/]")
         self.page.say("[dim]What the model was told after the fork, before it was asked anything:[/]")
         for name, answer in watch.told.branches["b2"].decisions:
-            if name == "told":
+            if name == "brief":
                 self.page.quoted(str(watch.read(answer)))
 
     def _finish(self, ours: World, watch: Watch) -> None:
@@ -210,7 +210,7 @@ def untrue(told: Telling, tree: Tree) -> list[str]:
     line = told.branches[tree.line]
     if not line.finished or line.settled != ["legacy.alter"]:
         problems.append(f"the line {tree.line} is not finished, or has settled {line.settled}")
-    if told.branches["main"].undone != ["west.start_machine", "west.create_subnet", "west.create_vpc"]:
+    if told.branches["main"].undone != ["cloud.start_machine", "cloud.create_subnet", "cloud.create_vpc"]:
         problems.append(f"on main {told.branches['main'].undone} were taken back")
     if told.branches["b2"].adopted != ["east.stop"]:
         problems.append(f"b2 has adopted {told.branches['b2'].adopted}")

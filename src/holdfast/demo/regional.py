@@ -7,14 +7,14 @@ from holdfast.demo import reach
 from holdfast.demo.tools import IMAGE, KEY_TAG, refusals, token
 
 
-@tool(kind="read", name="west.size")
+@tool(kind="read", name="cloud.size")
 def describe_size(region: str, size: str) -> dict[str, int]:
     """What a machine of this size has."""
     found: Any = _west(region).describe_instance_types(InstanceTypes=[size])["InstanceTypes"][0]
     return {"vcpus": found["VCpuInfo"]["DefaultVCpus"], "memory_mib": found["MemoryInfo"]["SizeInMiB"]}
 
 
-@tool(kind="read", name="west.address")
+@tool(kind="read", name="cloud.address")
 def find_address(region: str, machine: str) -> str:
     """The address of a machine."""
     return _machines(region, {"InstanceIds": [machine]})[0]["PrivateIpAddress"]
@@ -29,7 +29,7 @@ def _delete_vpc(region: str, answer: str) -> None:
     _west(region).delete_vpc(VpcId=answer)
 
 
-@tool(kind="reversible", name="west.create_vpc", probe=_find_vpc, undo=_delete_vpc)
+@tool(kind="reversible", name="cloud.create_vpc", probe=_find_vpc, undo=_delete_vpc)
 def create_vpc(region: str, network: str) -> str:
     """A new network. Returns its id."""
     with refusals():
@@ -45,7 +45,7 @@ def _delete_subnet(region: str, answer: str) -> None:
     _west(region).delete_subnet(SubnetId=answer)
 
 
-@tool(kind="reversible", name="west.create_subnet", probe=_find_subnet, undo=_delete_subnet)
+@tool(kind="reversible", name="cloud.create_subnet", probe=_find_subnet, undo=_delete_subnet)
 def create_subnet(region: str, vpc: str, block: str) -> str:
     """A new subnet of a network. Returns its id."""
     with refusals():
@@ -62,7 +62,7 @@ def _terminate(region: str, answer: str) -> None:
     _west(region).terminate_instances(InstanceIds=[answer])
 
 
-@tool(kind="reversible", name="west.start_machine", probe=_find_machine, undo=_terminate)
+@tool(kind="reversible", name="cloud.start_machine", probe=_find_machine, undo=_terminate)
 def start_machine(region: str, role: str, size: str, subnet: str) -> str:
     """Start a machine. Returns its id."""
     with refusals():

@@ -75,10 +75,10 @@ def _switch(run: Any, region: str, web: str, talk: list[Message]) -> dict[str, A
 def _ask(run: Any, talk: list[Message], question: str) -> str:
     """One more question; before it, the model is told what else its task has done in the world."""
 
-    def told() -> str:
+    def brief() -> str:
         return briefing(run.stranded(undone=True))
 
-    note = str(run.decide(told))
+    note = str(run.decide(brief))
     if note:
         talk.append({"role": "system", "content": note})
     talk.append({"role": "user", "content": question})

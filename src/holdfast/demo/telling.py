@@ -132,8 +132,9 @@ class Telling:
         if not isinstance(record.outcome, Happened):
             return intent.tool, intent.kind.value, "did not happen", "yellow"
         if intent.undoes is not None:
-            deeds.undone.append(intent.tool)
-            return intent.tool, intent.kind.value, "taken back", "bold yellow"
+            undone = intent.tool.removesuffix(".undo")
+            deeds.undone.append(undone)
+            return undone, "undo", f"what was done at {intent.undoes} is taken back", "bold yellow"
         deeds.did.append(intent.tool)
         if isinstance(record, Settled):
             deeds.settled.append(intent.tool)
