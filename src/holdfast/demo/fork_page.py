@@ -38,7 +38,7 @@ class ForkPage(Page):
     def lines(self, lines: Sequence[Line]) -> None:
         """What has happened since."""
         for line in lines:
-            text = Text("   ").append(f"{f'{line.branch}:{line.seq}':<9} ", style="bold").append(f"{line.what:<19}")
+            text = Text("   ").append(f"{f'{line.branch}:{line.seq}':<9} ", style="bold").append(f"{line.what:<20}")
             text.append(f"{line.kind:<14}", style=KIND.get(line.kind, "dim")).append(line.words, style=line.colour)
             self.console.print(text, soft_wrap=True)
 
