@@ -25,7 +25,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.tree import Status, Tree
 from holdfast.demo.fork_page import ForkPage
 from holdfast.demo.process import AGENT_TIMEOUT_S, StoryBroken, kill_once_altered, let_finish, said
-from holdfast.demo.story import HOLDFAST, LOOK_S, RUN, STORE, perform
+from holdfast.demo.story import HOLDFAST, LOOK_S, RUN, STORE, introduce, perform
 from holdfast.demo.tally import REGION, WRONG, tally
 from holdfast.demo.telling import Telling
 from holdfast.demo.world import LATE_S, World, world
@@ -113,13 +113,15 @@ class ForkStory:
         """Run it all; what is wrong in the world, or in the log, afterwards."""
         began = time.monotonic()
         self.page.opening()
+        self.page.chapter(1, "The world")
         with world(self.place / "world", servers) as ours, closing(Watch(self.place / STORE, self.page)) as watch:
+            introduce(ours, self.page, time.monotonic() - began)
             self._go_astray(ours, watch)
             self._fork(ours)
             self._go_on_and_die(ours, watch)
             self._finish(ours, watch)
             tree = watch.tree()
-            self.page.chapter(6, "The run is a tree")
+            self.page.chapter(7, "The run is a tree")
             self.page.tree(RUN, tree, watch.told.branches, _said(watch))
             counts = tally(ours)
         wrong = [each.problem for each in counts if each.problem] + untrue(watch.told, tree)
@@ -129,7 +131,7 @@ class ForkStory:
         return wrong
 
     def _go_astray(self, ours: World, watch: Watch) -> None:
-        self.page.chapter(1, "The agent goes astray", f"holdfast run {AGENT} --id {RUN} --input '{TASK}'")
+        self.page.chapter(2, "The agent goes astray", f"holdfast run {AGENT} --id {RUN} --input '{TASK}'")
         start = [*HOLDFAST, "run", AGENT, "--id", RUN, "--input", TASK, "--no-wait", *self.store]
         errors = self.place / "first.err"
         let_finish(start, ours, errors, watch.look, status=FAILED)
@@ -138,13 +140,13 @@ class ForkStory:
     def _fork(self, ours: World) -> None:
         change = [f"{RUN}@{ASKED_AT}", "--set", f'{ASKED_AT}.output="{REGION}"', "--by", "the operator"]
         why = ["--why", f"the data may not be in {WRONG}"]
-        self.page.chapter(2, "The operator looks first", _typed("fork", *change, "--dry-run"))
+        self.page.chapter(3, "The operator looks first", _typed("fork", *change, "--dry-run"))
         self._typed("fork", *change, *why, "--dry-run", world=ours)
-        self.page.chapter(3, "and forks the run at the model's answer", _typed("fork", *change))
+        self.page.chapter(4, "and forks the run at the model's answer", _typed("fork", *change))
         self._typed("fork", *change, *why, world=ours)
 
     def _go_on_and_die(self, ours: World, watch: Watch) -> None:
-        self.page.chapter(4, "It goes on from there; four sizes are tried", f"holdfast resume {RUN} --agent {AGENT}")
+        self.page.chapter(5, "It goes on from there; four sizes are tried", f"holdfast resume {RUN} --agent {AGENT}")
         killed = kill_once_altered(self._resume, ours, self.place / "second.err", watch.look)
         watch.look(now=True)
         self.page.say(f"[bold red]SIGKILL: process {killed.pid} is gone (status {killed.status})[/]")
@@ -155,7 +157,7 @@ class ForkStory:
                 self.page.quoted(str(watch.read(answer)))
 
     def _finish(self, ours: World, watch: Watch) -> None:
-        self.page.chapter(5, "It is resumed once more", f"holdfast resume {RUN} --agent {AGENT}")
+        self.page.chapter(6, "It is resumed once more", f"holdfast resume {RUN} --agent {AGENT}")
         let_finish(self._resume, ours, self.place / "third.err", watch.look)
         watch.look(now=True)
 

@@ -125,10 +125,7 @@ class Story:
         began = time.monotonic()
         self.page.chapter(1, "The world")
         with self.page.busy("starting five servers, twice") as busy, world(self.place / "world") as ours:
-            ports = {each.name: each for each in ours.servers}
-            for name, about in ABOUT.items():
-                self.page.say(f"{about:<43} [dim]127.0.0.1:{ports[name].port:<5} process {ports[name].process.pid}[/]")
-            self.page.say(f"[dim]ready after {time.monotonic() - began:.0f} s; model: {ours.addresses.model_name}[/]")
+            introduce(ours, self.page, time.monotonic() - began)
             busy.update("the agent is at work")
             with closing(Watch(self.store, self.page)) as watch:
                 self._start_and_kill(ours, watch)
@@ -176,6 +173,14 @@ class Story:
     def _keep(self, ours: Sequence[Count], theirs: Sequence[Count]) -> None:
         census = {"with": [asdict(each) for each in ours], "without": [asdict(each) for each in theirs]}
         (self.place / "census.json").write_text(json.dumps(census, indent=2) + "\n")
+
+
+def introduce(ours: World, page: Page, seconds: float) -> None:
+    """Tell which servers the world is made of."""
+    ports = {each.name: each for each in ours.servers}
+    for name, about in ABOUT.items():
+        page.say(f"{about:<43} [dim]127.0.0.1:{ports[name].port:<5} process {ports[name].process.pid}[/]")
+    page.say(f"[dim]ready after {seconds:.0f} s; model: {ours.addresses.model_name}[/]")
 
 
 def untrue(told: Chronicle) -> list[str]:
