@@ -112,7 +112,7 @@ class Front:
         with self._lock:
             known = self._answers.get(asked["ClientToken"])
             if known is None:
-                answer = self._counted(f"RunInstances {asked.get('InstanceType', '')}", environ)
+                answer = self._counted(f"RunInstances {asked.get('InstanceType', '')}".rstrip(), environ)
                 if answer.status.startswith("200"):
                     self._answers[asked["ClientToken"]] = Given(asked=parameters, answer=answer)
                 return answer
