@@ -37,6 +37,7 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 def test_every_example_is_tested() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == [
+        "beam_search.py",
         "best_of_n.py",
         "dun.py",
         "fork_and_override.py",
@@ -146,6 +147,19 @@ def test_a_tree_search_killed_anywhere_books_the_best_way_and_no_other(
     first, again = (answer(program("tree_search.py")) for _ in range(2))
     assert first == again == "{'way': ['Oslo', 'Warsaw', 'Vienna', 'Rome'], 'price': 220}"
     assert lines(bookings) == ["Oslo-Warsaw", "Warsaw-Vienna", "Vienna-Rome"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_beam_search_killed_anywhere_moves_along_the_best_way_and_no_other(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path, after: int
+) -> None:
+    """Two of the beads can be brought together twice, and in no way three times; following one way alone finds none."""
+    moves, log = tmp_path / "moves.txt", tmp_path / "runs.db"
+    kill_once(program("beam_search.py"), lambda: log.exists() and len(lines(moves)) >= after)
+    first, again = (answer(program("beam_search.py")) for _ in range(2))
+    assert first == again == "{'steps': 'lllurrul', 'contacts': 2}"
+    names = {"l": "left", "u": "up", "r": "right"}
+    assert lines(moves) == [f"{number} {names[step]}" for number, step in enumerate("lllurrul", 1)]
 
 
 def lines(path: Path) -> list[str]:
