@@ -4,9 +4,9 @@
     python examples/beam_search.py     # the run has finished: the recorded answer
 
 A tree search would try every way to its end: here, four to the power of eight. With `keep`, the branches of one step
-are judged together by what they have come to so far; the best few explore on from where they stand, and inherit all that
-was looked up and decided there. What is done in the world, a line in `moves.txt` for each move, is done on the winning
-way alone.
+are judged together by what they have come to so far; the best few explore on from where they stand, with all that was
+looked up and decided there. What is done in the world, a line in `moves.txt` for each move, is done on the winning way
+alone.
 """
 
 from pathlib import Path
