@@ -46,7 +46,7 @@ class ForkPage(Page):
         """What somebody else says: a command, or the text for the model."""
         width = max(40, self.console.width - 8)
         for line in text.rstrip().splitlines():
-            for part in textwrap.wrap(line, width, subsequent_indent="      ") or [""]:
+            for part in textwrap.wrap(line, width, subsequent_indent="      ", break_on_hyphens=False) or [""]:
                 self.console.print(Text(f"   │ {part}", style="dim"), soft_wrap=True)
 
     def tree(self, run: str, tree: Tree, deeds: Mapping[str, Deeds], said: Mapping[str, str]) -> None:
