@@ -124,10 +124,10 @@ class Lives:
         try:
             answer = await agent.advance(run, task)
         except BaseException as raised:
-            mediator.close(_left())
-            await mediator.drain()
-            self._look(line)
+            await self._leave(line, mediator)
             waiting = mediator.parked or _waiting_in(raised)
+            if waiting is not None and line.log.cancelled is not None:
+                raise was_cancelled(line.log.cancelled, line.branch) from None
             if waiting is not None:
                 raise waiting from None
             failed = isinstance(raised, Exception) and not isinstance(raised, Cancelled)
@@ -135,16 +135,17 @@ class Lives:
                 await line.write(Finished(answer=None, error=_text_of(raised)), barrier=True, release=True)
             raise
         stopped = mediator.closed
-        mediator.close(_left())
-        await mediator.drain()
-        self._look(line)
+        await self._leave(line, mediator)
         if mediator.parked is not None or stopped is not None:
             raise mediator.parked or cast(HoldfastError, stopped)
         return await self._end(line, mediator, answer)
 
-    def _look(self, line: Line) -> None:
-        """Remember how far this life has seen the run, for whoever waits for something new."""
-        self._seen[line.branch] = line.seen
+    async def _leave(self, line: Line, mediator: Mediator) -> None:
+        """Bring what is under way to its end. What is taken up from here on is news to whoever waits for something."""
+        mediator.close(_left())
+        seen = line.seen
+        await mediator.drain()
+        self._seen[line.branch] = seen
         self._kin_seen[line.branch] = dict(line.family.seen)
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
