@@ -449,6 +449,35 @@ def test_somebody_who_waits_with_the_run_hears_that_it_was_cancelled() -> None:
         assert len(endings) == 1
 
 
+def test_a_cancellation_that_comes_just_before_a_run_waits_is_heard() -> None:
+    @agent
+    async def waiter(run: Any, task: Any) -> Any:
+        await house.desk.cancel("r", by="ann", reason="no more")
+        return await run.wait_for("go")
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, waiter), Cancelled)
+
+
+def test_a_cancellation_that_comes_just_before_a_run_is_held_again_is_heard() -> None:
+    cancels = False
+
+    @tool(kind="irreversible", approval="one")
+    def pay() -> int:
+        raise AssertionError("nobody agreed to it")
+
+    @agent
+    async def payer(run: Any, task: Any) -> Any:
+        if cancels:
+            await house.desk.cancel("r", by="ann", reason="no more")
+        return await run.call(pay)
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, payer), Held)
+        cancels = True
+        assert isinstance(life(house, payer), Cancelled)
+
+
 def test_a_held_call_of_a_cancelled_run_never_happens() -> None:
     done: list[int] = []
 

@@ -130,6 +130,8 @@ class Lives:
             await mediator.drain()
             self._look(mediator)
             waiting = mediator.parked or _waiting_in(raised)
+            if waiting is not None and line.log.cancelled is not None:
+                raise was_cancelled(line.log.cancelled, line.branch) from None
             if waiting is not None:
                 await self._mark(line, waiting)
                 raise waiting from None

@@ -161,6 +161,7 @@ class Memory:
         """The next signal of this name that no earlier wait has taken. Parks the run until there is one."""
         self._mediator.enter()
         await self._line.refresh()
+        self._mediator.check()
         taken = f"{SIGNAL}{name}"
         n = self.next(taken)
         place = self._line.log.draws.get((taken, n))
