@@ -32,6 +32,7 @@ _RECALL = (
     " CROSS JOIN entry e ON e.branch = r.branch AND e.seq = r.seq"
     " WHERE r.branch = (SELECT id FROM branch WHERE name = ?) AND r.key = ? AND r.seq > ?"
 )
+DELETIONS = "SELECT value FROM meta WHERE name = 'deletions'"  # how often payloads were deleted: see prune.py
 _BLOB = (  # placed in the index, or among the newest, which are not yet
     "SELECT form, data FROM blob WHERE id = (SELECT id FROM blob_place WHERE digest = ?1)"
     " UNION ALL SELECT form, data FROM blob WHERE digest = ?1"
@@ -46,7 +47,7 @@ class Reading:
         self.path = path
         self._reader = connection
         self._reading = threading.Lock()
-        self._unpack = _unpacker()
+        self._unpack = unpacker()
 
     async def read(
         self,
@@ -85,7 +86,9 @@ class Reading:
         rows = await self._rows(_BLOB, (digest,))
         if not rows:
             raise Unknown(
-                "a payload is not in the store (pruned?)", where=digest.hex(), fix="restore a backup that has it"
+                "a payload is not in the store: it was pruned, or lost (`holdfast verify` tells which)",
+                where=digest.hex(),
+                fix="restore a backup that has it",
             )
         form, data = cast("tuple[int, bytes]", rows[0])
         if form & 1:
@@ -119,7 +122,7 @@ class Reading:
         return await asyncio.to_thread(fetch) if long else fetch()
 
 
-def _unpacker() -> Callable[[bytes], bytes]:
+def unpacker() -> Callable[[bytes], bytes]:
     """Decompression that believes no more than a payload may hold."""
     inner = zstandard.ZstdDecompressor()
 

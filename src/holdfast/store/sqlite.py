@@ -5,6 +5,7 @@ Rules
 2. What is remembered between transactions (heads of branches, the newest payloads) is forgotten as soon as another
    process has written, or a transaction was rolled back.
 3. Payloads are compressed here and nowhere else; they are checked against their digest when they are read.
+4. A payload that is known to be stored is not sent again, unless anything was deleted since it was: see prune.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from holdfast.errors import Claimed, Conflict, Corrupt, Fenced, HoldfastError, R
 from holdfast.store import NOTHING, Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
-from holdfast.store.reading import Reading
+from holdfast.store.reading import DELETIONS, Reading
 from holdfast.store.schema import UNREADABLE, connect, place_blobs, refuse_unfit, translate
 from holdfast.store.worker import Worker, dead, here
 
@@ -80,7 +81,8 @@ class SqliteStore(Reading):
         self._heads: dict[str, _Head] = {}
         self._claims: set[str] = set()
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
-        self._stored: set[bytes] = set()
+        self._stored: set[bytes] = set()  # another set each time that anything was deleted
+        self._deletions = ""
         self._pack = zstandard.ZstdCompressor(level=1).compress
         key = key or path.with_name(path.name + "-key")
         self.committer = Committer(path, flush_s, new=not key.exists())  # a key is made after its log, never before
@@ -108,6 +110,9 @@ class SqliteStore(Reading):
         """Another process has written, or a transaction was rolled back: what was remembered may not be so."""
         self._heads.clear()
         self._newest.clear()
+        deletions = str(self.committer.connection.execute(DELETIONS).fetchall()[0][0])
+        if deletions != self._deletions:
+            self._deletions, self._stored = deletions, set()
 
     def _open_heads(self, key: Path, anchor: Path | Literal["default"] | None) -> Heads:
         unsigned = not self._reader.execute("SELECT 1 FROM head LIMIT 1").fetchall()
@@ -140,15 +145,19 @@ class SqliteStore(Reading):
             raise self.read_only
         if after is not None:
             self.committer.reserve.require()
-        packed = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
+        stored = self._stored
+        packed = [self._form(blob) for blob in blobs if blob.digest not in stored]
 
         def work(connection: apsw.Connection) -> object:
+            nonlocal stored, packed
             for other, seen in watch.items():
                 if self._head(connection, other).seq > seen:
                     raise Conflict("another branch of the run has moved on", where=other)
             head = self._check(connection, branch, epoch, after)
             if stands_on is not None:
                 _begin(connection, head, stands_on, branch)
+            if stored is not self._stored:  # what was remembered may be gone
+                stored, packed = self._stored, [self._form(blob) for blob in blobs]
             self._keep(connection, packed)
             placed = _place(connection, branch, head, epoch, drafts)
             self._new_entries += len(placed)
@@ -165,7 +174,9 @@ class SqliteStore(Reading):
             if release:
                 self._given_up.add(branch)
             raise
-        self._remember(packed, branch if release else "")
+        self._remember(stored, packed)
+        if release:
+            self._claims.discard(branch)
         return cast("list[Entry]", job.result)
 
     def _keep(self, connection: apsw.Connection, packed: list[tuple[bytes, int, bytes]]) -> None:
@@ -178,12 +189,12 @@ class SqliteStore(Reading):
             place_blobs(connection)
             self._newest.clear()
 
-    def _remember(self, packed: list[tuple[bytes, int, bytes]], released: str) -> None:
-        """Digests that are known to be stored: what repeats is not even sent again."""
-        if len(self._stored) > 100_000:
-            self._stored.clear()
-        self._stored.update(row[0] for row in packed)
-        self._claims.discard(released)
+    def _remember(self, stored: set[bytes], packed: list[tuple[bytes, int, bytes]]) -> None:
+        """Digests that are known to be stored: what repeats is not even sent again. If anything was deleted since,
+        nobody looks into this set any more."""
+        if len(stored) > 100_000:
+            stored.clear()
+        stored.update([row[0] for row in packed])
 
     def _form(self, blob: Blob) -> tuple[bytes, int, bytes]:
         """A payload as a row. Form: 0 bytes, 1 compressed bytes, 2 rope, 3 compressed rope."""
