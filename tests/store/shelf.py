@@ -55,6 +55,28 @@ def blob(data: bytes, *, rope: bool = False) -> Blob:
     return Blob(hashlib.sha256(data).digest(), data, rope)
 
 
+def texts(*words: str) -> list[Blob]:
+    """Payloads of these texts, of a length at which they are worth storing; `A+B` is a rope of those of A and B."""
+    found: list[Blob] = []
+    for word in words:
+        parts = [blob(f"{part} ".encode() * 100) for part in word.split("+")]
+        found += parts
+        if len(parts) > 1:
+            whole = hashlib.sha256(b"".join(part.data for part in parts)).digest()
+            found.append(Blob(whole, b"".join(b"\1" + part.digest for part in parts), rope=True))
+    return found
+
+
+def naming(*words: str) -> Draft:
+    """An entry that names the payloads of these texts: of a rope, only the rope."""
+    return draft(" ".join(texts(word)[-1].digest.hex() for word in words))
+
+
+def named(entry: Entry) -> list[bytes]:
+    """What an entry made by `naming` names."""
+    return [bytes.fromhex(word) for word in entry.body.decode().split()]
+
+
 def bodies(entries: Iterable[Entry]) -> list[str]:
     return [entry.body.decode() for entry in entries]
 
