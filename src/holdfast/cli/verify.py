@@ -121,9 +121,10 @@ async def _of_store(name: str, path: Path, vkey: str | None, anchor: str | None,
         key = pinned(files, reader, vkey)
         where = _anchor(anchor, anchor_of(files, reader.log_id))
         verifier = Verifier(ed25519, key.vkey)
+        anchored = _text(where)  # before the log: beside living writers, the anchor would know of more
         with reader.moment():
             pruned = await _feed(reader, verifier)
-        report = verifier.finish(_text(where), most)
+        report = verifier.finish(anchored, most)
         return _verdict("store", path, report, key.vkey, key.source, where, pruned)
     finally:
         await reader.close()
