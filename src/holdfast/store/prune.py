@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +33,7 @@ from holdfast.store.reading import DELETIONS, unpacker
 from holdfast.store.schema import UNREADABLE, connect, place_blobs, translate
 from holdfast.store.wal import WriteAheadLog
 
-MOST_BLOBS, MOST_BYTES = 256, 4 << 20  # of one transaction
+MOST_BLOBS, MOST_BYTES = 1024, 8 << 20  # of one transaction
 FIX = "run `holdfast verify`; restore a backup"
 _MARK = "INSERT OR REPLACE INTO pruned SELECT id, ?2, ?3, ?4, ?5 FROM branch WHERE name = ?1"
 _COUNT = "UPDATE meta SET value = cast(cast(value AS INTEGER) + 1 AS TEXT) WHERE name = 'deletions'"
@@ -94,16 +95,18 @@ class Stock:
         return [self._rows[digest], *self._twins.get(digest, ())]
 
     def ordered(self, doomed: set[bytes]) -> list[bytes]:
-        """So that each comes before its pieces. (What is damaged so that it holds itself comes last.)"""
+        """So that each comes before its pieces, and otherwise as they lie in the file. (What is damaged, so that it
+        holds itself, comes last.)"""
         waits = Counter(piece for digest in doomed for piece in set(self.held(digest)) & doomed)
-        free = [digest for digest in doomed if not waits[digest]]
+        free = [(self._rows[digest], digest) for digest in doomed if not waits[digest]]
+        heapify(free)
         order: list[bytes] = []
         while free:
-            order.append(free.pop())
+            order.append(heappop(free)[1])
             for piece in set(self.held(order[-1])) & doomed:
                 waits[piece] -= 1
                 if not waits[piece]:
-                    free.append(piece)
+                    heappush(free, (self._rows[piece], piece))
         return order + list(doomed.difference(order))
 
 
