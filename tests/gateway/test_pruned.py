@@ -244,6 +244,91 @@ def test_a_run_that_was_pruned_is_not_pruned_again(path: Path) -> None:
     assert kept(path) == {"r": "-"}, "what came later may go too"
 
 
+# --- branches ---
+
+
+@pytest.fixture
+def forked(path: Path) -> tuple[World, Path]:
+    """A run that was forked after its first mail, and whose fork has come to its end."""
+    world = World()
+    world.until = 1
+    with house_at(path) as house:
+        life(house, world.writer)
+        node = f"r@{len(asyncio.run(house.store.read('r@main')))}"
+        assert house.fork(node, by="ann") == "b2"
+        world.until = 99
+        assert len(life(house, world.writer)) == 2
+    assert world.did == ["ann", "bob"]
+    return world, path
+
+
+def all_that_may_go(path: Path) -> list[Mark]:
+    with Reader(path) as reader:
+        found = asyncio.run(choose(reader, [], None, behind=False))
+    return [mark for of_run in found.marks.values() for mark in of_run]
+
+
+def test_a_run_whose_line_has_ended_is_pruned_with_all_its_branches(forked: tuple[World, Path]) -> None:
+    world, path = forked
+    marks = all_that_may_go(path)
+    assert {mark.branch for mark in marks} == {"r@main", "r@b2"}
+    prune(path, marks)
+    with Reader(path) as reader:
+        assert list(reader.digests()) == []
+    with house_at(path) as house:
+        assert isinstance(life(house, world.writer), Unknown)
+    assert world.did == ["ann", "bob"]
+
+
+def test_a_branch_that_goes_on_keeps_what_the_others_gave_it(forked: tuple[World, Path]) -> None:
+    world, path = forked
+    with house_at(path) as house:
+        assert house.fork("r@3", kind="what-if", by="ann") == "b3"
+    assert kept(path) == {"r": "its branch `b3` has not ended"}
+    assert kept(path, behind=True) == {"r": "its branch `b3` has not ended"}
+    with house_at(path) as house:
+        life(house, world.writer, branch="b3")
+    assert kept(path) == {"r": "-"}
+
+
+def test_a_fork_of_what_was_pruned_does_nothing_twice_and_says_what_it_lacks(forked: tuple[World, Path]) -> None:
+    world, path = forked
+    prune(path, all_that_may_go(path))
+    with house_at(path) as house:
+        branch = house.fork("r@b2:9", by="ann")
+        assert isinstance(life(house, world.writer), Unknown)
+        assert isinstance(life(house, world.swallower), Unknown)
+    assert kept(path) == {"r": "it has not ended"}, branch
+    assert world.did == ["ann", "bob"]
+
+
+def test_what_a_branch_that_was_given_up_did_can_be_taken_back_before_it_is_forgotten(path: Path) -> None:
+    undone: list[str] = []
+
+    async def take_back(what: str) -> None:
+        undone.append(what)
+
+    @tool(kind="reversible", name="build-for-pruning", undo=take_back)
+    async def build(what: str) -> str:
+        return f"built {what}"
+
+    @agent
+    async def builder(run: Run, task: Any) -> str:
+        return await build(await run.setting("what", "a house"))
+
+    with house_at(path) as house:
+        life(house, builder)
+        node = "r@2"
+        house.fork(node, kind="what-if", settings={"what": "a barn"}, by="ann")
+        assert life(house, builder, branch="b2") == "built a barn"
+        house.abandon("r", "b2", by="ann")
+        assert kept(path) == {"r": "what a branch did that was given up could be taken back"}
+        assert kept(path, "r") == {"r": "-"}, "who names it means it"
+        house.clear("r")
+    assert undone == ["a barn"]
+    assert kept(path) == {"r": "-"}
+
+
 def test_a_run_that_is_named_must_be_there(path: Path) -> None:
     with house_at(path) as house:
         life(house, waits, id="r")

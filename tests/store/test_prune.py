@@ -124,11 +124,20 @@ def test_a_rope_goes_with_its_pieces(path: Path) -> None:
 
 def test_what_an_entry_after_the_mark_names_stays(path: Path) -> None:
     write(path, "a@main one two")
-    found = planned(path, "a@main")
+    pruned(path, "a@main")
     write(path, "a@main two")
-    with Pruner(path, found, "ann") as pruner:
-        pruner.prune(lambda _number: None)
+    assert pruned(path) == Share()
     assert has(path, "one", "two") == [False, True]
+
+
+@pytest.mark.parametrize("branch", ["a@main", "a@b2"])
+def test_a_run_that_has_moved_on_since_is_not_pruned(path: Path, branch: str) -> None:
+    write(path, "a@main one two")
+    found = planned(path, "a@main")
+    write(path, f"{branch} three")
+    with Pruner(path, found, "ann") as pruner, pytest.raises(Conflict, match="a run has moved on"):
+        pruner.prune(lambda _number: None)
+    assert has(path, "one", "two") == [True, True]
 
 
 def test_the_plan_counts_for_each_run_what_goes_and_nothing_twice(path: Path) -> None:

@@ -214,7 +214,7 @@ class Pruner:
 
     def prune(self, tick: Callable[[int], object]) -> Share:
         """Set the marks, then delete, in many small transactions: others write in between. What was deleted. `tick` is
-        told of how many. Raises Conflict if another process prunes too."""
+        told of how many. Raises Conflict if another process prunes too, or if one of these runs has moved on."""
         done, step = Share(), MOST_BLOBS
         with self._translated():
             self._mark()
@@ -247,7 +247,11 @@ class Pruner:
     def _mark(self) -> None:
         now_ms = time.time_ns() // 1_000_000
         rows = [(mark.branch, mark.upto, mark.extent.value, now_ms, self._by) for mark in self._plan.marks]
+        runs = {mark.branch.partition("@")[0] for mark in self._plan.marks}
         with self._transaction() as connection:
+            for row in connection.execute(PLACES, (self._plan.newest,)):
+                if str(row[1]).partition("@")[0] in runs:  # it may need what was to go
+                    raise Conflict("a run has moved on since it was looked at", where=str(row[1]), fix="do it again")
             connection.executemany(_MARK, rows)
 
     def _delete(self, waiting: list[bytes], most: int, done: Share) -> int:

@@ -174,9 +174,7 @@ class SqliteStore(Reading):
             if release:
                 self._given_up.add(branch)
             raise
-        self._remember(stored, packed)
-        if release:
-            self._claims.discard(branch)
+        self._remember(stored, packed, branch if release else "")
         return cast("list[Entry]", job.result)
 
     def _keep(self, connection: apsw.Connection, packed: list[tuple[bytes, int, bytes]]) -> None:
@@ -189,12 +187,13 @@ class SqliteStore(Reading):
             place_blobs(connection)
             self._newest.clear()
 
-    def _remember(self, stored: set[bytes], packed: list[tuple[bytes, int, bytes]]) -> None:
+    def _remember(self, stored: set[bytes], packed: list[tuple[bytes, int, bytes]], released: str) -> None:
         """Digests that are known to be stored: what repeats is not even sent again. If anything was deleted since,
         nobody looks into this set any more."""
         if len(stored) > 100_000:
             stored.clear()
         stored.update([row[0] for row in packed])
+        self._claims.discard(released)
 
     def _form(self, blob: Blob) -> tuple[bytes, int, bytes]:
         """A payload as a row. Form: 0 bytes, 1 compressed bytes, 2 rope, 3 compressed rope."""
