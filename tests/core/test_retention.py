@@ -6,6 +6,7 @@ import pytest
 
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Payload
 from holdfast.core.record import (
+    Adopted,
     Checkpoint,
     Decision,
     Finished,
@@ -44,6 +45,9 @@ HOLD = Hold(
 )
 SETTLED = Settled(intent=3, outcome=Happened(TWO), by="ann")
 SIGNAL = Signal(name="go", value=ONE, by="ann")
+ADOPTED = Adopted(
+    tool="t", kind=Kind.IRREVERSIBLE, identity=IDENTITY, n=0, args=ONE, node="b2:5", undoes=None, outcome=Happened(TWO)
+)
 CHECKPOINT = Checkpoint(state=ONE)
 FINISHED = Finished(answer=TWO, error=None)
 
@@ -52,7 +56,7 @@ FINISHED = Finished(answer=TWO, error=None)
     ("record", "named"),
     [
         (STARTED, [ONE]), (DECISION, [ONE, TWO]), (INTENT, [ONE]), (READ, [ONE, TWO]), (SEAL, [TWO]), (REFUSED, []),
-        (HOLD, [ONE]), (SETTLED, [TWO]), (SIGNAL, [ONE]), (CHECKPOINT, [ONE]), (FINISHED, [TWO]),
+        (HOLD, [ONE]), (SETTLED, [TWO]), (ADOPTED, [ONE, TWO]), (SIGNAL, [ONE]), (CHECKPOINT, [ONE]), (FINISHED, [TWO]),
         (Finished(answer=None, error="e"), []),
     ],
     ids=lambda value: type(value).__name__.lower(),
@@ -93,3 +97,11 @@ def test_a_run_that_goes_on_never_forgets_what_it_was_given_and_what_it_did(reco
 def test_of_two_marks_the_further_one_counts() -> None:
     marks = Marks([Mark("r@main", 9, Extent.ALL), Mark("r@main", 4, Extent.ALL)])
     assert [marks.covers("r@main", seq) for seq in (9, 10)] == [True, False]
+
+
+def test_what_was_adopted_from_a_branch_that_was_pruned_is_not_missed() -> None:
+    marks = Marks([Mark("r@b2", 5, Extent.ALL), Mark("s@b2", 9, Extent.ALL)])
+    assert list(marks.needed("r@b3", 7, ADOPTED)) == []
+    assert list(marks.needed("r@b3", 7, SEAL)) == [TWO]
+    assert list(Marks([Mark("r@b2", 4, Extent.ALL)]).needed("r@b3", 7, ADOPTED)) == [ONE, TWO]
+    assert list(marks.needed("t@b3", 7, ADOPTED)) == [ONE, TWO]

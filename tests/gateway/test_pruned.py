@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast import House, Run, agent, open_store, tool
+from holdfast.cli import main
 from holdfast.core.entry import Entry
 from holdfast.core.record import Finished
 from holdfast.core.retention import Extent, Mark
@@ -300,6 +301,21 @@ def test_a_fork_of_what_was_pruned_does_nothing_twice_and_says_what_it_lacks(for
         assert isinstance(life(house, world.swallower), Unknown)
     assert kept(path) == {"r": "it has not ended"}, branch
     assert world.did == ["ann", "bob"]
+
+
+def test_what_a_fork_adopts_of_what_was_pruned_is_no_damage(forked: tuple[World, Path]) -> None:
+    """It is given an input of its own, so that it comes as far as the first mail, which the log says was sent."""
+    world, path = forked
+    prune(path, all_that_may_go(path))
+    with house_at(path) as house:
+        house.fork("r@2", settings={"input": {"anew": True}}, by="ann")
+        assert isinstance(life(house, world.writer), Unknown)
+        assert world.did == ["ann", "bob"]
+        (adopted,) = (entry for entry in asyncio.run(house.store.read("r@b3")) if b'"t":"adopted"' in entry.body)
+    with Reader(path) as reader:
+        needs = Needs(reader.marks())
+        assert list(needs(adopted)) == []
+    assert main(["verify", str(path), "--anchor", "none"]) == 0
 
 
 def test_what_a_branch_that_was_given_up_did_can_be_taken_back_before_it_is_forgotten(path: Path) -> None:

@@ -408,6 +408,13 @@ BUGS = (
         found_by=PRUNE + "test_a_payload_that_comes_back_after_the_newest_ones_went_is_found",
     ),
     Bug(
+        name="a rope is kept though a piece that it rests on was pruned",
+        file="store/sqlite.py",
+        old="self._sound(connection, blobs, packed) if self._unsure else packed",
+        new="packed",
+        found_by="tests/store/test_prune_runs.py::test_a_living_run_does_not_rest_on_pieces_that_nothing_holds",
+    ),
+    Bug(
         name="an agent that swallows the loss of an answer goes on",
         file="gateway/line.py",
         old="            self.lost(error)\n",

@@ -3,7 +3,7 @@
 python -m tests.store.rememberer PATH
 
 Each line that it is told is `BRANCH TEXT…`: it places an entry that names these texts as payloads, and says `placed`.
-A text `A+B` is a rope of the payloads `A` and `B`.
+A text `A+B` is a rope of the payloads `A` and `B`, which are placed with it; not those of `~A+B`.
 """
 
 import asyncio

@@ -55,15 +55,22 @@ def blob(data: bytes, *, rope: bool = False) -> Blob:
     return Blob(hashlib.sha256(data).digest(), data, rope)
 
 
+def said(word: str) -> bytes:
+    """The bytes of a text, of a length at which they are worth storing; `A+B` is that of A, and then that of B."""
+    return b"".join(f"{part} ".encode() * 100 for part in word.lstrip("~").split("+"))
+
+
 def texts(*words: str) -> list[Blob]:
-    """Payloads of these texts, of a length at which they are worth storing; `A+B` is a rope of those of A and B."""
+    """What must be stored for these texts. `A+B` is a rope of the payloads A and B; of `~A+B` the pieces are taken for
+    stored."""
     found: list[Blob] = []
     for word in words:
-        parts = [blob(f"{part} ".encode() * 100) for part in word.split("+")]
-        found += parts
+        parts = [blob(said(part)) for part in word.lstrip("~").split("+")]
+        if not word.startswith("~"):
+            found += parts
         if len(parts) > 1:
-            whole = hashlib.sha256(b"".join(part.data for part in parts)).digest()
-            found.append(Blob(whole, b"".join(b"\1" + part.digest for part in parts), rope=True))
+            rope = b"".join(b"\1" + part.digest for part in parts)
+            found.append(Blob(hashlib.sha256(said(word)).digest(), rope, rope=True, whole=said(word)))
     return found
 
 

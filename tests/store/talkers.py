@@ -69,6 +69,26 @@ async def walker(run: Run, task: Any) -> list[int]:
     return run.state
 
 
+@agent
+async def quoter(run: Run, task: Any) -> str:
+    """It is answered with what is stored already, and quotes that when the store was pruned meanwhile."""
+    answer = await run.decide(model, [])
+    await tidy(task["url"])
+    await run.decide(model, [answer])
+    return "quoted"
+
+
+@agent
+async def answerer(run: Run, task: Any) -> Any:
+    return await model([])
+
+
+@tool(kind="read", name="tidy")
+async def tidy(url: str) -> int:
+    """Somebody prunes the store at this moment."""
+    return await asyncio.to_thread(main, ["prune", "--older-than", "1d", "--store", url])
+
+
 async def talk(url: str, seed: int, runs: int) -> None:
     chance = random.Random(seed)
     async with open_store(url) as house:

@@ -10,6 +10,7 @@ import contextlib
 import random
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from holdfast.store.reader import Reader
 from holdfast.store.rope import gather
 from holdfast.store.sqlite import SqliteStore
 from tests.store.faults import Fault, FaultyDisk, Quiet
-from tests.store.shelf import blob, draft, heard, named, naming, start, texts
+from tests.store.shelf import blob, draft, heard, named, naming, said, start, texts
 
 
 @pytest.fixture
@@ -73,9 +74,8 @@ def has(path: Path, *words: str) -> list[bool]:
     """Whether the payloads of these texts are there, whole."""
 
     async def whole(reader: Reader, word: str) -> bool:
-        said = b"".join(f"{part} ".encode() * 100 for part in word.split("+"))
         try:
-            return await gather(reader, texts(word)[-1].digest, 1 << 20) == said
+            return await gather(reader, texts(word)[-1].digest, 1 << 20) == said(word)
         except Unknown:
             return False
 
@@ -239,6 +239,45 @@ def test_a_living_process_does_not_believe_that_what_went_is_stored(path: Path) 
     assert has(path, "one", "one+two", "two") == [True, True, True]
 
 
+def test_a_rope_whose_pieces_went_after_they_were_written_is_kept_whole(path: Path) -> None:
+    """Who cuts a payload takes what it has written before for stored, and does not send it with the rope."""
+    with rememberer(path) as writer:
+        tell(writer, "a@main one two")
+        tell(writer, "b@main two")
+        pruned(path, "a@main")
+        tell(writer, "b@main ~one+two")
+    assert has(path, "one+two", "one", "two") == [True, False, True]
+    assert rows(path, "SELECT count(*) FROM blob WHERE form >= 2") == [(0,)]
+
+
+def test_a_piece_that_no_entry_names_may_go_and_is_not_missed(path: Path) -> None:
+    """The payload was stored whole by another: then its cut is not kept, and its pieces are, which nothing holds."""
+    write(path, "z@main kept")
+    write_whole(path, "a@main", "one+two")
+    with rememberer(path) as writer:
+        tell(writer, "b@main one+two")
+        assert has(path, "one", "two") == [True, True]
+        assert pruned(path).payloads == 2
+        tell(writer, "b@main ~one+kept")
+        tell(writer, "b@main ~two+one+kept three+four")
+        tell(writer, "b@main ~three+four")
+    assert has(path, "one+two", "one+kept", "two+one+kept", "three+four", "one") == [True, True, True, True, False]
+
+
+def test_who_does_not_know_what_a_rope_was_cut_from_is_refused(path: Path) -> None:
+    async def refused() -> None:
+        store = SqliteStore(path, anchor=None)
+        await store.append("a@main", [naming("one")], epoch=0, blobs=texts("one"))
+        await asyncio.to_thread(pruned, path, "a@main")
+        rope = replace(texts("~one+two")[0], whole=b"")
+        with pytest.raises(Conflict, match="a piece of a payload was pruned"):
+            await store.append("b@main", [naming("one+two")], epoch=0, blobs=[rope])
+        assert await store.read("b@main") == []
+        await store.close()
+
+    asyncio.run(refused())
+
+
 def test_each_deletion_is_forgotten_not_only_the_first(path: Path, one_by_one: None) -> None:
     with rememberer(path) as writer:
         tell(writer, "a@main one two three")
@@ -269,8 +308,7 @@ def write_whole(path: Path, branch: str, word: str) -> None:
 
     async def write_it() -> None:
         store = SqliteStore(path, anchor=None)
-        data = b"".join(f"{part} ".encode() * 100 for part in word.split("+"))
-        await store.append(branch, [naming(word)], epoch=0, blobs=[blob(data)])
+        await store.append(branch, [naming(word)], epoch=0, blobs=[blob(said(word))])
         await store.close()
 
     asyncio.run(write_it())

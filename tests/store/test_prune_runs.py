@@ -22,7 +22,7 @@ from holdfast.cli import main
 from holdfast.embedded import House
 from tests.stage import life
 from tests.store.shelf import ROOT, heard, start
-from tests.store.talkers import talker, walker
+from tests.store.talkers import answerer, quoter, talker, walker
 
 STEP = 9  # every ninth write here, all of them in the soak
 
@@ -104,6 +104,17 @@ def test_a_run_goes_on_from_its_checkpoint_without_what_it_thought_before(place:
         assert go_on(house) == ANSWERS
     assert place.typed("verify")["ok"]
     assert len(place.told()) == len(set(place.told())), "something was done twice"
+
+
+def test_a_living_run_does_not_rest_on_pieces_that_nothing_holds(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer that another run has stored whole is cut once more: its pieces are stored, and nothing names them."""
+    with open_store(place.url) as house:
+        life(house, answerer, id="answerer")
+        assert life(house, quoter, {"url": place.url}, id="quoter") == "quoted"
+    assert "(left over)" in capsys.readouterr().out
+    assert place.typed("verify")["ok"]
 
 
 def test_processes_that_run_agents_beside_a_prune_lose_nothing(place: Place) -> None:

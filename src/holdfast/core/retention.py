@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import cast
 
 from holdfast.core.effect import Payload
-from holdfast.core.record import Checkpoint, Decision, Record, Seal
+from holdfast.core.record import Adopted, Checkpoint, Decision, Record, Seal
 
 
 class Extent(StrEnum):
@@ -50,7 +50,13 @@ class Marks:
         """The payloads that the entry at a place must still have."""
         if self.covers(branch, seq) or (self.covers(branch, seq, Extent.BEHIND) and _is_behind(record)):
             return iter(())
+        if isinstance(record, Adopted) and self._covers_node(branch, record.node):
+            return iter(())  # it names what another branch had, which was pruned before
         return payloads_of(record)
+
+    def _covers_node(self, branch: str, node: str) -> bool:
+        name, _, seq = node.partition(":")
+        return seq.isdecimal() and self.covers(f"{branch.partition('@')[0]}@{name}", int(seq))
 
 
 def _is_behind(record: Record) -> bool:

@@ -3,8 +3,8 @@
 Rules
 1. What goes is decided inside the transaction that deletes it: whatever was written since it was looked for is looked
    at first, and what that names stays.
-2. Who has written a payload need not write it again while its claim lasts. So nothing that was written under a claim
-   that is held is pruned; and each deletion is counted, so that every process forgets what it has kept in mind.
+2. Who has written a payload, or a piece of one, does not send it again. So each deletion is counted, and every process
+   that writes stops believing what it has kept in mind: see sqlite.py.
 3. A rope goes before its pieces: whenever this process dies, what is left is whole, and is found the next time.
 4. A log that is damaged is not pruned: what it needs cannot be told.
 5. What is deleted is overwritten; the file keeps its size until `compact`.
