@@ -149,6 +149,15 @@ def test_a_damaged_store_is_not_pruned() -> None:
     assert digests() == before
 
 
+def test_a_mark_that_nobody_understands_is_a_fault_and_nothing_is_pruned_by_it() -> None:
+    rows("INSERT INTO pruned VALUES (1, 9, 'everything', 0, 'eve')")
+    assert json.loads(typed("verify", "--json").stdout)["fault"]["what"].startswith("what was pruned cannot be read")
+    before = digests()
+    result = typed("prune", "--older-than", "0s")
+    assert (result.exit_code, result.stderr.partition(":")[0]) == (5, "Corrupt")
+    assert digests() == before
+
+
 # --- what others tell of it ---
 
 

@@ -323,6 +323,22 @@ def test_a_rope_that_is_named_again_in_another_cut_is_whole(path: Path, one_by_o
         assert has(store, "one+two") == [True], f"named after {nth} deletions"
 
 
+def test_the_write_ahead_log_of_a_living_process_has_its_size_again_and_nothing_of_what_went(path: Path) -> None:
+    log = path.with_name("runs.db-wal")
+    with rememberer(path) as writer:
+        tell(writer, "a@main secret")
+        for _ in range(200):
+            tell(writer, "b@main kept")
+        size = log.stat().st_size
+        assert size > 10_000_000, "it was never given its size"
+        assert b"secret" in log.read_bytes() + path.read_bytes()
+        pruned(path, "a@main")
+        assert b"secret" not in log.read_bytes() + path.read_bytes()
+        assert log.stat().st_size == size
+        tell(writer, "b@main more")
+    assert has(path, "kept", "more") == [True, True]
+
+
 def test_two_that_prune_at_once_do_not_trust_each_others_plan(path: Path) -> None:
     write(path, "a@main one", "b@main two")
     late = planned(path, "a@main")

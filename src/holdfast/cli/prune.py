@@ -21,6 +21,7 @@ from holdfast.cli.keys import anchor_of, files_of
 from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
 from holdfast.cli.terminal import busy, hint, json_text, out, progress, safe, say, styled, table
 from holdfast.cli.view import many, reader_of, size_text
+from holdfast.core.effect import legible
 from holdfast.errors import BadCall, Busy, Misuse
 from holdfast.gateway.retention import Chosen, Kept, Needs, choose, named
 from holdfast.store import prune as deletion
@@ -93,7 +94,10 @@ def verb(
         _refuse_compaction(url)
     went = 0
     if not dry_run and (planned.marks or planned.doomed):
-        with progress("pruning", len(planned.doomed)) as tick, Pruner(files.path, planned, name_of(by)) as pruner:
+        with (
+            progress("pruning", len(planned.doomed)) as tick,
+            Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
+        ):
             went = pruner.prune(tick).payloads
     if compact and not dry_run:
         _compact(files)

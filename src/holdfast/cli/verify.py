@@ -165,8 +165,8 @@ async def _feed(reader: Reader, verifier: Verifier) -> int:
 def _marks(reader: Reader, verifier: Verifier) -> list[Mark]:
     try:
         return reader.marks()
-    except (Corrupt, ValueError) as error:
-        verifier.blame(LAST, Fault("file", f"what was pruned cannot be read: {error}"))
+    except Corrupt as error:
+        verifier.blame(LAST, Fault("file", error.what))
         return []
 
 

@@ -232,17 +232,9 @@ class Pruner:
                 tick(taken)
                 self._wal.empty()
                 time.sleep(min(1.0, time.monotonic() - begun_s))  # SQLite's lock is not fair: let others have it
-            self._forget_frames()
+            self._connection.set_busy_timeout(1000)
+            self._wal.wipe()  # what was deleted is in there too
         return done
-
-    def _forget_frames(self) -> None:
-        """What was deleted is in the write-ahead log too, until that is used again. While others read, it stays."""
-        self._connection.set_busy_timeout(1000)
-        with contextlib.suppress(apsw.BusyError):
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._wal.extend()
-            self._connection.execute("COMMIT")
 
     def _mark(self) -> None:
         now_ms = time.time_ns() // 1_000_000

@@ -171,8 +171,13 @@ class Reader(Reading):
         return cast("int | None", next(self._each("SELECT max(at_ms) FROM entry", ()))[0])
 
     def marks(self) -> list[Mark]:
-        """What was pruned, oldest first."""
-        return [Mark(str(row[0]), cast(int, row[1]), Extent(str(row[2]))) for row in self._each(_MARKS, ())]
+        """What was pruned, oldest first. Raises Corrupt if that cannot be read."""
+        try:
+            return [Mark(str(row[0]), cast(int, row[1]), Extent(str(row[2]))) for row in self._each(_MARKS, ())]
+        except ValueError as error:
+            raise Corrupt(
+                f"what was pruned cannot be read: {error}", where=str(self.path), fix="restore a backup"
+            ) from None
 
     def deletions(self) -> str:
         """What is another text each time that payloads were deleted."""
