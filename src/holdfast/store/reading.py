@@ -122,14 +122,32 @@ class Reading:
         return await asyncio.to_thread(fetch) if long else fetch()
 
 
+class _PerThread(threading.local):
+    """What compresses has a state, and lets other threads run while it works: each thread has its own."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=1).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+def packer() -> Callable[[bytes], bytes]:
+    """Compression, for any thread."""
+    own = _PerThread()
+
+    def pack(data: bytes) -> bytes:
+        return own.compress(data)
+
+    return pack
+
+
 def unpacker() -> Callable[[bytes], bytes]:
-    """Decompression that believes no more than a payload may hold."""
-    inner = zstandard.ZstdDecompressor()
+    """Decompression that believes no more than a payload may hold, for any thread."""
+    own = _PerThread()
 
     def unpack(data: bytes) -> bytes:
         try:
             if zstandard.get_frame_parameters(data).content_size <= LARGEST_BYTES:
-                return inner.decompress(data)
+                return own.decompress(data)
         except zstandard.ZstdError:
             pass
         raise Corrupt("a payload cannot be decompressed", fix="run `holdfast verify`; restore a backup")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import apsw
-import zstandard
 
 from holdfast.core.entry import Entry, chain, origin
 from holdfast.core.payload import Blob, pieces
@@ -28,7 +27,7 @@ from holdfast.errors import Claimed, Conflict, Corrupt, Fenced, HoldfastError, R
 from holdfast.store import NOTHING, Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
-from holdfast.store.reading import DELETIONS, Reading
+from holdfast.store.reading import DELETIONS, Reading, packer
 from holdfast.store.schema import UNREADABLE, connect, place_blobs, refuse_unfit, translate
 from holdfast.store.worker import Worker, dead, here
 
@@ -89,7 +88,7 @@ class SqliteStore(Reading):
         self._stored: set[bytes] = set()  # another set each time that anything was deleted
         self._deletions = ""
         self._unsure = False  # anything was deleted since this store was opened
-        self._pack = zstandard.ZstdCompressor(level=1).compress
+        self._pack = packer()
         key = key or path.with_name(path.name + "-key")
         self.committer = Committer(path, flush_s, new=not key.exists())  # a key is made after its log, never before
         self.log_id = self.committer.log_id
