@@ -116,7 +116,7 @@ async def _left_behind(reader: Reader, branch: str) -> bool:
         return False
     for relative in family.kin.stranded((await read_log(reader, branch)).log):
         name, seq = relative.branch.partition("@")[2], relative.slot.intent_seq
-        goes_on = family.tree.survives(name, seq) or bool(family.kin.adopters(relative.node))
+        goes_on = family.tree.survives(name, seq) or family.kin.needed(relative.branch, seq)
         if relative.slot.kind is Kind.REVERSIBLE and not goes_on:
             return True
     return False
