@@ -117,6 +117,7 @@ class Lives:
         own_loop = self._own_loop
         mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
         line.alone = lambda: own_loop and self._lives == 1 and mediator.alone
+        line.lost = mediator.close
         shape = None if agent.state is None else Shape(agent.state)
         memory = Memory(mediator)
         door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape)
