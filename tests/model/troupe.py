@@ -46,9 +46,16 @@ class HastyLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._hasty = Hasty()
         super().__init__(self._hasty)
+        self.set_exception_handler(_but_of_deaths)
 
     def time(self) -> float:
         return super().time() + self._hasty.ahead_s
+
+
+def _but_of_deaths(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Nobody hears of what became of the tasks of a dead worker."""
+    if not isinstance(context.get("exception"), Killed):
+        loop.default_exception_handler(context)
 
 
 class Actor:
