@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         AwaitingSignal,
         Cancelled,
         Claimed,
+        Drifted,
         Held,
         HoldfastError,
         InDoubt,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         RetryAfter,
         Waiting,
     )
+    from holdfast.gateway.drift import Drift
     from holdfast.gateway.upstreams.python import key
 
 __version__ = "0.1.0"
@@ -40,6 +42,8 @@ __all__ = [
     "AwaitingSignal",
     "Cancelled",
     "Claimed",
+    "Drift",
+    "Drifted",
     "Happened",
     "Held",
     "HoldfastError",
@@ -62,6 +66,7 @@ _HOMES = {
     "holdfast.agent.tool": ("tool",),
     "holdfast.core.effect": ("Happened",),
     "holdfast.embedded": ("House", "open_store"),
+    "holdfast.gateway.drift": ("Drift",),
     "holdfast.gateway.upstreams.python": ("key",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -16,6 +16,7 @@
     │   ├── Claimed           another living worker advances this branch
     │   └── Fenced            our claim was taken over; nothing of ours is written any more
     ├── Conflict          the log has moved on: read it again and decide again
+    ├── Drifted           the world has moved on since the run read it: look at it, then go on, or go back and fork
     └── Stopped           the store cannot be written or trusted; nothing new is started
         ├── StoreFull         no space: acknowledged entries are safe, no new effect starts
         ├── Unwritable        read-only or failing storage
@@ -120,6 +121,10 @@ class Fenced(Busy):
 
 class Conflict(HoldfastError):
     """The log has moved on since it was read: read it again, decide again."""
+
+
+class Drifted(HoldfastError):
+    """The world is not as the run has seen it, or nobody can tell: nothing was started."""
 
 
 class Stopped(HoldfastError):

@@ -422,6 +422,19 @@ def test_different_functions_under_one_name_are_not_chosen_between() -> None:
     assert tool_named("found.twice") is send.holdfast
 
 
+def test_what_nobody_holds_any_more_stands_in_nobodys_way() -> None:
+    @tool(name="found.once")
+    def send() -> None: ...
+
+    @tool(name="found.once")
+    def post() -> None: ...
+
+    around: list[object] = [post]
+    around.append(around)
+    del post, around
+    assert tool_named("found.once") is send.holdfast
+
+
 def test_functions_behind_one_decorator_are_told_apart_by_where_they_are_written(tmp_path: Path) -> None:
     text = (
         "import functools\nfrom holdfast import tool\nfrom tests.agent.test_tool import plainly\n"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
-from holdfast import NotHappened, Run, agent, tool
+from holdfast import Happened, NotHappened, Run, agent, tool
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [red]markup[/red] \u202eevil\u2066 \x00 \r\nforged line\u200b \x9b2J"
 
@@ -36,6 +37,35 @@ def put(name: str) -> str:
 @tool(kind="read", name="look")
 def look(name: str) -> str:
     return f"saw {name}"
+
+
+@tool(kind="read", name="desk.sheet", resource=["sheet"])
+def sheet(sheet: str) -> Happened[str]:
+    """A sheet of paper on the desk; its version is how often it was written. `hostile` says what it likes to."""
+    if sheet == "hostile" and Path("changed").exists():
+        raise ValueError(HOSTILE)
+    if not Path(sheet).exists():
+        raise NotHappened("there is no such sheet")
+    lines = Path(sheet).read_text().splitlines()
+    return Happened(lines[-1], etag=f"v{len(lines)}")
+
+
+@tool(kind="idempotent", name="desk.write", resource=["sheet"])
+def write(sheet: str, text: str) -> Happened[None]:
+    with Path(sheet).open("a") as paper:
+        paper.write(f"{text}\n")
+    return Happened(None, etag=f"v{len(Path(sheet).read_text().splitlines())}")
+
+
+@agent
+def clerk(run: Run, task: Any) -> str:
+    """Reads some sheets, writes on others, and waits for a word."""
+    for name in task["reads"]:
+        with contextlib.suppress(NotHappened):
+            sheet(name)
+    for name in task.get("writes", ()):
+        write(name, "from the clerk")
+    return run.wait_for("go")
 
 
 @agent

@@ -15,6 +15,7 @@ MATRIX = "tests/crash/test_kill_matrix.py::"
 WORKERS = "tests/crash/test_two_workers.py::"
 VERIFY = "tests/core/test_verify.py::"
 LOG = "tests/core/test_log.py::"
+DRIFT = "tests/gateway/test_drift.py::"
 STEP = "tests/core/test_step.py::"
 
 
@@ -222,6 +223,63 @@ BUGS = (
         old="                self.changed()\n",
         new="",
         found_by="tests/store/test_sqlite.py::test_an_entry_of_another_process_is_taken_into_account_at_once",
+    ),
+    # --- the world moves ---
+    Bug(
+        name="a run's own later write explains whatever came after it",
+        file="core/drift.py",
+        old="any(etag is None or write.etag is None or same_version(etag, write.etag) for write in then.writes)",
+        new="bool(then.writes)",
+        found_by=DRIFT + "test_what_the_run_itself_wrote_is_told_apart_from_what_others_wrote",
+    ),
+    Bug(
+        name="what cannot be compared is taken for the same",
+        file="core/drift.py",
+        old="    if alike is None:\n        return Fate.UNKNOWN\n    return Fate.SAME if alike else",
+        new="    return Fate.SAME if alike is not False else",
+        found_by=DRIFT + "test_an_answer_that_was_never_written_down_cannot_be_compared",
+    ),
+    Bug(
+        name="an older reading counts, not the newest",
+        file="core/drift.py",
+        old="slot if known is None or known.sealed_seq < slot.sealed_seq else known",
+        new="known or slot",
+        found_by="tests/core/test_drift.py::test_only_the_newest_reading_of_each_identity_counts",
+    ),
+    Bug(
+        name="answers are compared though both times a version was told",
+        file="core/drift.py",
+        old="        return Fate.SAME if same_version(etag, then.etag) else _unlike(then, etag)\n",
+        new="        return Fate.SAME if same_version(etag, then.etag) else None\n",
+        found_by=DRIFT + "test_a_version_that_is_the_same_decides_whatever_the_answer_says",
+    ),
+    Bug(
+        name="what was a read is read again though its tool writes now",
+        file="gateway/drift.py",
+        old="        if then.key is None and way.contract.kind is not Kind.READ:\n",
+        new="        if then.key is None and way.contract.kind is Kind.IRREVERSIBLE:\n",
+        found_by=DRIFT + "test_what_was_a_read_and_writes_now_is_not_called[idempotent]",
+    ),
+    Bug(
+        name="a run is held to the world only where something is gone",
+        file="gateway/drift.py",
+        old="        return self.fate in (Fate.SAME, Fate.OURS)\n",
+        new="        return self.fate is not Fate.GONE\n",
+        found_by=DRIFT + "test_a_run_that_is_held_to_the_world_is_not_started_where_it_has_moved",
+    ),
+    Bug(
+        name="a branch is promoted though what it has read has moved",
+        file="embedded/explore.py",
+        old="            if why is None:\n                return branch, said, list(attempts)\n",
+        new="            if why is None or len(ranked) > 1:\n                return branch, said, list(attempts)\n",
+        found_by=DRIFT + "test_a_candidate_whose_reading_has_moved_is_not_promoted_and_the_next_best_is",
+    ),
+    Bug(
+        name="what another branch wrote excuses a promotion",
+        file="gateway/drift.py",
+        old="asking.told_apart(found, _own(log))",
+        new="asking.told_apart(found, await _written(store, log))",
+        found_by=DRIFT + "test_what_another_branch_wrote_is_no_excuse_for_a_promotion",
     ),
     # --- people ---
     Bug(

@@ -2,7 +2,8 @@
 functions.
 
 Rules
-1. The decorated function keeps its name, signature and colour (sync or async), so that any framework can take it.
+1. The decorated function keeps its name, signature and colour (sync or async), so that any framework can take it. Where
+   the function answers `Happened(answer, etag)`, the decorated one answers `answer`: the version is for the seal.
 2. A contract that contradicts itself is refused when the module is imported.
 3. Arguments are bound with their defaults before they are compared.
 4. A log names its tools; `tool_named` finds what is declared under a name in this process, and nothing is imported for
@@ -12,19 +13,21 @@ Rules
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
 from holdfast.agent.run import current
 from holdfast.core.contract import Contract, Drift, Level, Repeat, breach, default_drift, default_repeat
-from holdfast.core.effect import Kind
+from holdfast.core.effect import Happened, Kind
 from holdfast.errors import BadCall, BadContract, Misuse
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
+A = TypeVar("A")
 _declared: dict[str, list[weakref.ref[Tool]]] = {}  # by the contract's name, oldest first
 
 
@@ -40,6 +43,19 @@ class ToolFunction(Protocol[P, R_co]):
     def again(self, label: str) -> Callable[P, R_co]:
         """The same tool, as an effect of its own under `label`."""
         ...
+
+
+class Declared(Protocol):
+    """What `@tool(…)` makes of a function."""
+
+    @overload
+    def __call__(self, function: Callable[P, Happened[A]], /) -> ToolFunction[P, A]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, Happened[A]]], /
+    ) -> ToolFunction[P, Coroutine[Any, Any, A]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R_co], /) -> ToolFunction[P, R_co]: ...
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -107,8 +123,9 @@ def tool(
     blast: int | Callable[..., int] | None = None,
     approval: str = "none",
     secret: Sequence[str] = (),
-) -> Callable[[Callable[P, R_co]], ToolFunction[P, R_co]]:
-    """Declare what a function promises about its effect on the world.
+) -> Declared:
+    """Declare what a function promises about its effect on the world. It answers a value, or `Happened(value, etag)`
+    where it can tell the version of what it read or wrote.
 
     `kind`: read, idempotent (safe to send again with the same `holdfast.key()`), reversible (has an `undo`),
     irreversible (the default). `identity`: the arguments that make two calls the same (default: all). `resource`: those
@@ -117,7 +134,7 @@ def tool(
     are written down only as commitments. Raises BadContract if this contradicts itself.
     """
 
-    def decorate(function: Callable[P, R_co]) -> ToolFunction[P, R_co]:
+    def decorate(function: Callable[P, Any]) -> Any:
         made = _tool_of(
             function,
             _contract(
@@ -131,7 +148,7 @@ def tool(
         _declare(made)
         return _wrapped(made, None, function)
 
-    return decorate
+    return cast(Declared, decorate)
 
 
 def _ms(seconds: float | None) -> int | None:
@@ -209,7 +226,7 @@ def _wrapped(made: Tool, again: str | None, function: Callable[P, R_co]) -> Tool
         async def in_async(*args: Any, **kwargs: Any) -> Any:
             run = current()
             if run is None:
-                return await plain(*args, **kwargs)
+                return _answer(await plain(*args, **kwargs))
             return await run.mediate(made, args, kwargs, again)
 
         wrapper = cast(Any, in_async)
@@ -219,10 +236,11 @@ def _wrapped(made: Tool, again: str | None, function: Callable[P, R_co]) -> Tool
         def in_sync(*args: Any, **kwargs: Any) -> Any:
             run = current()
             if run is None:
-                return plain(*args, **kwargs)
+                return _answer(plain(*args, **kwargs))
             return run.wait(run.mediate(made, args, kwargs, again))
 
         wrapper = cast(Any, in_sync)
+    _sign(wrapper, made)
     wrapper.holdfast = made
     wrapper.holdfast_again = again
 
@@ -231,6 +249,24 @@ def _wrapped(made: Tool, again: str | None, function: Callable[P, R_co]) -> Tool
 
     wrapper.again = labelled
     return cast("ToolFunction[P, R_co]", wrapper)
+
+
+def _answer(answer: Any) -> Any:
+    return cast(Any, answer).answer if isinstance(answer, Happened) else answer
+
+
+def _sign(wrapper: Any, made: Tool) -> None:
+    """Let a decorated function say what it answers, where the function itself says `Happened[…]`."""
+    if "Happened" not in str(made.signature.return_annotation):
+        return
+    try:
+        hint = get_type_hints(made.function).get("return")
+    except Exception:  # noqa: BLE001 - a forward reference that only a type checker can follow
+        return
+    if get_origin(hint) is Happened:
+        told = get_args(hint)[0]
+        wrapper.__annotations__ = {**wrapper.__annotations__, "return": told}
+        wrapper.__signature__ = made.signature.replace(return_annotation=told)
 
 
 def _declare(made: Tool) -> None:
@@ -242,14 +278,23 @@ def _declare(made: Tool) -> None:
 def tool_named(name: str) -> Tool | None:
     """The tool that is declared under the contract's name in this process; None if there is none. One function that was
     loaded or made anew is its newest self. Raises Misuse where different functions go by this name."""
-    living = [made for known in _declared.get(name, ()) if (made := known()) is not None]
-    places = sorted({_place(made) for made in living})
+    if len(_places(name)) > 1:
+        gc.collect()  # one that nobody holds any more may still be there
+    places = _places(name)
     if len(places) > 1:
         raise Misuse(
             f"different functions are declared as the tool `{name}`: {', '.join(places)}",
             fix="give one of them another name: @tool(name=…)",
         )
-    return living[-1] if living else None
+    return next(reversed(_living(name)), None)
+
+
+def _living(name: str) -> list[Tool]:
+    return [made for known in _declared.get(name, ()) if (made := known()) is not None]
+
+
+def _places(name: str) -> list[str]:
+    return sorted({_place(made) for made in _living(name)})
 
 
 def _place(made: Tool) -> str:

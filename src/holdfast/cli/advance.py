@@ -22,12 +22,15 @@ from holdfast.embedded import House
 from holdfast.errors import Asleep, Cancelled, Waiting
 
 
-def advance(house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_divergence: str, store: str) -> None:
+def advance(
+    house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_divergence: str, store: str,
+    check_drift: bool = False,
+) -> None:  # fmt: skip
     """Write the run's answer to stdout, once it has one. Raises Waiting if it must wait and may not, AgentFailed if the
     agent raised, and what stops a run."""
     while True:
         try:
-            answer = house.run(agent, task, id=run, wait=False, on_divergence=on_divergence)
+            answer = house.run(agent, task, id=run, wait=False, on_divergence=on_divergence, check_drift=check_drift)
             break
         except Waiting as waiting:
             if not wait:

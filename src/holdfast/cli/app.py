@@ -18,8 +18,8 @@ import typer
 from holdfast.cli.ending import guarded
 
 VERBS: tuple[str, ...] = (
-    "run", "resume", "list", "show", "log", "approve", "refuse", "settle", "signal", "cancel", "verify", "anchor",
-    "export", "doctor", "demo",
+    "run", "resume", "list", "show", "log", "drift", "approve", "refuse", "settle", "signal", "cancel", "verify",
+    "anchor", "export", "doctor", "demo",
 )  # fmt: skip
 
 

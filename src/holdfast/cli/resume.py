@@ -33,6 +33,9 @@ def verb(
             "--on-divergence", metavar="brief|ask|stop", help="When the program no longer asks for what the log holds."
         ),
     ] = "brief",
+    check_drift: Annotated[
+        bool, typer.Option("--check-drift", help="Go on only if the world is as the run has seen it; else exit 1.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Go on with a run from its log. What is sealed is answered from there, the rest is done."""
@@ -47,7 +50,9 @@ def verb(
     if found.name != recorded:
         say(f"the log says that `{safe(recorded)}` started it; going on with `{safe(found.name)}`")
     with open_store(url) as house:
-        advance(house, found, None, run, wait=wait, on_divergence=setting, store=same_store(store))
+        advance(
+            house, found, None, run, wait=wait, on_divergence=setting, store=same_store(store), check_drift=check_drift
+        )
 
 
 async def _recorded(url: str, branch: str) -> str:

@@ -39,7 +39,7 @@ from holdfast.core.record import (
     Sleep,
     Started,
 )  # fmt: skip
-from holdfast.core.slot import Decided, Slot
+from holdfast.core.slot import OVERRIDE, Decided, Slot
 from holdfast.errors import Corrupt
 
 CallRecord = Intent | Attempt | Seal | Hold | Approval | Refusal | Settled | Planned | Adopted
@@ -194,7 +194,7 @@ class Log:
         if decided is not None:
             decided.decision = replace(decided.decision, answer=record.value)
         elif slot is not None and slot.kind is Kind.READ and slot.outcome is not None:
-            slot.outcome = Happened(record.value)
+            slot.outcome, slot.settled_by = Happened(record.value), OVERRIDE
         elif record.target > self.base:
             raise Corrupt(f"an override speaks of entry {record.target}, which is no decision and no read")
 

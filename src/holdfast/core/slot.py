@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from holdfast.core.effect import Kind, Outcome, Payload
 from holdfast.core.record import Adopted, Approval, Decision, Hold, Intent, Planned, Record, Refusal
 
+OVERRIDE = "override"
+"""Who settled a read that somebody has put another answer in the place of."""
+
 
 @dataclass(slots=True)
 class Slot:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from holdfast.agent.run import Attempt
 from holdfast.core.canonical import JSON
@@ -18,6 +19,7 @@ from holdfast.core.payload import Packed, pack_text
 from holdfast.core.record import Abandoned, Promoted
 from holdfast.core.tree import ForkKind, Limb, Status
 from holdfast.embedded.door import EmbeddedDoor
+from holdfast.embedded.drift import why_stale
 from holdfast.errors import BadCall, Busy, InDoubt, NoCandidate, Ready, Stopped, Superseded, Waiting
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.fork import Cutting, Edit, change, fork
@@ -72,7 +74,8 @@ class Explorer:
         group = f"{self._family.name}/{setting}"
         members = await self._forked(group, setting, candidates)
         attempts = await self._attempts(members, candidates)
-        winner, by = await self._best(setting, attempts, score)
+        ranked = await self._ranked(setting, attempts, score)
+        winner, by, attempts = await self._fresh(ranked, attempts)
         for attempt in attempts if winner is None else ():
             if self._family.tree.limbs[attempt.branch].status is not Status.ABANDONED:
                 record = Abandoned(branch=attempt.branch, by="explore", reason=legible(attempt.error or "", 300))
@@ -190,20 +193,34 @@ class Explorer:
                 calls.append({"tool": slot.tool, "arguments": arguments})
         return tuple(calls)
 
-    async def _best(self, lane: str, attempts: Sequence[Attempt], score: Score | None) -> tuple[str | None, str]:
-        """The branch with the highest score (the first of equals), and what is said about it."""
-        best: tuple[float, Attempt] | None = None
+    async def _ranked(self, lane: str, attempts: Sequence[Attempt], score: Score | None) -> list[tuple[str, str]]:
+        """The branches that came to an end, the highest score first (the first of equals), and what is said of each."""
+        found: list[tuple[float, str, str]] = []
         for attempt in attempts:
             if attempt.error is not None:
                 continue
             if score is None:
-                return attempt.branch, "explore: the first that came to an end"
+                found.append((0.0, attempt.branch, "explore: the first that came to an end"))
+                continue
             points = await self._door.decide(score, (attempt,), {}, lane, False)
             if not isinstance(points, int | float) or points != points:
                 raise BadCall(f"a score is a number, not {points!r}", where=attempt.branch, fix="return a number")
-            if best is None or points > best[0]:
-                best = float(points), attempt
-        return (None, "") if best is None else (best[1].branch, f"explore: score {best[0]:g}")
+            found.append((float(points), attempt.branch, f"explore: score {float(points):g}"))
+        found.sort(key=lambda each: -each[0])
+        return [(branch, said) for _, branch, said in found]
+
+    async def _fresh(
+        self, ranked: Sequence[tuple[str, str]], attempts: Sequence[Attempt]
+    ) -> tuple[str | None, str, list[Attempt]]:
+        """The first of the branches that does not stand on what has moved since it was read. The others before it are
+        out of the race."""
+        out: dict[str, str] = {}
+        for branch, said in ranked:
+            why = await why_stale(self._line.store, f"{self._family.run}@{branch}")
+            if why is None:
+                return branch, said, list(attempts)
+            out[branch] = why
+        return None, "", [replace(each, error=out.get(each.branch, each.error)) for each in attempts]
 
 
 def packed_json(value: JSON) -> Packed:

@@ -19,12 +19,14 @@ from holdfast.agent.run import Agent
 from holdfast.core.canonical import JSON
 from holdfast.core.record import Abandoned, Promoted
 from holdfast.core.tree import ForkKind
+from holdfast.embedded.drift import drift_at, hold_to_the_world, why_stale
 from holdfast.embedded.explore import packed_json
 from holdfast.embedded.lives import Lives, checked_id
-from holdfast.errors import BadCall, Misuse, Superseded, Waiting
+from holdfast.errors import BadCall, Drifted, Misuse, Superseded, Waiting
 from holdfast.gateway.closing import Residue
 from holdfast.gateway.desk import Desk, parse_node
 from holdfast.gateway.diverge import OnDivergence
+from holdfast.gateway.drift import Drift
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.fork import Cutting, Edit, change, fork
 from holdfast.store.url import Opening, open_url
@@ -65,12 +67,18 @@ class House(Lives):
         wait: bool = True,
         on_divergence: str = "brief",
         branch: str | None = None,
+        check_drift: bool = False,
     ) -> Any:
         """Run `agent` on `task` to its end; its answer. An `id` that exists resumes, on the run's line or on `branch`.
         With `wait`, a run that is held, asleep or in doubt blocks here until it can go on; without, it raises Waiting.
-        Raises Claimed if another worker is at it, Cancelled, and what the agent raises."""
+        With `check_drift` it raises Drifted, before anything is started and each time that it goes on, if the world is
+        not as the run has seen it. Raises Claimed if another worker is at it, Cancelled, and what the agent raises."""
         self._own_loop = True
-        return self._plainly(self.arun(agent, task, id=id, wait=wait, on_divergence=on_divergence, branch=branch))
+        return self._plainly(
+            self.arun(
+                agent, task, id=id, wait=wait, on_divergence=on_divergence, branch=branch, check_drift=check_drift
+            )
+        )
 
     async def arun(
         self,
@@ -81,6 +89,7 @@ class House(Lives):
         wait: bool = True,
         on_divergence: str = "brief",
         branch: str | None = None,
+        check_drift: bool = False,
     ) -> Any:
         """As `run`, to be awaited."""
         if not isinstance(cast(object, agent), Agent):
@@ -92,6 +101,8 @@ class House(Lives):
             place = f"{run}@{branch or (await read_tree(self.store, run)).line}"
             if wait:
                 await self._at_rest(place)
+            if check_drift:
+                await hold_to_the_world(self.store, place)
             try:
                 return await self.life(agent, place, task, OnDivergence(on_divergence))
             except Superseded:
@@ -129,13 +140,18 @@ class House(Lives):
         edits += [Edit(0, name, packed_json(value)) for name, value in (settings or {}).items()]
         return self._plainly(fork(self.store, Cutting(place, at, ForkKind(kind), by, why, None, edits)))
 
-    def promote(self, run: str, branch: str, *, by: str) -> str:
-        """Make `branch` the run's line: what it planned is done when the run is resumed. The place of the record."""
-        return self._plainly(self._promote(checked_id(run), branch, by))
+    def promote(self, run: str, branch: str, *, by: str, check_drift: bool = True) -> str:
+        """Make `branch` the run's line: what it planned is done when the run is resumed. The place of the record.
+        Raises Drifted if something that it has read, and whose version was told, is another one now."""
+        return self._plainly(self._promote(checked_id(run), branch, by, check_drift))
 
-    async def _promote(self, run: str, branch: str, by: str) -> str:
+    async def _promote(self, run: str, branch: str, by: str, check_drift: bool) -> str:
         limb = (await read_tree(self.store, run)).limbs.get(branch)
         group = None if limb is None else limb.group
+        why = await why_stale(self.store, f"{run}@{branch}") if check_drift and limb is not None else None
+        if why is not None:
+            fix = f"holdfast drift {run}@{branch} shows how; let it read again, or promote it unchecked"
+            raise Drifted(why, where=f"{run}@{branch}", fix=fix)
         return await change(self.store, run, Promoted(branch=branch, group=group, by=by))
 
     def abandon(self, run: str, branch: str, *, by: str, reason: str = "no reason was given") -> str:
@@ -177,6 +193,11 @@ class House(Lives):
     def cancel(self, run: str, *, by: str, reason: str = "no reason was given") -> str:
         """End a run: nothing new is started."""
         return self._plainly(self.desk.cancel(checked_id(run), by=by, reason=reason))
+
+    def drift(self, node: str) -> list[Drift]:
+        """How everything that a run relied on, at a node or at its end, stands in the world now. Only reads are called
+        and probes asked, of the tools declared in this process; nothing is written."""
+        return self._plainly(drift_at(self.store, node))
 
     # --- the life of the house ---
 

@@ -4,19 +4,24 @@ Rules
 1. The function runs outside the run's context: a tool called inside a tool is a plain function.
 2. A synchronous function runs in a thread of its own. If it is left behind by a timeout, it counts as running until it
    returns.
+3. A function may tell the version of what it read or wrote: it answers `Happened(answer, etag)`. The seal keeps the
+   version; whoever called sees the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import inspect
 import threading
+import types
+import typing
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from holdfast.core.canonical import JSON
 from holdfast.core.effect import Encoding, Happened, NotHappened, legible
@@ -26,6 +31,7 @@ from holdfast.gateway.upstreams import Reply
 from holdfast.shape import Shape, Written, hints_of
 
 _key: ContextVar[str | None] = ContextVar("holdfast_key", default=None)
+LONGEST_ETAG = 500  # characters; a longer one is kept by its digest
 _at_work: list[str | None] = []  # the keys under which functions are at work in threads of this process
 
 
@@ -62,7 +68,9 @@ class Function:
     def shape(self, name: str) -> Shape:
         """The shape of a parameter, or of the answer (`return`)."""
         if self._shapes is None:
-            self._shapes = {known: Shape(hint) for known, hint in hints_of(self.call).items()}
+            hints = hints_of(self.call)
+            hints["return"] = _answer_hint(hints.get("return", object))
+            self._shapes = {known: Shape(hint) for known, hint in hints.items()}
         return self._shapes.get(name) or self._shapes.setdefault(name, Shape(object))
 
 
@@ -92,7 +100,7 @@ class PythonUpstream:
                     _key.reset(token)
         else:
             answer = await self._run(function.call, values, key or None)
-        return _reply(self._function.shape("return").write(answer))
+        return self._told(answer)
 
     async def probe(self, args: bytes | None, key: str) -> Happened[Reply] | NotHappened | None:
         """Ask the tool's probe."""
@@ -103,9 +111,8 @@ class PythonUpstream:
         except DidNotHappen as absent:
             return NotHappened(absent.what)
         if isinstance(found, Happened):
-            answer = cast("Happened[object]", found)
-            etag = None if answer.etag is None else legible(str(answer.etag))
-            return Happened(_reply(self._function.shape("return").write(answer.answer)), etag)
+            reply = self._told(cast("Happened[object]", found))
+            return Happened(reply, reply.etag)
         if isinstance(found, DidNotHappen):
             return NotHappened(found.what)
         if found is None:
@@ -126,6 +133,14 @@ class PythonUpstream:
     def read(self, data: bytes, encoding: Encoding) -> Reply:
         """As the function's annotation says."""
         return _reply(self._function.shape("return").read(data, encoding))
+
+    def _told(self, answer: object) -> Reply:
+        """What a function answered, with the version that it told."""
+        etag = None
+        if isinstance(answer, Happened):
+            told = cast("Happened[object]", answer)
+            answer, etag = told.answer, _etag(told.etag)
+        return _reply(self._function.shape("return").write(answer), etag)
 
     def _load(self, args: bytes | None) -> Mapping[str, object]:
         if args is None:
@@ -203,5 +218,30 @@ def _fitting(function: Callable[..., object], values: Mapping[str, object]) -> M
     return {name: value for name, value in values.items() if name in parameters}
 
 
-def _reply(written: Written) -> Reply:
-    return Reply(written.data, written.encoding, written.value, written.woven)
+def _reply(written: Written, etag: str | None = None) -> Reply:
+    return Reply(written.data, written.encoding, written.value, written.woven, etag)
+
+
+def _etag(told: object) -> str | None:
+    """A version as it may stand in a record. One that may not is kept by its digest, so that two versions stay two; one
+    that has no text is none. Total: never raises."""
+    if told is None:
+        return None
+    try:
+        text = str(told)
+        data = text.encode("utf-8", "surrogatepass")
+    except Exception:  # noqa: BLE001 - somebody else's class: it may do anything
+        return None
+    fits = legible(text, LONGEST_ETAG) == text
+    return (text or None) if fits else f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _answer_hint(hint: Any) -> Any:
+    """The annotation of the answer itself, where a function says that it answers `Happened[…]`."""
+    if hint is Happened:
+        return object
+    if typing.get_origin(hint) is Happened:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_answer_hint(part) for part in typing.get_args(hint))]  # noqa: UP007
+    return hint
