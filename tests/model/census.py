@@ -151,7 +151,7 @@ class Census:
                 self.broken("near", f"{act.ask} is sent beside another that {act.branch} does not hold")
 
     def newest_first(self) -> None:
-        """I6, for what the last life took back when it closed the run: by the time of the intents, as the log has it."""
+        """I6, for what the last life took back when it closed the run: by the times of the intents."""
         sent_ms = {
             record.key: entry.at_ms for _, entry in self.written if isinstance(record := decode(entry.body), Intent)
         }

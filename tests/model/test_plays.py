@@ -42,7 +42,7 @@ def judge(seed: int, store: Store) -> Counter[str]:
 
 
 def on_disk(folder: Path, seed: int) -> Store:
-    return open_url(f"sqlite:///{folder}/{seed}.db?anchor={folder}/anchor").store
+    return open_url(f"sqlite:///{folder}/{seed}.db?anchor={folder}/{seed}.anchor").store
 
 
 def test_no_play_does_anything_twice_or_leaves_anything_behind() -> None:
