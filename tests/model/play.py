@@ -62,7 +62,8 @@ class Play:
     def pool(self) -> list[Ask]:
         """What the agent may think of: few things, so that branches want the same."""
         if self.chance.random() < 0.3:
-            return [Ask("make", "a", 1), Ask("make", "a", 2), Ask("pay", "a", 1)]
+            often = self.chance.choice(("make", "mend"))
+            return [Ask(often, "a", 1), Ask(often, "a", 2), Ask("pay", "a", 1)]
         tools = self.chance.sample(sorted(TOOLS), 3)
         asks = [Ask(t, name, size) for t in tools for name in "ab" for size in ((1, 2) if TOOLS[t].resource else (1,))]
         return self.chance.sample(asks, min(len(asks), self.chance.randint(2, 4)))

@@ -19,8 +19,10 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.core.codec import decode
+from holdfast.core.effect import Happened
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
+from holdfast.core.record import Intent, Seal, Settled
 from holdfast.errors import Claimed
 from holdfast.store import NOTHING, Branch, Draft, Grant, Store
 from tests.stage import Killed
@@ -59,8 +61,8 @@ def _but_of_deaths(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 class Actor:
-    """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `ending`: what it came
-    to. Who is `free` stops nowhere."""
+    """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `at`, `waits`:
+    the boundary that it has passed, and that it stands before. `ending`: what it came to. Who is `free` stops nowhere."""
 
     def __init__(self, name: str, troupe: Troupe, *, free: bool = False) -> None:
         self.name = name
@@ -71,6 +73,7 @@ class Actor:
         self.epoch = 0
         self.dead = False
         self.at = ""
+        self.waits = ""
         self.ending: Any = None
         self._gates: deque[asyncio.Future[None]] = deque()
         self._arrived = asyncio.Event()
@@ -105,6 +108,7 @@ class Actor:
         if self.free:
             return
         gate = asyncio.get_running_loop().create_future()
+        self.waits = at
         self._gates.append(gate)
         self._arrived.set()
         await gate
@@ -239,6 +243,18 @@ class Troupe:
         self.epochs[branch] = grant.epoch
         self.holders[branch] = self.of_epoch[branch, grant.epoch] = actor
         return replace(grant, previous=previous or grant.previous)
+
+    def keys_done(self) -> set[object]:
+        """The keys of what is written down as done."""
+        intents: dict[tuple[str, int | None], str] = {}
+        done: set[object] = set()
+        for _, entry in self.written:
+            record = decode(entry.body)
+            if isinstance(record, Intent):
+                intents[entry.branch, entry.seq] = record.key
+            elif isinstance(record, Seal | Settled) and isinstance(record.outcome, Happened):
+                done.add(intents.get((entry.branch, record.intent)))
+        return done
 
     async def curtain(self) -> None:
         """The play is over."""
