@@ -96,6 +96,8 @@ class Pair:
             if where and left <= 0:
                 actor.dead = True
         self.story.append(f"  the engine's life came to {actor.ending!r:.150}")
+        if self.run.tree.line.name == name and isinstance(actor.ending, int):
+            await self.clear()
 
     async def people(self) -> None:
         """They agree to what waits, and look into doubts."""
@@ -187,10 +189,14 @@ class Pair:
             self.compare()
             if self.run.closed:
                 break
+        await self.clear()
+        self.compare()
+
+    async def clear(self) -> None:
+        """The engine's line may have ended before, when there was less to take back."""
         house = House(Opening(self.person().store, b"\0" * 32))
         ON_STAGE.set(self.person())
-        self.story.append(f"left: {await house.clear_up(f'{RUN}@{line}')}")
-        self.compare()
+        self.story.append(f"left: {await house.clear_up(f'{RUN}@{self.run.tree.line.name}')}")
 
     def compare(self) -> None:
         """The worlds are the same."""

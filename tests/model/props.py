@@ -93,12 +93,12 @@ async def act(name_of_tool: str, name: str, size: int) -> int:
     scene, actor, of_key = STAGE[-1], ON_STAGE.get(), key()
     await actor.gate("before acting")
     luck = scene.luck(Ask(name_of_tool, name, size))
-    if luck == REFUSED:
-        raise NotHappened("refused")
     number = -1
-    if luck != LOST_BEFORE:
+    if luck not in (REFUSED, LOST_BEFORE):
         number = scene.act(Ask(name_of_tool, name, size), of_key)
     await actor.gate("acted")
+    if luck == REFUSED:
+        raise NotHappened("refused")
     if luck in (LOST, LOST_BEFORE):
         raise ConnectionError("no answer")
     return number

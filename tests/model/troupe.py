@@ -22,7 +22,7 @@ from holdfast.core.codec import decode
 from holdfast.core.effect import Happened
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
-from holdfast.core.record import Intent, Seal, Settled
+from holdfast.core.record import Intent, Record, Seal, Settled
 from holdfast.errors import Claimed
 from holdfast.store import NOTHING, Branch, Draft, Grant, Store
 from tests.stage import Killed
@@ -52,6 +52,14 @@ class HastyLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return super().time() + self._hasty.ahead_s
+
+
+def _names(records: Sequence[Record]) -> str:
+    """What is written, as boundaries are called by it."""
+    for record in records:
+        if isinstance(record, Intent):
+            return "Intent" if record.undoes is None else "the intent of an undo"
+    return " ".join(type(record).__name__ for record in records) or "release"
 
 
 def _but_of_deaths(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -164,7 +172,7 @@ class Own:
         watch: Mapping[str, int] = NOTHING,
         stands_on: Entry | None = None,
     ) -> list[Entry]:
-        names = " ".join(type(decode(draft.body)).__name__ for draft in drafts) or "release"
+        names = _names([decode(draft.body) for draft in drafts])
         await self._actor.gate(f"before {names}")
         placed = await self._troupe.inner.append(
             branch, drafts, epoch=epoch, after=after, barrier=barrier, release=release, alone=False, blobs=blobs,
