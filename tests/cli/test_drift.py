@@ -148,7 +148,7 @@ def test_what_a_tool_says_cannot_steer_the_terminal() -> None:
     [
         (("drift", "nobody", *CLERK), "there is no run `nobody`"),
         (("drift", "c@99", *CLERK), "there is no node `c@99`"),
-        (("drift", "c@b7", *CLERK), "there is no run `c@b7`"),
+        (("drift", "c@b7", *CLERK), "there is no branch `b7`"),
         (("drift", "c@b:x", *CLERK), "is not a place"),
         (("drift", "c", "--agent", f"{TROUPE}:nobody"), "does not exist"),
         (("drift", "c"), "what is imported is for you to say"),

@@ -19,28 +19,36 @@ from holdfast.cli.terminal import busy, hint, json_text, out, safe, say
 from holdfast.cli.view import when
 from holdfast.core.canonical import JSON
 from holdfast.embedded import House
-from holdfast.errors import Asleep, Cancelled, Waiting
+from holdfast.errors import Asleep, Cancelled, Ready, Superseded, Waiting
 
 
 def advance(
     house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_divergence: str, store: str,
     check_drift: bool = False,
 ) -> None:  # fmt: skip
-    """Write the run's answer to stdout, once it has one. Raises Waiting if it must wait and may not, AgentFailed if the
-    agent raised, and what stops a run."""
+    """Write the answer of RUN (its line) or RUN@BRANCH to stdout, once it has one. Raises Waiting if it must wait and
+    may not, AgentFailed if the agent raised, and what stops a run."""
+    name, _, branch = run.partition("@")
+    told = ""
     while True:
         try:
-            answer = house.run(agent, task, id=run, wait=False, on_divergence=on_divergence, check_drift=check_drift)
+            answer = house.run(
+                agent, task, id=name, branch=branch or None, wait=False, on_divergence=on_divergence,
+                check_drift=check_drift,
+            )  # fmt: skip
             break
         except Waiting as waiting:
-            if not wait:
+            if not wait or isinstance(waiting, Superseded):
+                _offered(waiting)
                 ways = ways_on(waiting, run, agent.name, store)
                 waiting.fix = " | ".join(way.partition("   #")[0] for way in ways)
                 raise
-            _tell(waiting, run, agent.name, store)
-            with busy(f"waiting; {safe(waiting.what)}"), contextlib.closing(house.until(run, waiting)) as until:
+            told = _tell(waiting, run, agent.name, store, told)
+            news = house.news(f"{name}@{branch}", waiting) if branch else house.until(name, waiting)
+            with busy(f"waiting; {safe(waiting.what)}"), contextlib.closing(news) as until:
                 asyncio.run(until)  # closed if an interruption comes before it is begun
-            say("going on")
+            if not branch:
+                say("going on")
         except (Exception, SystemExit) as error:
             if not isinstance(error, Cancelled) and _raised_inside(agent, error):
                 raise AgentFailed(error) from error
@@ -60,12 +68,29 @@ def _raised_inside(agent: Agent, error: BaseException) -> bool:
     return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _tell(waiting: Waiting, run: str, agent: str, store: str) -> None:
+def _tell(waiting: Waiting, run: str, agent: str, store: str, told: str) -> str:
+    """Say what is waited for, if that is not what was `told` last; what is told now."""
     until = f", until {when(waiting.until_ms)}" if waiting.until_ms is not None else ""
     place = f" [{safe(waiting.where)}]" if waiting.where else ""
-    say(f"waiting: {safe(waiting.what)}{until}{place}")
+    text = f"waiting: {safe(waiting.what)}{until}{place}"
+    if "@" in run and text == told:
+        return told
+    say(text)
+    _offered(waiting)
     if isinstance(waiting, Asleep):
         hint("nothing to do: it goes on by itself; Ctrl-C is safe, and `holdfast resume` comes back to it")
-        return
+        return text
     for way in ways_on(waiting, run, agent, store):
         hint(safe(way))
+    return text
+
+
+def _offered(waiting: Waiting) -> None:
+    """What a speculative branch has to show."""
+    if not isinstance(waiting, Ready) or waiting.offer is None:
+        return
+    try:
+        text = answer_text(waiting.offer)
+    except (TypeError, ValueError):  # nothing that JSON knows
+        text = safe(repr(waiting.offer), 2000)
+    say(f"it offers: {text}")

@@ -18,8 +18,8 @@ import typer
 from holdfast.cli.ending import guarded
 
 VERBS: tuple[str, ...] = (
-    "run", "resume", "list", "show", "log", "drift", "approve", "refuse", "settle", "signal", "cancel", "verify",
-    "anchor", "export", "doctor", "demo",
+    "run", "resume", "list", "show", "log", "drift", "approve", "refuse", "settle", "signal", "cancel", "fork",
+    "promote", "abandon", "stranded", "diff", "verify", "anchor", "export", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -67,6 +67,7 @@ def _opening(
     """Run agents so that nothing in the world happens twice, and attend to their runs.
 
     A store is named by --store (sqlite:///runs.db, or just a file), by HOLDFAST_STORE, or it is sqlite:///holdfast.db.
-    A NODE is a place in a run's log: RUN@SEQ. Exit codes: 0 done, 1 the check or the agent failed, 2 usage, 3 the run
-    waits, 4 another worker is at it, 5 the store cannot be trusted or written, 130 interrupted.
+    A RUN is a run's line, RUN@BRANCH one branch of it, and a NODE a place in its log: RUN@SEQ, or RUN@BRANCH:SEQ.
+    Exit codes: 0 done, 1 the check or the agent failed, 2 usage, 3 the run waits, 4 another worker is at it, 5 the
+    store cannot be trusted or written, 130 interrupted.
     """

@@ -73,7 +73,7 @@ def verb(
 
 async def _place(url: str, place: str) -> tuple[str, int | None, str]:
     """The branch and the seq that are asked about, and the agent's name in the log. Raises Misuse, Unknown."""
-    from holdfast.cli.verdict import started_by
+    from holdfast.cli.tree import agent_of
     from holdfast.cli.view import look_from, reader_of
     from holdfast.embedded.drift import find_place
 
@@ -81,7 +81,7 @@ async def _place(url: str, place: str) -> tuple[str, int | None, str]:
     try:
         branch, upto = await find_place(reader, place)
         await look_from(reader, branch)
-        return branch, upto, await started_by(reader, f"{branch.partition('@')[0]}@main")
+        return branch, upto, await agent_of(reader, branch)
     finally:
         await reader.close()
 

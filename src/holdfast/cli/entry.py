@@ -66,10 +66,10 @@ async def show_entry(url: str, node: str, *, json: bool) -> None:
 
 async def _whole(reader: Reader, branch: str, seq: int) -> Whole:
     looked = await look(reader, branch)
-    found = [entry for entry in await reader.read(branch, after=seq - 1, newest=None) if entry.seq == seq]
+    found = await reader.read(looked.home(seq), after=seq - 1, upto=seq) if seq else []
     if not found:
         raise Unknown(f"there is no entry {seq} in `{branch}`", where=str(reader.path),
-                      fix=f"holdfast log {branch.removesuffix('@main')} shows them all")  # fmt: skip
+                      fix=f"holdfast log {looked.name} shows them all")  # fmt: skip
     record = decode(found[0].body)
     told = await Teller(reader, looked).tell(record)
     fields = {field.name: await _value(reader, getattr(record, field.name)) for field in dataclasses.fields(record)}

@@ -12,7 +12,7 @@ import typer
 
 from holdfast.cli.bundle import bundle
 from holdfast.cli.keys import files_of, pinned
-from holdfast.cli.options import StoreOption, existing
+from holdfast.cli.options import StoreOption, branch_of, existing
 from holdfast.cli.terminal import hint, progress, safe, say
 from holdfast.cli.view import look_from, reader_of, size_text
 from holdfast.errors import BadCall, Misuse
@@ -33,6 +33,9 @@ def verb(
     """Write a run, or the whole store, to a file. It can be verified anywhere: entries, payloads and signed heads."""
     if (run is None) is not all:
         raise BadCall("say either RUN or --all", fix="holdfast export RUN -o FILE")
+    if run is not None and "@" in run:
+        raise Misuse("a bundle is of a whole run, with all its branches", where=run,
+                     fix=f"holdfast export {branch_of(run).partition('@')[0]} -o FILE")  # fmt: skip
     url = existing(store)
     reader = reader_of(url)
     try:

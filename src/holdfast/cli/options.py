@@ -31,6 +31,9 @@ StoreOption: TypeAlias = Annotated[
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 ByOption: TypeAlias = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who says so. [the login name]")]
 RunArgument: TypeAlias = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+LineArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run, as its line stands; RUN@BRANCH is one branch of it.")
+]
 NodeArgument: TypeAlias = Annotated[str, typer.Argument(metavar="NODE", help="A place: RUN@SEQ, or RUN@BRANCH:SEQ.")]
 
 

@@ -18,4 +18,5 @@ def verb(
 ) -> None:
     """Say no to the held call at NODE. The agent sees the refusal and may decide anew."""
     name = name_of(by)
-    place(store, node, lambda house: house.refuse(node, by=name, reason=reason), f"{node} is refused by {name}")
+    said = f"{node} is refused by {name}"
+    place(store, node, lambda house: house.refuse(node, by=name, reason=reason), said, lives=True)

@@ -6,11 +6,16 @@ import shlex
 from dataclasses import dataclass
 
 from holdfast.cli.options import is_allowed, is_name
+from holdfast.cli.tree import agent_of, others_of
 from holdfast.cli.view import Looked, excerpt, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Kind
-from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Waiting
+from holdfast.core.slot import Slot
+from holdfast.core.tree import Status as Standing
+from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Ready, Superseded, Waiting
+from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
+from holdfast.store.worker import dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +31,18 @@ class Need:
 
 
 async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
-    """The doubts and holds of a branch, doubts first. `store` is what their commands need to name the store."""
-    found: list[Need] = []
-    recorded = looked.log.started.agent if looked.log.started else ""
-    for slot in looked.doubts():
-        if slot.kind is Kind.IDEMPOTENT or slot.intent is None:
-            continue
-        node = looked.node(slot.intent_seq)
-        about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
-        probe = f"{resume(looked.branch, recorded, store)}   # asks its probe, if it has one"
-        found.append(
-            Need(
-                "doubt", node, f"{slot.tool} may have happened  ({slot.kind}, {node})",
-                await excerpt(reader, slot.intent.args, SHORT), about, (probe, *_settle(node, store)),
-            )
-        )  # fmt: skip
-    for slot in looked.log.holds():
+    """The doubts and holds of a branch, doubts first; for the run's line, the doubts of the other branches too. `store`
+    is what their commands need to name the store."""
+    ended = looked.limb.status is not Standing.OPEN
+    way = resume(looked.name, await agent_of(reader, looked.branch), store)
+    probe = () if ended else (f"{way}   # asks its probe, if it has one",)
+    found = [await _doubt(reader, looked.here(slot.intent_seq), slot, probe, store) for slot in looked.doubts()
+             if slot.kind is not Kind.IDEMPOTENT]  # fmt: skip
+    if looked.limb.name == looked.tree.line and len(looked.tree.limbs) > 1:
+        found += await _elsewhere(reader, looked, store)
+    for slot in () if ended else looked.log.holds():
         assert slot.hold is not None
-        node = looked.node(slot.hold_seq)
+        node = looked.here(slot.hold_seq)
         found.append(
             Need(
                 "hold", node, f"{slot.tool} waits for approval  ({slot.kind}, {node})",
@@ -54,9 +53,29 @@ async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
     return found
 
 
-def resume(branch: str, recorded: str, store: str) -> str:
-    """The command that goes on with a run. What the log says of its agent is shown for a person to read and to type."""
-    run = branch.removesuffix("@main")
+async def _doubt(reader: Reader, node: str, slot: Slot, probe: tuple[str, ...], store: str) -> Need:
+    assert slot.intent is not None, "what is in doubt was sent"
+    about = f"sent {when(slot.last_sent_ms)}, and its process is gone; nothing says what came of it"
+    what = f"{slot.tool} may have happened  ({slot.kind}, {node})"
+    args = await excerpt(reader, slot.intent.args, SHORT)
+    return Need("doubt", node, what, args, about, (*probe, *_settle(node, store)))
+
+
+async def _elsewhere(reader: Reader, looked: Looked, store: str) -> list[Need]:
+    """The doubts that other branches of the run have left."""
+    owners = reader.owners()
+    found: list[Need] = []
+    for branch, log in (await others_of(reader, looked.branch, looked.tree)).items():
+        owner = owners.get(branch)
+        if owner is None or dead(owner):  # else it can still be sealed
+            open_ = [slot for slot in log.doubts() if slot.retry_ms is None and slot.kind is not Kind.IDEMPOTENT]
+            found += [await _doubt(reader, node_of(branch, slot.intent_seq), slot, (), store) for slot in open_]
+    return found
+
+
+def resume(run: str, recorded: str, store: str) -> str:
+    """The command that goes on with RUN or RUN@BRANCH. What the log says of its agent is shown for a person to read and
+    to type."""
     agent = "" if is_allowed(recorded) else f" --agent {recorded if is_name(recorded) else 'MODULE:AGENT'}"
     return f"holdfast resume {shlex.quote(run)}{agent}{store}"
 
@@ -82,6 +101,11 @@ def ways_on(waiting: Waiting, run: str, agent: str, store: str) -> tuple[str, ..
         case AwaitingSignal():
             return (waiting.fix + store,)
         case Asleep(until_ms=int() as until_ms):
-            return (f"{resume(f'{run}@main', agent, store)}   # it wakes at {when(until_ms)}",)
+            return (f"{resume(run, agent, store)}   # it wakes at {when(until_ms)}",)
+        case Superseded():
+            name = run.partition("@")[0]
+            return (f"{resume(name, agent, store)}   # the run's line",)
+        case Ready():
+            return (f"{waiting.fix}{store}",)
         case _:
             return (f"holdfast show {run}{store}",)

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import RunArgument, StoreOption, branch_of, existing, same_store
+from holdfast.cli.options import LineArgument, StoreOption, branch_of, existing, same_store
 from holdfast.cli.run import divergence
 from holdfast.cli.terminal import safe, say
-from holdfast.cli.verdict import started_by
-from holdfast.cli.view import look_from, reader_of
+from holdfast.cli.tree import agent_of, check_open, line_of
+from holdfast.cli.view import reader_of
+from holdfast.gateway.family import read_tree
 
 
 def verb(
-    run: RunArgument,
+    run: LineArgument,
     agent: Annotated[
         str | None,
         typer.Option(
@@ -38,28 +39,34 @@ def verb(
     ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Go on with a run from its log. What is sealed is answered from there, the rest is done."""
+    """Go on with a run, on its line or on RUN@BRANCH, from its log. What is sealed is answered from there, the rest is
+    done."""
     from holdfast.cli.advance import advance
     from holdfast.cli.agents import agent_named, allowed_name
     from holdfast.embedded import open_store
 
     setting = divergence(on_divergence)
     url = existing(store)
-    recorded = asyncio.run(_recorded(url, branch_of(run)))
+    branch_of(run)
+    recorded = asyncio.run(_recorded(url, run))
     found = agent_named(agent or allowed_name(recorded, run, same_store(store)))
     if found.name != recorded:
-        say(f"the log says that `{safe(recorded)}` started it; going on with `{safe(found.name)}`")
+        say(f"the log says that `{safe(recorded)}` advances it; going on with `{safe(found.name)}`")
     with open_store(url) as house:
         advance(
             house, found, None, run, wait=wait, on_divergence=setting, store=same_store(store), check_drift=check_drift
         )
 
 
-async def _recorded(url: str, branch: str) -> str:
-    """The agent's name in the log. Raises Unknown if there is no such run."""
+async def _recorded(url: str, run: str) -> str:
+    """The agent's name in the log. Raises Unknown if there is no such branch, Misuse if it goes no further."""
     reader = reader_of(url)
     try:
-        await look_from(reader, branch)
-        return await started_by(reader, branch)
+        branch = await line_of(reader, run)
+        name = branch.partition("@")[0]
+        check_open(
+            await read_tree(reader, name), name, branch.partition("@")[2], f"holdfast resume {name}   # the run's line"
+        )
+        return await agent_of(reader, branch)
     finally:
         await reader.close()

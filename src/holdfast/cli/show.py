@@ -2,7 +2,8 @@
 
 Rules
 1. What needs a person comes first, each with the exact command that ends it.
-2. Payloads are cut to one line; one entry (`show NODE`) shows them whole, up to a bound.
+2. RUN is the run's line; RUN@BRANCH one branch, with what it stands on.
+3. Payloads are cut to one line; one entry (`show NODE`) shows them whole, up to a bound.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -18,10 +19,11 @@ from holdfast.cli.entry import show_entry
 from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, same_store
 from holdfast.cli.remedies import Need, needs_of, resume
 from holdfast.cli.terminal import hint, json_text, line, out, safe, styled, table
-from holdfast.cli.view import Looked, Status, about_of, age, excerpt, look, many, reader_of, when
+from holdfast.cli.tree import Bough, agent_of, boughs, line_of, print_tree, short
+from holdfast.cli.view import NEW, Looked, Status, about_of, age, excerpt, look, many, reader_of, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Happened, NotHappened
-from holdfast.core.record import Intent, Seal
+from holdfast.core.record import Adopted, Intent, Planned, Seal
 from holdfast.core.slot import Slot
 from holdfast.store.reader import Reader
 
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 ANSWER = 2000  # signs of a run's answer
+_Asking: TypeAlias = Intent | Seal | Adopted | Planned
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One call as JSON. `outcome`: happened, not_happened, doubt, held, refused, open (its owner lives) or retry.
-    `args` and `answer` are the beginnings of their texts."""
+    """One call as JSON. `outcome`: happened, not_happened, doubt, held, refused, open (its owner lives), retry or
+    planned (held until a promotion). `args` and `answer` are the beginnings of their texts. `inherited`: it stands on
+    another branch, which `node` names; `adopted`: the place at which another branch made it happen."""
 
     node: str
     tool: str
@@ -47,12 +51,15 @@ class Effect:
     settled_by: str | None
     undone: bool
     key: str | None
+    inherited: bool
+    adopted: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """One run as JSON. `needs` is what waits for people; `resume` the command that goes on with it; times are ms since
-    1970 UTC."""
+    1970 UTC. `line`: whether `branch` is the run's line; `held`: whether its effects wait
+    for a promotion; `branches`: all of them, if there is more than one."""
 
     run: str
     branch: str
@@ -72,22 +79,28 @@ class Shown:
     resume: str
     needs: list[Need]
     effects: list[Effect]
+    line: bool
+    held: bool
+    branches: list[Bough]
 
 
 def verb(
-    run: Annotated[str, typer.Argument(metavar="RUN|NODE", help="A run, or a place in its log (RUN@SEQ).")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN|NODE", help="A run, one branch of it (RUN@BRANCH), or a place in its log.")
+    ],
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=0, help="At most so many effects, the newest.")
     ] = 100,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a run: what waits for people first, then what it has done. Or show one entry, whole."""
+    """Show a run: what waits for people first, then its branches, and what it has done. Or show one entry, whole."""
     url = existing(store)
     if run.rpartition("@")[2].rpartition(":")[2].isdigit() and "@" in run:
         asyncio.run(show_entry(url, run, json=json))
         return
-    shown = asyncio.run(_shown(url, branch_of(run), limit, same_store(store)))
+    branch_of(run)
+    shown = asyncio.run(_shown(url, run, limit, same_store(store)))
     if json:
         out(json_text(shown, indent=2))
     else:
@@ -95,12 +108,14 @@ def verb(
         _hint(shown, same_store(store))
 
 
-async def _shown(url: str, branch: str, limit: int, store: str) -> Shown:
+async def _shown(url: str, run: str, limit: int, store: str) -> Shown:
     now_ms = time.time_ns() // 1_000_000
     reader = reader_of(url)
     try:
+        branch = await line_of(reader, run)
         looked = await look(reader, branch)
         log = looked.log
+        recorded = await agent_of(reader, branch) if log.started else ""
         slots = sorted((slot for slot in log.slots.values()), key=lambda slot: slot.first_seq)
         ended = log.finished
         return Shown(
@@ -108,8 +123,8 @@ async def _shown(url: str, branch: str, limit: int, store: str) -> Shown:
             branch=branch.partition("@")[2],
             status=looked.status(now_ms).value,
             about=about_of(looked, now_ms),
-            agent=log.started.agent if log.started else None,
-            input=await excerpt(reader, log.started.input, SHORT) if log.started else "",
+            agent=recorded or None,
+            input=await excerpt(reader, log.settings.get("input", log.started.input), SHORT) if log.started else "",
             answer=await excerpt(reader, ended.answer, ANSWER) if ended and ended.answer else None,
             error=ended.error if ended else None,
             entries=log.seq,
@@ -119,9 +134,12 @@ async def _shown(url: str, branch: str, limit: int, store: str) -> Shown:
             newest_ms=looked.newest_ms,
             wakes_ms=looked.wakes_ms(now_ms),
             counts=dict(looked.counts),
-            resume=resume(branch, log.started.agent if log.started else "", store),
+            resume=resume(looked.name, recorded, store),
             needs=await needs_of(reader, looked, store),
             effects=[await _effect(reader, looked, slot) for slot in slots[max(0, len(slots) - limit):]],
+            line=looked.limb.name == looked.tree.line,
+            held=looked.tree.held(looked.limb.name),
+            branches=await boughs(reader, branch.partition("@")[0]),
         )  # fmt: skip
     finally:
         await reader.close()
@@ -129,7 +147,7 @@ async def _shown(url: str, branch: str, limit: int, store: str) -> Shown:
 
 async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
     record = looked.records.get(slot.intent_seq or slot.first_seq)
-    asked = record.args if isinstance(record, Intent | Seal) else slot.hold.args if slot.hold else None
+    asked = record.args if isinstance(record, _Asking) else slot.hold.args if slot.hold else None
     answer = None
     match slot.outcome:
         case Happened(payload):
@@ -137,7 +155,7 @@ async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
         case NotHappened(reason):
             outcome, answer = "not_happened", reason
         case None if slot.intent is None:
-            outcome = "refused" if slot.refusal else "held"
+            outcome = "refused" if slot.refusal else "planned" if slot.last is Planned else "held"
         case None:
             doubtful = slot.retry_ms is None and not looked.holder
             outcome = "doubt" if doubtful else "retry" if slot.retry_ms is not None else "open"
@@ -153,6 +171,8 @@ async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
         settled_by=slot.settled_by,
         undone=slot.undone,
         key=slot.intent.key if slot.intent else None,
+        inherited=looked.home(slot.intent_seq or slot.first_seq) != looked.branch,
+        adopted=slot.adopted.node if slot.adopted else None,
     )
 
 
@@ -161,7 +181,7 @@ async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
 _MARKS = {
     "happened": ("happened", "green"), "not_happened": ("did not happen", "yellow"), "doubt": ("DOUBT", "bold red"),
     "held": ("held", "bold yellow"), "refused": ("refused", "red"), "open": ("under way", "cyan"),
-    "retry": ("refused for now", "blue"),
+    "retry": ("refused for now", "blue"), "planned": ("planned", "magenta"),
 }  # fmt: skip
 
 
@@ -169,7 +189,7 @@ def _print(shown: Shown) -> None:
     from holdfast.cli.list import STYLES
 
     now_ms = time.time_ns() // 1_000_000
-    where = "" if shown.branch == "main" else f"@{shown.branch}"
+    where = "" if not shown.branches else f"@{shown.branch}"
     head = styled(f"{shown.run}{where}  ", "bold") + styled(shown.status, STYLES[Status(shown.status)])
     line(head + styled(f"  {shown.about}" if shown.about and not shown.needs else ""))
     for need in shown.needs:
@@ -192,6 +212,9 @@ def _print(shown: Shown) -> None:
     ):
         if text:
             line(styled(f"{name:<8} ", "dim") + styled(text))
+    if shown.branches:
+        out()
+        print_tree(shown.branches)
     if shown.effects:
         out()
         _effects(shown)
@@ -208,23 +231,35 @@ def _effects(shown: Shown) -> None:
         mark, style = _MARKS[effect.outcome]
         notes = [mark]
         notes += [f"by {effect.settled_by}"] if effect.settled_by else []
+        notes += [f"from {effect.adopted}"] if effect.adopted else []
         notes += ["taken back"] if effect.undone else []
         notes += [f"sent {effect.sent}×"] if effect.sent > 1 else []
         rows.append(
             (
-                styled(effect.node.rpartition("@")[2]),
-                styled(effect.tool),
+                styled(_node_in(shown, effect), "dim" if effect.inherited else ""),
+                styled(effect.tool, "dim" if effect.inherited else ""),
                 styled(effect.kind, "dim"),
-                styled(", ".join(notes), style),
-                styled(effect.args + (f" → {effect.answer}" if effect.answer is not None else ""), most=2 * SHORT),
+                styled(", ".join(notes), "dim" if effect.inherited else style),
+                styled(
+                    effect.args + (f" → {effect.answer}" if effect.answer is not None else ""),
+                    "dim" if effect.inherited else "",
+                    most=2 * SHORT,
+                ),
             )
         )
-    table(("#SEQ", "TOOL", "KIND", "OUTCOME", "ARGUMENTS → ANSWER"), rows)
+    table(("#NODE" if shown.branches else "#SEQ", "TOOL", "KIND", "OUTCOME", "ARGUMENTS → ANSWER"), rows)
+
+
+def _node_in(shown: Shown, effect: Effect) -> str:
+    """The place of an effect within its run: with its branch, where there is more than one."""
+    return short(effect.node) if shown.branches else effect.node.rpartition("@")[2]
 
 
 def _hint(shown: Shown, store: str) -> None:
-    run = shown.run if shown.branch == "main" else f"{shown.run}@{shown.branch}"
+    run = shown.run if shown.line else f"{shown.run}@{shown.branch}"
     match Status(shown.status):
+        case Status.WAITING if shown.held and shown.about != NEW:
+            hint(f"holdfast promote {safe(shown.run)} {safe(shown.branch)}{store}   # makes it the run's line")
         case Status.STOPPED | Status.WAITING | Status.FAILED:
             hint(f"{safe(shown.resume)}   # goes on from the log")
         case Status.ASLEEP:
@@ -233,6 +268,8 @@ def _hint(shown: Shown, store: str) -> None:
             hint(f"holdfast log {safe(run)} --follow{store}   # watch it")
         case Status.DOUBT | Status.HELD if shown.needs:
             hint(f"holdfast show {safe(shown.needs[0].node)}{store}   # the exact call, before you answer")
+        case Status.SUPERSEDED | Status.ABANDONED:
+            hint(f"holdfast show {safe(shown.run)}{store}   # the run's line")
         case _ if shown.effects:
             hint(f"holdfast show {safe(shown.effects[-1].node)}{store}   # one entry whole")
         case _:

@@ -17,10 +17,13 @@ from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
 from holdfast.core.entry import Entry, check_chain, origin
 from holdfast.core.log import Log
-from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Sleep, Started
+from holdfast.core.record import Adopted, Claim, Finished, Forked, Intent, Planned, Record, Seal, Sleep, Started
 from holdfast.core.slot import Slot
+from holdfast.core.tree import MAIN, Limb, Tree, TreeRecord
+from holdfast.core.tree import Status as Standing
 from holdfast.errors import Corrupt, Unknown
-from holdfast.gateway.line import FINISHED_KEY, check_places, node_of, read_payload
+from holdfast.gateway.family import read_tree
+from holdfast.gateway.line import FINISHED_KEY, Lineage, check_places, node_of, read_payload
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
 from holdfast.store.url import sqlite_files
@@ -39,17 +42,22 @@ class Status(StrEnum):
     FAILED = "failed"  # the agent raised; running it again goes on from the log
     FINISHED = "finished"
     CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  # another branch has taken its place
+    ABANDONED = "abandoned"  # given up; what it did is taken back when the run ends
     CORRUPT = "corrupt"  # its log is not what was written: `holdfast verify` tells more
 
 
 @dataclass(slots=True)
 class Looked:
-    """One branch, folded. `digest` is that of the newest entry. `holder` advances it now; `died` held it when it died.
-    `answered`: its newest entry was placed by somebody else. `records` and `times` are by place."""
+    """One branch, folded with all that it stands on (`lineage`). `digest` is that of the newest entry. `holder`
+    advances it now; `died` held it when it died. `answered`: its newest entry was placed by somebody else. `records`
+    and `times` are by place."""
 
     branch: str
     log: Log
     digest: bytes
+    tree: Tree
+    lineage: Lineage
     holder: str = ""
     died: str = ""
     claim_seq: int = 0
@@ -77,7 +85,7 @@ class Looked:
         self.started_ms = self.started_ms or entry.at_ms
         self.newest_ms = entry.at_ms
         self.times[entry.seq] = entry.at_ms
-        self.answered = entry.epoch == 0
+        self.answered = entry.epoch == 0 and not isinstance(record, TreeRecord)
         self.counts[type(record).__name__.lower()] += 1
         match record:
             case Claim():
@@ -89,8 +97,10 @@ class Looked:
                 self.records[entry.seq] = record
             case Sleep():
                 self.sleeps.append(record)
-            case Intent() | Started():
+            case Intent() | Started() | Adopted() | Planned():
                 self.records[entry.seq] = record
+            case Forked() if entry.branch.endswith(f"@{record.branch}"):
+                self.claim_seq = self.finished_seq = 0  # nobody has advanced this branch yet
             case _:
                 pass
 
@@ -104,15 +114,17 @@ class Looked:
 
     def status(self, now_ms: int) -> Status:
         """How the run stands at this moment."""
-        log = self.log
-        if log.finished is not None and log.finished.error is None:
+        log, ended = self.log, self.limb.status is not Standing.OPEN
+        if log.finished is not None and log.finished.error is None and not ended:
             return Status.FINISHED
         if self.holder:
             return Status.RUNNING
-        if log.cancelled is not None:
+        if log.cancelled is not None and not ended:
             return Status.CANCELLED
         if any(slot.kind is not Kind.IDEMPOTENT for slot in self.doubts()):
             return Status.DOUBT
+        if ended:
+            return Status(self.limb.status.value)
         if log.holds():
             return Status.HELD
         if self.finished_seq > self.claim_seq:
@@ -126,14 +138,34 @@ class Looked:
         ahead = [sleep.until_ms for sleep in self.sleeps if sleep.until_ms > now_ms]
         return min(ahead, default=None)
 
+    @property
+    def limb(self) -> Limb:
+        """Its place in the tree of its run."""
+        return self.tree.limbs[self.branch.partition("@")[2]]
+
+    @property
+    def name(self) -> str:
+        """The branch as it is typed: RUN for the run's line, else RUN@BRANCH."""
+        run, _, name = self.branch.partition("@")
+        return run if name == self.tree.line else self.branch
+
+    def home(self, seq: int) -> str:
+        """The branch (`RUN@BRANCH`) of this history on which the entry at `seq` stands."""
+        return next((name for name, upto in self.lineage if upto is None or seq <= upto), self.branch)
+
     def node(self, seq: int) -> str:
-        """A place on this branch, as people write it."""
+        """The place of an entry of this history, as people write it."""
+        return node_of(self.home(seq), seq)
+
+    def here(self, seq: int) -> str:
+        """The same place, seen from this branch: what is said about it there is said to this branch."""
         return node_of(self.branch, seq)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of `holdfast list`. Times are ms since 1970 UTC; `started_ms` is null where it was not looked at."""
+    """One line of `holdfast list`: a run, as its line (`branch`) stands. Times are ms since 1970 UTC; `branches` is how
+    many it has."""
 
     run: str
     branch: str
@@ -143,6 +175,7 @@ class Row:
     epoch: int
     newest_ms: int
     holder: str | None
+    branches: int
 
 
 def reader_of(url: str) -> Reader:
@@ -153,19 +186,35 @@ def reader_of(url: str) -> Reader:
 
 
 async def look(reader: Reader, branch: str) -> Looked:
-    """A branch, read and folded. Raises Unknown if there is none, Corrupt if it does not hold."""
+    """A branch with all that it stands on, read and folded. Raises Unknown if there is none, Corrupt if it does not
+    hold."""
     found = await look_from(reader, branch)
-    found.take(await reader.read(branch))
+    found.take(await further(reader, found))
     await refresh(reader, found)
     return found
 
 
 async def look_from(reader: Reader, branch: str) -> Looked:
     """A branch of which nothing has been taken up yet. Raises Unknown if there is none."""
-    if not await reader.read(branch, newest=1):
-        raise Unknown(f"there is no run `{branch.removesuffix('@main')}`", where=str(reader.path),
-                      fix="holdfast list shows the runs")  # fmt: skip
-    return Looked(branch, Log(branch), origin(branch))
+    run, _, name = branch.partition("@")
+    if not await reader.read(f"{run}@{MAIN}", newest=1):
+        raise Unknown(f"there is no run `{run}`", where=str(reader.path), fix="holdfast list shows the runs")
+    tree = await read_tree(reader, run)
+    if name not in tree.limbs:
+        raise Unknown(f"there is no branch `{name}`", where=run, fix=f"holdfast show {run} shows its branches")
+    lineage = [(f"{run}@{each}", upto) for each, upto in tree.lineage(name)]
+    return Looked(branch, Log(branch), origin(lineage[0][0]), tree, lineage)
+
+
+async def further(reader: Reader, looked: Looked) -> list[Entry]:
+    """What comes after what was taken up."""
+    after = looked.log.seq
+    return [
+        entry
+        for name, upto in looked.lineage
+        if upto is None or upto > after
+        for entry in await reader.read(name, after=after, upto=upto)
+    ]
 
 
 async def refresh(reader: Reader, looked: Looked) -> None:
@@ -178,14 +227,15 @@ async def refresh(reader: Reader, looked: Looked) -> None:
         looked.holder = f"{owner.host}:{owner.pid}"
 
 
-async def row(reader: Reader, branch: Branch) -> Row:
-    """How a branch stands, read no further than needed."""
+async def row(reader: Reader, branch: Branch, newest_ms: int, branches: int) -> Row:
+    """How a run stands, whose line is `branch`, read no further than needed."""
     run, _, line = branch.name.partition("@")
     try:
         status, about = await _standing(reader, branch)
     except Corrupt as error:
         status, about = Status.CORRUPT, f"{error.what} [{error.where}]"
-    return Row(run, line, status.value, about, branch.seq, branch.epoch, branch.at_ms, branch.holder or None)
+    holder = branch.holder or None
+    return Row(run, line, status.value, about, branch.seq, branch.epoch, newest_ms, holder, branches)
 
 
 async def _standing(reader: Reader, branch: Branch) -> tuple[Status, str]:
@@ -205,21 +255,33 @@ def about_of(looked: Looked, now_ms: int) -> str:
         case Status.RUNNING:
             return f"by {looked.holder}"
         case Status.HELD:
-            return ", ".join(f"{looked.node(slot.hold_seq)} {slot.tool}" for slot in log.holds())
+            return ", ".join(f"{looked.here(slot.hold_seq)} {slot.tool}" for slot in log.holds())
         case Status.DOUBT:
-            return ", ".join(f"{looked.node(slot.intent_seq)} {slot.tool}" for slot in looked.doubts())
+            return ", ".join(f"{looked.here(slot.intent_seq)} {slot.tool}" for slot in looked.doubts())
         case Status.ASLEEP:
             return f"until {when(looked.wakes_ms(now_ms) or 0)}"
         case Status.WAITING:
-            return "answered; to be resumed" if looked.answered else "for a signal, or to be resumed"
+            return _awaited(looked)
         case Status.STOPPED:
             return f"process {looked.died} has died"
         case Status.FAILED:
             return (log.finished.error if log.finished else None) or ""
         case Status.CANCELLED:
             return f"by {log.cancelled.by}: {log.cancelled.reason}" if log.cancelled else ""
+        case Status.SUPERSEDED | Status.ABANDONED:
+            return looked.limb.ended
         case Status.FINISHED | Status.CORRUPT:
             return ""
+
+
+def _awaited(looked: Looked) -> str:
+    if not looked.claim_seq:
+        return NEW
+    if looked.tree.held(looked.limb.name):
+        return "for its promotion"
+    if any(slot.last is Planned for slot in looked.log.slots.values()):
+        return "promoted; what it planned is done when it is resumed"
+    return "answered; to be resumed" if looked.answered else "for a signal, or to be resumed"
 
 
 def when(at_ms: int) -> str:
@@ -256,6 +318,7 @@ async def excerpt(reader: Reader, payload: Payload, most: int) -> str:
 
 
 LOOKED_INTO = 1 << 20  # bytes
+NEW = "new; to be resumed"
 
 
 def size_text(size_bytes: int) -> str:

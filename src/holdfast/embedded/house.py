@@ -187,12 +187,12 @@ class House(Lives):
         return self._plainly(self.desk.settle(node, outcome, by=by))
 
     def signal(self, run: str, name: str, value: JSON = None, *, by: str = "house") -> str:
-        """Send `value` to whoever waits for `name` in a run, now or later."""
-        return self._plainly(self.desk.signal(checked_id(run), name, packed_json(value), by=by))
+        """Send `value` to whoever waits for `name` in a run (its line), or on RUN@BRANCH, now or later."""
+        return self._plainly(self.desk.signal(_checked_place(run), name, packed_json(value), by=by))
 
     def cancel(self, run: str, *, by: str, reason: str = "no reason was given") -> str:
-        """End a run: nothing new is started."""
-        return self._plainly(self.desk.cancel(checked_id(run), by=by, reason=reason))
+        """End a run (its line), or RUN@BRANCH: nothing new is started."""
+        return self._plainly(self.desk.cancel(_checked_place(run), by=by, reason=reason))
 
     def drift(self, node: str) -> list[Drift]:
         """How everything that a run relied on, at a node or at its end, stands in the world now. Only reads are called
@@ -231,6 +231,13 @@ class House(Lives):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.store.close()
+
+
+def _checked_place(run: str) -> str:
+    """RUN or RUN@BRANCH, as it was given. Raises Misuse for what cannot name one."""
+    name, at, branch = run.partition("@")
+    checked_id(name)
+    return f"{name}@{checked_id(branch)}" if at else name
 
 
 def _inside_a_loop() -> bool:

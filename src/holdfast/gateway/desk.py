@@ -17,6 +17,7 @@ from holdfast.core.log import Log
 from holdfast.core.payload import Packed
 from holdfast.core.record import Approval, Cancelled, Hold, Record, Refusal, Settled, Signal
 from holdfast.core.slot import Slot
+from holdfast.core.tree import MAIN
 from holdfast.errors import Claimed, Conflict, Misuse, Unknown
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.line import key_for, node_of, read_log
@@ -139,10 +140,12 @@ class Desk:
         return node_of(branch, entry.seq)
 
     async def _must_exist(self, branch: str) -> None:
-        if not await self._store.read(branch, newest=1):
-            raise Unknown(
-                f"there is no run `{branch.partition('@')[0]}`", where=branch, fix="holdfast list shows the runs"
-            )
+        run, _, name = branch.partition("@")
+        if await self._store.read(branch, newest=1):
+            return
+        if name != MAIN and await self._store.read(f"{run}@{MAIN}", newest=1):
+            raise Unknown(f"there is no branch `{name}`", where=run, fix=f"holdfast show {run} shows its branches")
+        raise Unknown(f"there is no run `{run}`", where=branch, fix="holdfast list shows the runs")
 
     async def _refuse_while_owned(self, branch: str) -> None:
         for found in await self._store.branches(branch):

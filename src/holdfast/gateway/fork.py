@@ -36,7 +36,7 @@ from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
 from holdfast.gateway.family import TREE_KEY, KnownTree, read_tree
 from holdfast.gateway.line import key_for, node_of, read_log
-from holdfast.store import Branch, Draft, Store
+from holdfast.store import Branch, Draft, Readable, Store
 
 TRIES = 200
 
@@ -73,34 +73,54 @@ class Cutting:
         return node_of(self.branch, self.at)
 
 
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A branch that is about to be made: what it stands on, and what it begins with. `watch`: how far the branches are
+    that were given up."""
+
+    forked: Forked
+    entry: Entry
+    drafts: Sequence[Draft]
+    watch: dict[str, int]
+
+
 async def fork(store: Store, cutting: Cutting, known: KnownTree | None = None) -> str:
-    """Begin a branch; its name (`b2`). `known`: as much of the tree as the caller knows already. Raises Unknown if
-    there is no such place, InDoubt if it lies between an intent and the seal that nobody has, BadCall for an edit of
-    what cannot be edited, Misuse where the tree does not allow it."""
+    """Begin a branch; its name (`b2`). `known`: as much of the tree as the caller knows already. Raises as
+    `prepared`."""
     known = known or KnownTree(store, cutting.run)
     for _ in range(TRIES):
-        tree = await known.refresh()
-        name = cutting.branch.partition("@")[2]
-        if name not in tree.limbs:
-            raise Unknown(f"there is no branch `{name}`", where=cutting.run, fix=f"holdfast show {cutting.run}")
-        parent = next(each for each, upto in tree.lineage(name) if upto is None or cutting.at <= upto)
-        entry = await _entry(store, f"{cutting.run}@{parent}", cutting.at, cutting.node)
-        there = await store.branches(f"{cutting.run}@")
-        forked = Forked(
-            branch=_free_name(there), parent=parent, at=cutting.at, digest=entry.digest.hex(),
-            kind=cutting.kind, group=cutting.group, by=legible(cutting.by, 200), why=legible(cutting.why, 500),
-        )  # fmt: skip
-        _allow(tree, forked, cutting.node)
-        watch = _given_up(there, tree)
-        for edit in cutting.edits:
-            await _check_edit(store, cutting, tree, edit)
+        birth = await prepared(store, cutting, known)
         try:
-            await _bear(store, cutting, forked, entry)
-            await _tell(store, forked, known, watch)
+            await _bear(store, cutting, birth)
+            await _tell(store, birth.forked, known, birth.watch)
         except Conflict:
             continue
-        return forked.branch
+        return birth.forked.branch
     raise Conflict("the run is changing too fast to be forked", where=cutting.node, fix="try again")
+
+
+async def prepared(store: Readable, cutting: Cutting, known: KnownTree) -> Birth:
+    """What a fork would begin with, as things stand; nothing is written. Raises Unknown if there is no such place,
+    InDoubt if it lies between an intent and the seal that nobody has, BadCall for an edit of what cannot be edited,
+    Misuse where the tree does not allow it."""
+    tree = await known.refresh()
+    name = cutting.branch.partition("@")[2]
+    if name not in tree.limbs:
+        raise Unknown(f"there is no branch `{name}`", where=cutting.run, fix=f"holdfast show {cutting.run}")
+    parent = next(each for each, upto in tree.lineage(name) if upto is None or cutting.at <= upto)
+    entry = await _entry(store, f"{cutting.run}@{parent}", cutting.at, cutting.node)
+    there = await store.branches(f"{cutting.run}@")
+    forked = Forked(
+        branch=_free_name(there), parent=parent, at=cutting.at, digest=entry.digest.hex(),
+        kind=cutting.kind, group=cutting.group, by=legible(cutting.by, 200), why=legible(cutting.why, 500),
+    )  # fmt: skip
+    _allow(tree, forked, cutting.node)
+    watch = _given_up(there, tree)
+    for edit in cutting.edits:
+        await _check_edit(store, cutting, tree, edit)
+    edits = [Override(target=edit.target, name=edit.name, value=edit.value.payload) for edit in cutting.edits]
+    drafts = [_draft(forked), *await _since(store, cutting, forked), *map(_draft, edits)]
+    return Birth(forked, entry, drafts, watch)
 
 
 async def change(store: Store, run: str, record: Promoted | Abandoned) -> str:
@@ -143,14 +163,13 @@ async def _tell(store: Store, record: TreeRecord, known: KnownTree, watch: dict[
     raise Conflict("the tree of the run has changed", where=known.run)
 
 
-async def _bear(store: Store, cutting: Cutting, forked: Forked, entry: Entry) -> None:
-    edits = [Override(target=edit.target, name=edit.name, value=edit.value.payload) for edit in cutting.edits]
+async def _bear(store: Store, cutting: Cutting, birth: Birth) -> None:
     blobs = [blob for edit in cutting.edits for blob in edit.value.blobs]
-    drafts = [_draft(forked), *await _since(store, cutting, forked), *map(_draft, edits)]
-    await store.append(f"{cutting.run}@{forked.branch}", drafts, epoch=0, barrier=True, blobs=blobs, stands_on=entry)
+    branch = f"{cutting.run}@{birth.forked.branch}"
+    await store.append(branch, birth.drafts, epoch=0, barrier=True, blobs=blobs, stands_on=birth.entry)
 
 
-async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
+async def _since(store: Readable, cutting: Cutting, forked: Forked) -> list[Draft]:
     """What has become, after the fork point, of what was begun before it: seals and undos that its history lacks."""
     parent = f"{cutting.run}@{forked.parent}"
     log = (await read_log(store, parent, restore=True, upto=cutting.at)).log
@@ -177,11 +196,12 @@ async def _since(store: Store, cutting: Cutting, forked: Forked) -> list[Draft]:
     return [draft for draft in drafts if draft.body] + await _since_elsewhere(store, parent, cutting.at)
 
 
-async def _since_elsewhere(store: Store, parent: str, at: int) -> list[Draft]:
+async def _since_elsewhere(store: Readable, parent: str, at: int) -> list[Draft]:
     """The undos on other branches of what the history up to entry `at` of `parent` has inherited or adopted."""
     run, _, name = parent.partition("@")
     tree = await read_tree(store, run)
-    undos = [each for limb in tree if limb.name != name for each in await _undos_on(store, run, limb.name)]
+    others = [limb.name for limb in tree if limb.name != name and not tree.held(limb.name)]
+    undos = [each for other in others for each in await _undos_on(store, run, other)]
     if not undos:
         return []
     log = (await read_log(store, parent, upto=at)).log
@@ -208,14 +228,14 @@ async def _since_elsewhere(store: Store, parent: str, at: int) -> list[Draft]:
     return drafts
 
 
-async def _had_happened(store: Store, home: str, undo: Slot) -> bool:
+async def _had_happened(store: Readable, home: str, undo: Slot) -> bool:
     """Whether what `undo` takes back was known to have happened: an effect in doubt is undone to be sent again."""
     assert undo.intent is not None
     undone = (await read_log(store, home)).log.at(undo.intent.undoes or 0)
     return undone is not None and isinstance(undone.outcome, Happened) and undone.sealed_seq < undo.intent_seq
 
 
-async def _undos_on(store: Store, run: str, branch: str) -> list[tuple[str, Slot]]:
+async def _undos_on(store: Readable, run: str, branch: str) -> list[tuple[str, Slot]]:
     """The undos that a branch itself has sent."""
     entries = await store.read(f"{run}@{branch}")
     keys = {entry.key for entry in entries if _begins_an_undo(entry)}
@@ -251,7 +271,7 @@ def _taken_back(slot: Slot, seq: int | None, outcome: Outcome, node: str) -> Dra
     return _draft(taken_back)
 
 
-async def _check_edit(store: Store, cutting: Cutting, tree: Tree, edit: Edit) -> None:
+async def _check_edit(store: Readable, cutting: Cutting, tree: Tree, edit: Edit) -> None:
     if edit.target == 0:
         return
     name = cutting.branch.partition("@")[2]
@@ -272,7 +292,7 @@ async def _check_edit(store: Store, cutting: Cutting, tree: Tree, edit: Edit) ->
     )
 
 
-async def _entry(store: Store, branch: str, seq: int, node: str) -> Entry:
+async def _entry(store: Readable, branch: str, seq: int, node: str) -> Entry:
     found = await store.read(branch, after=seq - 1, upto=seq) if seq > 0 else []
     if not found:
         raise Unknown(
