@@ -13,9 +13,10 @@ import pytest
 
 from holdfast import Held, InDoubt, NotHappened, agent, open_store, tool
 from holdfast.core.codec import decode
-from holdfast.core.record import Adopted, Intent
+from holdfast.core.effect import NotHappened as NotHappenedSeal
+from holdfast.core.record import Adopted, Intent, Seal
 from holdfast.embedded import House
-from tests.stage import Killed, life
+from tests.stage import Killed, life, of
 
 Script = list[tuple[str, str]]
 
@@ -216,3 +217,11 @@ def test_the_undo_of_a_doubt_takes_back_nothing_that_was_done_after_it(town: Tow
     assert town.run("b2", "make a1") == ["a1 1"]
     town.house.fork(START, by="ann")
     assert town.run("b3", "make a1") == ["a1 1"]
+
+
+def test_an_undo_that_is_refused_is_no_doubt(town: Town) -> None:
+    town.run("main", "make a1")
+    town.house.fork(START, by="ann")
+    town.fails = [NotHappened("it cannot be taken back")]
+    assert town.run("b2", "make a2") == [None]
+    assert [record.outcome for record in of(Seal, town.house)[1:]] == [NotHappenedSeal("it cannot be taken back")]

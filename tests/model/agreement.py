@@ -129,7 +129,9 @@ class Pair:
             return
         which = (self.chance.randrange(len(places)) if number is None else number) % len(places)
         override = self.chance.choice(self.run.pool) if self.chance.random() < 0.5 else None
-        edits = [Edit(decisions[which], "", packed_json([override.tool, override.name, override.size]))] if override else []
+        edits = (
+            [Edit(decisions[which], "", packed_json([override.tool, override.name, override.size]))] if override else []
+        )
         cutting = Cutting(
             f"{RUN}@{name}", decisions[which], KINDS[kind], "ann", "", None if group is None else str(group), edits
         )
@@ -145,7 +147,9 @@ class Pair:
 
     async def end_one(self) -> None:
         """Promote or abandon an alternative."""
-        found = [b for b in self.run.tree.open() if b.kind in (WHAT_IF, SPECULATIVE) and b.name != "main" and not b.promoted]
+        found = [
+            b for b in self.run.tree.open() if b.kind in (WHAT_IF, SPECULATIVE) and b.name != "main" and not b.promoted
+        ]
         if not found:
             return
         branch = self.chance.choice(found)
@@ -202,6 +206,8 @@ class Pair:
         """The worlds are the same."""
         model, engine = self.run.world, self.play.scene.world
         there = Counter(deed.ask for deed in model.living()), Counter(deed.ask for deed in engine.living())
-        assert there[0] == there[1], f"there is {there[0] - there[1]} more in the model, {there[1] - there[0]} in the engine"
+        assert there[0] == there[1], (
+            f"there is {there[0] - there[1]} more in the model, {there[1] - there[0]} in the engine"
+        )
         assert [deed.ask for deed in model.deeds] == [deed.ask for deed in engine.deeds], "they did other things"
         assert +self.run.sendings == +self.play.scene.sendings, "they sent other things"

@@ -12,6 +12,7 @@ import pytest
 from holdfast.store import Store
 from holdfast.store.memory import MemoryStore
 from holdfast.store.url import open_url
+from tests.model.agreement import Pair
 from tests.model.census import census
 from tests.model.play import Play
 from tests.model.troupe import HastyLoop
@@ -62,3 +63,25 @@ def test_no_play_does_anything_twice_or_leaves_anything_behind_for_long(batch: i
         judge(seed, MemoryStore())
     for seed in range(batch * 100 + 95, batch * 100 + 100):
         judge(seed, on_disk(tmp_path, seed))
+
+
+def agree(seed: int) -> None:
+    """One schedule on the model and on the engine."""
+    with asyncio.Runner(loop_factory=HastyLoop) as runner:
+        pair = Pair(seed, MemoryStore())
+        try:
+            runner.run(pair.go())
+        except AssertionError as disagreement:
+            raise AssertionError(f"schedule {seed}: {disagreement}\n" + "\n".join(pair.story)) from disagreement
+
+
+def test_the_model_and_the_engine_leave_the_same_world() -> None:
+    for seed in range(100):
+        agree(seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("batch", range(1, 31))
+def test_the_model_and_the_engine_leave_the_same_world_for_long(batch: int) -> None:
+    for seed in range(batch * 100, batch * 100 + 100):
+        agree(seed)

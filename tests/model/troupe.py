@@ -69,8 +69,8 @@ def _but_of_deaths(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 
 class Actor:
-    """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `at`, `waits`:
-    the boundary that it has passed, and that it stands before. `ending`: what it came to. Who is `free` stops nowhere."""
+    """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `at`, `waits`: the
+    boundary that it has passed, and that it stands before. `ending`: what it came to. Who is `free` stops nowhere."""
 
     def __init__(self, name: str, troupe: Troupe, *, free: bool = False) -> None:
         self.name = name
