@@ -46,24 +46,24 @@ class Town:
             self.stumble()
             self.gone.append(answer or "?")
 
-        @tool(kind="reversible", name="make", identity=["name", "size"], resource=["name"], undo=take_back)
+        @tool(kind="reversible", name="town.make", identity=["name", "size"], resource=["name"], undo=take_back)
         async def make(name: str, size: str) -> str:
             self.made.append(f"{name}{size} {len(self.made)}")
             return self.made[-1]
 
-        @tool(kind="irreversible", name="pay", repeat="each")
+        @tool(kind="irreversible", name="town.pay", repeat="each")
         async def pay(name: str, size: str) -> str:
             self.stumble()
             self.paid.append(f"{name}{size} {len(self.paid)}")
             return self.paid[-1]
 
-        @tool(kind="irreversible", name="fee", identity=["name"])
+        @tool(kind="irreversible", name="town.fee", identity=["name"])
         async def fee(name: str, size: str) -> str:
             self.stumble()
             self.paid.append(f"{name}{size} {len(self.paid)}")
             return self.paid[-1]
 
-        @tool(kind="idempotent", name="put", repeat="each")
+        @tool(kind="idempotent", name="town.put", repeat="each")
         async def put(name: str, size: str) -> str:
             self.stumble()
             self.put.append(f"{name}{size}")

@@ -94,7 +94,7 @@ class Census:
                     home = next(n for n, upto in tree.lineage(name) if upto is None or record.approval <= upto)
                     if used.setdefault((home, record.approval), record.key) != record.key:
                         self.broken("I11", f"{home}:{record.approval} is used for two effects")
-                elif record.tool == "wire":
+                elif record.tool == "play.wire":
                     self.broken("I11", f"{entry.branch}:{entry.seq} wires without an approval")
         for group, times in winners.items():
             if times > 1:

@@ -120,54 +120,55 @@ def _undo_of(name_of_tool: str) -> Any:
     return undo
 
 
-@tool(kind="read", name="look")
+@tool(kind="read", name="play.look")
 async def look(name: str, size: int) -> int:
     await ON_STAGE.get().gate("looks")
     return STAGE[-1].world.etags[name]
 
 
-@tool(kind="idempotent", name="put", repeat="each")
+@tool(kind="idempotent", name="play.put", repeat="each")
 async def put(name: str, size: int) -> int:
     return await act("put", name, size)
 
 
-@tool(kind="reversible", name="make", repeat="each", resource=["name"], undo=_undo_of("make"))
+@tool(kind="reversible", name="play.make", repeat="each", resource=["name"], undo=_undo_of("make"))
 async def make(name: str, size: int) -> int:
     return await act("make", name, size)
 
 
-@tool(kind="reversible", name="mend", identity=["name", "size"], resource=["name"], undo=_undo_of("mend"))
+@tool(kind="reversible", name="play.mend", identity=["name", "size"], resource=["name"], undo=_undo_of("mend"))
 async def mend(name: str, size: int) -> int:
     return await act("mend", name, size)
 
 
-@tool(kind="reversible", name="build", repeat="each", probe=find, undo=_undo_of("build"))
+@tool(kind="reversible", name="play.build", repeat="each", probe=find, undo=_undo_of("build"))
 async def build(name: str, size: int) -> int:
     return await act("build", name, size)
 
 
-@tool(kind="irreversible", name="pay", repeat="each", probe=find)
+@tool(kind="irreversible", name="play.pay", repeat="each", probe=find)
 async def pay(name: str, size: int) -> int:
     return await act("pay", name, size)
 
 
-@tool(kind="irreversible", name="order", repeat="each", resource=["name"], probe=find)
+@tool(kind="irreversible", name="play.order", repeat="each", resource=["name"], probe=find)
 async def order(name: str, size: int) -> int:
     return await act("order", name, size)
 
 
-@tool(kind="irreversible", name="mail", repeat="each")
+@tool(kind="irreversible", name="play.mail", repeat="each")
 async def mail(name: str, size: int) -> int:
     return await act("mail", name, size)
 
 
-@tool(kind="irreversible", name="wire", repeat="each", probe=find, approval="one")
+@tool(kind="irreversible", name="play.wire", repeat="each", probe=find, approval="one")
 async def wire(name: str, size: int) -> int:
     return await act("wire", name, size)
 
 
 TOOLBOX: dict[str, Any] = {
-    made.holdfast.contract.name: made for made in (look, put, make, mend, build, pay, order, mail, wire)
+    made.holdfast.contract.name.removeprefix("play."): made
+    for made in (look, put, make, mend, build, pay, order, mail, wire)
 }
 ONCE = {"mend"}
 
