@@ -16,13 +16,16 @@ endif
 unexport VIRTUAL_ENV
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo test check bench soak clean style types layers pages system-packages
+.PHONY: help demo demo-fork test check bench soak clean style types layers pages system-packages
 
 help:             ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo ## an agent migrates a database, dies by SIGKILL, resumes; nothing happens twice
 	@$(RUN)/holdfast demo
+
+demo-fork: .venv/.demo ## an agent goes astray and is forked; of four branches the best is taken
+	@$(RUN)/holdfast demo --fork
 
 test: .venv/.dev system-packages ## every test but the long ones
 	@$(RUN)/python -m pytest -q

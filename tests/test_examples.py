@@ -36,7 +36,16 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["dun.py", "loop.py", "refunds.py"]
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == [
+        "beam_search.py",
+        "best_of_n.py",
+        "dun.py",
+        "fork_and_override.py",
+        "loop.py",
+        "refunds.py",
+        "reminder.py",
+        "tree_search.py",
+    ]
 
 
 def test_a_reminder_is_sent_once_however_often_the_program_runs(
@@ -92,6 +101,104 @@ def test_parallel_refunds_killed_in_the_middle_are_made_once_each(
     assert [answer(program("refunds.py", "0.1")) for _ in range(2)] == ["6000", "6000"]
     customers = [line.split()[1] for line in lines(tmp_path / "bank.txt")]
     assert sorted(customers) == sorted(f"customer-{number}" for number in range(12))
+
+
+def test_a_reminder_sleeps_for_a_week_as_no_process_and_is_woken_by_its_signal(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """One run sleeps for a week; another one, whose week is short, waits for its money. A watcher is told of it."""
+
+    def holdfast(*words: str) -> subprocess.Popen[str]:
+        places = f"{EXAMPLES.parent / 'src'}{os.pathsep}{EXAMPLES}"
+        return subprocess.Popen(
+            [sys.executable, "-m", "holdfast", *words, "--store", "runs.db"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": places, "HOLDFAST_AGENTS": "reminder"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def subjects() -> list[str]:
+        return sorted(mail.read_text().splitlines()[0] for mail in (tmp_path / "outbox").iterdir())
+
+    assert answer(program("reminder.py", "77", "604800")).startswith("the run sleeps")
+    assert answer(program("reminder.py", "78", "0.1")).startswith("the run waits for the signal `paid`")
+    watcher = holdfast("run", "--watch")
+    try:
+        answer(holdfast("signal", "invoice-78", "paid", '"by transfer"'))
+        until = time.monotonic() + 60
+        while len(subjects()) < 4:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        watcher.terminate()
+        watcher.communicate(timeout=60)
+    assert answer(program("reminder.py", "78", "0.1")) == "paid by transfer"
+    assert subjects() == [
+        "Subject: a friendly reminder", "Subject: thank you", "Subject: your invoice", "Subject: your invoice",
+    ]  # fmt: skip
+    assert "asleep" in answer(holdfast("list", "--status", "asleep"))
+
+
+def kill_once(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """Kill a program at the moment at which it has come so far, unless it has ended before."""
+    until = time.monotonic() + 60
+    while process.poll() is None and not reached():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+def test_a_fork_killed_anywhere_announces_once_and_gives_the_wrong_lease_back(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path, after: int
+) -> None:
+    world, log = tmp_path / "world.txt", tmp_path / "runs.db"
+    kill_once(program("fork_and_override.py", "0.1"), lambda: log.exists() and len(lines(world)) >= after)
+    said = [answer(program("fork_and_override.py", "0.05")).splitlines()[-1] for _ in range(2)]
+    assert {words.removeprefix("on b2: ") for words in said} == {"rent a shop in Oslo"}
+    assert lines(world) == [
+        "rent a shop in Paris",
+        "announce: We open on Monday.",
+        "rent a shop in Oslo",
+        "give back the shop in Paris",
+    ]
+
+
+def test_of_four_reminders_only_the_shortest_is_sent(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    first, again = (answer(program("best_of_n.py")) for _ in range(2))
+    (mail,) = (tmp_path / "outbox").iterdir()
+    assert mail.read_text() == f"Subject: invoice 77\n\n{first}\n"
+    assert first == again
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_tree_search_killed_anywhere_books_the_best_way_and_no_other(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path, after: int
+) -> None:
+    """Of the nine ways from Oslo to Rome one is cheapest."""
+    bookings, log = tmp_path / "bookings.txt", tmp_path / "runs.db"
+    kill_once(program("tree_search.py", "0.05"), lambda: log.exists() and len(lines(bookings)) >= after)
+    first, again = (answer(program("tree_search.py")) for _ in range(2))
+    assert first == again == "{'way': ['Oslo', 'Warsaw', 'Vienna', 'Rome'], 'price': 220}"
+    assert lines(bookings) == ["Oslo-Warsaw", "Warsaw-Vienna", "Vienna-Rome"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_beam_search_killed_anywhere_moves_along_the_best_way_and_no_other(
+    program: Callable[..., subprocess.Popen[str]], tmp_path: Path, after: int
+) -> None:
+    """Two of the beads can be brought together twice, and in no way three times; following one way alone finds none."""
+    moves, log = tmp_path / "moves.txt", tmp_path / "runs.db"
+    kill_once(program("beam_search.py"), lambda: log.exists() and len(lines(moves)) >= after)
+    first, again = (answer(program("beam_search.py")) for _ in range(2))
+    assert first == again == "{'steps': 'lllurrul', 'contacts': 2}"
+    names = {"l": "left", "u": "up", "r": "right"}
+    assert lines(moves) == [f"{number} {names[step]}" for number, step in enumerate("lllurrul", 1)]
 
 
 def lines(path: Path) -> list[str]:

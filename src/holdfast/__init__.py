@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from holdfast.agent.run import Agent, Run, Stranded, agent
+    from holdfast.agent.briefing import briefing
+    from holdfast.agent.run import Agent, Attempt, Run, Stranded, agent
     from holdfast.agent.tool import tool
     from holdfast.core.effect import Happened
     from holdfast.embedded import House, open_store
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Held,
         HoldfastError,
         InDoubt,
+        NoCandidate,
         NotHappened,
         Refused,
         RetryAfter,
@@ -39,6 +41,7 @@ __all__ = [
     "Agent",
     "AnswerLost",
     "Asleep",
+    "Attempt",
     "AwaitingSignal",
     "Cancelled",
     "Claimed",
@@ -49,6 +52,7 @@ __all__ = [
     "HoldfastError",
     "House",
     "InDoubt",
+    "NoCandidate",
     "NotHappened",
     "Refused",
     "RetryAfter",
@@ -56,13 +60,15 @@ __all__ = [
     "Stranded",
     "Waiting",
     "agent",
+    "briefing",
     "key",
     "open_store",
     "tool",
 ]
 
 _HOMES = {
-    "holdfast.agent.run": ("Agent", "Run", "Stranded", "agent"),
+    "holdfast.agent.briefing": ("briefing",),
+    "holdfast.agent.run": ("Agent", "Attempt", "Run", "Stranded", "agent"),
     "holdfast.agent.tool": ("tool",),
     "holdfast.core.effect": ("Happened",),
     "holdfast.embedded": ("House", "open_store"),

@@ -36,6 +36,8 @@ Rules
 2. A new class needs a caller that acts differently.
 """
 
+from typing import Any
+
 
 class HoldfastError(Exception):
     """The root of all errors that are raised on purpose."""
@@ -178,11 +180,21 @@ class AwaitingSignal(Waiting):
 
 
 class Ready(Waiting):
-    """A speculative branch has gone as far as it can before it is promoted. `offer` is what it has to show for it."""
+    """A speculative branch has gone as far as it can before it is promoted. `offer` is what it has to show for it;
+    `onward`, in a beam: what it would explore next, and under which name."""
 
-    def __init__(self, what: str, *, where: str = "", fix: str = "", offer: object = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        fix: str = "",
+        offer: object = None,
+        onward: tuple[str, list[Any]] | None = None,
+    ) -> None:
         super().__init__(what, where=where, fix=fix)
         self.offer = offer
+        self.onward = onward
 
 
 class Superseded(Waiting):

@@ -51,9 +51,9 @@ def command(*words: str) -> list[str]:
 
 
 def surroundings(**more: str) -> dict[str, str]:
-    """The environment of a real command: the troupe can be imported, and nothing else is said."""
+    """The environment of a real command: it is the checkout's, the troupe can be imported, and nothing else is said."""
     said = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "FORCE_COLOR")}
-    return {**said, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **more}
+    return {**said, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "TERM": "xterm-256color", **more}
 
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:

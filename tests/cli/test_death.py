@@ -149,7 +149,7 @@ def test_without_a_command_the_help_is_shown_and_the_usage_is_wrong(here: Path) 
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["fly"], "No such command 'fly'"), (["list", "--fly"], "No such option: --fly"), (["run"], "Missing argument")],
+    [(["fly"], "No such command 'fly'"), (["list", "--fly"], "No such option: --fly"), (["run"], "no agent is named")],
 )
 def test_a_line_that_is_no_command_is_wrong_usage(words: list[str], said: str) -> None:
     result = typed(*words)

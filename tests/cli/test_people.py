@@ -54,14 +54,14 @@ def test_a_refusal_reaches_the_agent_with_its_reason(held: str) -> None:
 
 def test_a_signal_carries_its_value_to_who_waits_for_it() -> None:
     play("waiter", None, "w")
-    assert done("signal", "w", "paid", '{"cents": 900}') == "w@3  paid is sent to w\n"
+    assert done("signal", "w", "paid", '{"cents": 900}') == "w@4  paid is sent to w\n"
     assert done("resume", "w", "--agent", f"{TROUPE}:waiter") == '{"cents": 900}\n'
 
 
 def test_a_cancelled_run_is_cancelled_once_and_promises_no_way_on() -> None:
     play("waiter", None, "w")
     result = typed("cancel", "w", "--by", "ann")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "w@3  w is cancelled by ann\n", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "w@4  w is cancelled by ann\n", "")
     again = typed("cancel", "w")
     assert again.exit_code == 2
     assert "the run has ended already" in again.stderr

@@ -136,7 +136,7 @@ def test_resume_says_so_when_another_agent_goes_on() -> None:
     play("payer", {"cents": 5}, "pay-5")
     done("refuse", "pay-5@3")
     result = typed("resume", "pay-5", "--agent", f"{TROUPE}:asker")
-    assert f"the log says that `{TROUPE}:payer` started it; going on with `{TROUPE}:asker`" in result.stderr
+    assert f"the log says that `{TROUPE}:payer` advances it; going on with `{TROUPE}:asker`" in result.stderr
 
 
 # --- what cannot be ---

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
-from holdfast import Happened, NotHappened, Run, agent, tool
+from holdfast import Happened, NotHappened, Run, agent, key, tool
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [red]markup[/red] \u202eevil\u2066 \x00 \r\nforged line\u200b \x9b2J"
 
@@ -120,6 +123,76 @@ def failing(run: Run, task: Any) -> str:
 @agent
 def quitter(run: Run, task: Any) -> str:
     raise SystemExit(7)
+
+
+@agent
+def killer(run: Run, task: Any) -> str:
+    """Its process does not survive it while there is a file `deadly`."""
+    if Path("deadly").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mail(task["to"])
+
+
+@agent
+async def leaver(run: Run, task: Any) -> None:
+    """Something that it started ends the whole program, as it believes."""
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    await asyncio.gather(asyncio.create_task(leave()), asyncio.sleep(3600))
+
+
+def _live() -> None:
+    with Path("lives").open("a") as lives:
+        lives.write("x")
+
+
+@agent
+async def quiet(run: Run, task: Any) -> None:
+    """Ends in a way that leaves nothing in its log, each time."""
+    _live()
+    raise asyncio.CancelledError
+
+
+def was_booked(book: str, number: int) -> Any:
+    return Happened(number) if f"{key()} {number}" in _lines(book) else NotHappened("not in the book")
+
+
+@tool(kind="irreversible", name="book", probe=was_booked)
+def enter(book: str, number: int) -> int:
+    """Written twice, it stands there twice; it can be asked about."""
+    with Path(book).open("a") as lines:
+        lines.write(f"{key()} {number}\n")
+    time.sleep(0.03)
+    return number
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+@agent
+def scribe(run: Run, task: Any) -> int:
+    """Six lines in a book of its own, with a time and a decision between them; before the last, a word is needed."""
+    for number in range(5):
+        run.now()
+        enter(task["book"], run.decide(lambda n: n, number))
+    return enter(task["book"], run.wait_for("sign"))
+
+
+@agent
+async def chooser(run: Run, task: Any) -> Any:
+    """Tries two ways, of which the second must be told a word before it can be judged; goes on with the better one."""
+    way = await run.explore([1, 2], score=_points)
+    if way == 2:
+        await run.wait_for("go")
+    await run.offer(way)
+    return f"way {way}: {await run.call(mail, to=str(way))}"
+
+
+def _points(attempt: Any) -> float:
+    return float(attempt.offer)
 
 
 @agent

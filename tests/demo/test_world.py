@@ -105,6 +105,36 @@ def test_a_limited_cloud_says_429_once_and_starts_nothing_then(alone: Starter) -
     assert len(ec2.run_instances(**MACHINE, ClientToken="one")["Instances"]) == 1
 
 
+def test_a_cloud_tells_in_order_what_it_carried_out_and_in_which_region(alone: Starter) -> None:
+    one = alone("holdfast.demo.cloud")
+    ec2 = reach.cloud(one.port, region="eu-central-1")
+    vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    for _ in range(2):
+        ec2.run_instances(**MACHINE, InstanceType="t3.nano", ClientToken="one")
+    ec2.describe_vpcs()
+    with pytest.raises(ClientError):
+        ec2.delete_vpc(VpcId="vpc-of-nobody")
+    ec2.delete_vpc(VpcId=vpc)
+    reach.cloud(one.port, region="us-west-2").run_instances(**MACHINE)
+    with build_opener(ProxyHandler({})).open(f"{one.url}/changes", timeout=10) as reply:
+        assert json.loads(reply.read()) == [
+            "eu-central-1 CreateVpc",
+            "eu-central-1 RunInstances t3.nano",
+            "eu-central-1 DeleteVpc",
+            "us-west-2 RunInstances",
+        ]
+
+
+def test_a_model_that_goes_astray_does_so_at_first(alone: Starter) -> None:
+    model = reach.model(alone("holdfast.demo.model", "--astray").port)
+    asked: Any = [{"role": "user", "content": "Which region shall the shop move to?"}]
+    first, *later = (
+        model.chat.completions.create(model="scripted", messages=asked).choices[0].message.content for _ in range(30)
+    )
+    assert "us-west-2" in str(first)
+    assert {"eu-central-1", "eu-west-1"} <= {str(each).split(":")[0].split()[-1] for each in later}
+
+
 def test_a_transaction_happens_whole_or_not_at_all(alone: Starter, tmp_path: Path) -> None:
     database = reach.database(alone("holdfast.demo.legacy", str(tmp_path / "l.db")).port)
     before = database.value("SELECT sum(balance) FROM accounts")

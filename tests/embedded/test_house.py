@@ -147,6 +147,28 @@ def test_an_answer_that_cannot_be_written_down_is_an_error_and_not_the_end() -> 
         assert house.run(answers_with, id="r") == "better"
 
 
+def test_an_agent_that_leaves_or_answers_with_what_cannot_be_written_has_failed() -> None:
+    """As one that raised: else its log would look like that of a run that was only interrupted."""
+
+    @agent
+    def leaves(run: Any, task: Any) -> None:
+        raise SystemExit(7)
+
+    @agent
+    def answers(run: Any, task: Any) -> Any:
+        return object()
+
+    with open_store("memory://") as house:
+        with pytest.raises(SystemExit):
+            house.run(leaves, id="l")
+        with pytest.raises(BadCall):
+            house.run(answers, id="a")
+        assert [record.error for record in of(Finished, house, "l")] == ["SystemExit: 7"]
+        (ended,) = of(Finished, house, "a")
+        assert ended.error.startswith("BadCall: the agent's answer could not be written down")
+        assert house.run(agent(lambda run, task: 1), id="l") == 1
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a@b", "ü", "x" * 101, "a\n"])
 def test_an_id_that_cannot_name_a_run_is_refused(name: str) -> None:
     with open_store("memory://") as house, pytest.raises(Misuse, match="cannot name a run"):

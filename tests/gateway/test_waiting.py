@@ -16,6 +16,7 @@ from holdfast import (
     Held,
     House,
     InDoubt,
+    NotHappened,
     RetryAfter,
     agent,
     open_store,
@@ -186,6 +187,32 @@ def test_a_tool_that_is_to_be_asked_in_an_hour_frees_the_worker_at_once() -> Non
         assert "it wakes by itself" in asleep.fix
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_wait_for_what_may_still_arrive_late_is_written_down() -> None:
+    """The contract names the bound, and the log does not hold the contract."""
+    sent = []
+
+    def find() -> NotHappened:
+        return NotHappened("not there")
+
+    @tool(kind="irreversible", probe=find, late_s=3600)
+    def post() -> None:
+        sent.append(1)
+        raise Killed
+
+    @agent
+    def posts(run: Any, task: Any) -> None:
+        post()
+
+    with open_store("memory://") as house:
+        life(house, posts)
+        for _ in range(2):
+            asleep = life(house, posts)
+            assert isinstance(asleep, Asleep)
+        assert sent == [1]
+        assert [sleep.until_ms for sleep in of(Sleep, house)] == [asleep.until_ms]
+
+
 # --- signals ---
 
 
@@ -283,7 +310,46 @@ def test_parallel_waits_for_one_signal_take_one_each() -> None:
         for number in range(3):
             house.signal("r", "go", number)
         assert life(house, both) == [0, 1, 2]
-        assert sorted(draw.value for draw in of(Draw, house)) == [str(seq) for seq in (3, 4, 5)]
+        assert sorted(draw.value for draw in of(Draw, house)) == [str(seq) for seq in (4, 5, 6)]
+
+
+def test_a_signal_that_comes_while_a_call_in_flight_is_brought_to_its_end_is_heard() -> None:
+    """The run has parked, and only then is the signal placed, and only then the seal of what was under way."""
+
+    @tool(kind="irreversible")
+    async def slow() -> str:
+        await asyncio.sleep(0.3)
+        return "sealed"
+
+    @agent
+    async def both(run: Any, task: Any) -> list[Any]:
+        sealed = asyncio.ensure_future(slow())
+        await asyncio.sleep(0.1)
+        return [await run.wait_for("go"), await sealed]
+
+    with open_store("memory://") as house:
+        until = threading.Thread(target=lambda: (until_slept(house), house.signal("r", "go", 7)))
+        until.start()
+        assert house.run(both, id="r") == [7, "sealed"]
+        until.join()
+        assert story(house) == "started intent sleep signal seal draw finished"
+
+
+def until_slept(house: House) -> None:
+    """Return when the log says that the run waits for a signal."""
+    deadline_s = time.monotonic() + 30
+    while not of(Sleep, house):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def test_a_wait_for_a_signal_is_written_down_so_that_whoever_looks_knows_it_from_an_interruption() -> None:
+    with open_store("memory://") as house:
+        life(house, listener("go"))
+        assert [(sleep.name, sleep.until_ms) for sleep in of(Sleep, house)] == [("signal/go", 0)]
+        house.signal("r", "other", 1)
+        life(house, listener("go"))
+        assert story(house) == "started sleep signal sleep"
 
 
 def test_parallel_waits_for_several_signals_end_when_all_have_come() -> None:
@@ -381,6 +447,35 @@ def test_somebody_who_waits_with_the_run_hears_that_it_was_cancelled() -> None:
         house.cancel("r", by="ann")
         runner.join(30)
         assert len(endings) == 1
+
+
+def test_a_cancellation_that_comes_just_before_a_run_waits_is_heard() -> None:
+    @agent
+    async def waiter(run: Any, task: Any) -> Any:
+        await house.desk.cancel("r", by="ann", reason="no more")
+        return await run.wait_for("go")
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, waiter), Cancelled)
+
+
+def test_a_cancellation_that_comes_just_before_a_run_is_held_again_is_heard() -> None:
+    cancels = False
+
+    @tool(kind="irreversible", approval="one")
+    def pay() -> int:
+        raise AssertionError("nobody agreed to it")
+
+    @agent
+    async def payer(run: Any, task: Any) -> Any:
+        if cancels:
+            await house.desk.cancel("r", by="ann", reason="no more")
+        return await run.call(pay)
+
+    with open_store("memory://") as house:
+        assert isinstance(life(house, payer), Held)
+        cancels = True
+        assert isinstance(life(house, payer), Cancelled)
 
 
 def test_a_held_call_of_a_cancelled_run_never_happens() -> None:

@@ -16,6 +16,7 @@ WORKERS = "tests/crash/test_two_workers.py::"
 VERIFY = "tests/core/test_verify.py::"
 LOG = "tests/core/test_log.py::"
 DRIFT = "tests/gateway/test_drift.py::"
+BEAM = "tests/embedded/test_beam.py::"
 STEP = "tests/core/test_step.py::"
 
 
@@ -270,9 +271,37 @@ BUGS = (
     Bug(
         name="a branch is promoted though what it has read has moved",
         file="embedded/explore.py",
-        old="            if why is None:\n                return branch, said, list(attempts)\n",
-        new="            if why is None or len(ranked) > 1:\n                return branch, said, list(attempts)\n",
+        old="            if why is None:\n                return found, list(attempts)\n",
+        new="            if why is None or len(ended) > 1:\n                return found, list(attempts)\n",
         found_by=DRIFT + "test_a_candidate_whose_reading_has_moved_is_not_promoted_and_the_next_best_is",
+    ),
+    Bug(
+        name="a branch of a beam searches for itself",
+        file="embedded/explore.py",
+        old="        if keep and self._in_a_beam():\n",
+        new="        if keep and self._in_a_beam() and not score:\n",
+        found_by=BEAM + "test_the_branches_of_one_depth_are_judged_across_their_parents",
+    ),
+    Bug(
+        name="of the way to the winner only its end is promoted",
+        file="embedded/explore.py",
+        old="        for name in way[way.index(self._family.name) + 1 :]:\n",
+        new="        for name in way[-1:]:\n",
+        found_by=BEAM + "test_the_whole_way_is_promoted_and_each_is_judged_once",
+    ),
+    Bug(
+        name="what is read by many at once is taken up by each of them",
+        file="gateway/family.py",
+        old="                    if entry.seq > self.seen[found.name]:\n",
+        new="                    if entry.seq > 0:\n",
+        found_by="tests/gateway/test_family.py::test_many_who_look_at_once_take_up_each_entry_once",
+    ),
+    Bug(
+        name="a briefing lets a fence be closed",
+        file="agent/briefing.py",
+        old="sign.isprintable() and sign not in FENCED else",
+        new="sign.isprintable() else",
+        found_by="tests/agent/test_briefing.py::test_hostile_text_stays_inside_its_line_of_json",
     ),
     Bug(
         name="what another branch wrote excuses a promotion",

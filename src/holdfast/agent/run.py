@@ -58,13 +58,15 @@ def _named(what: str, name: object) -> str:
 @dataclass(frozen=True, slots=True)
 class Stranded:
     """An effect that the log holds and the program has not asked for: what the run has already done in the world.
-    `node` is where it stands; `happened` is False while nobody knows; `answer` is None then."""
+    `node` is where it stands; `happened` is False while nobody knows; `answer` is None then. `undone`: it was taken
+    back since."""
 
     node: str
     tool: str
     arguments: JSON
     happened: bool
     answer: JSON
+    undone: bool = False
 
 
 class Door(Protocol):
@@ -92,8 +94,8 @@ class Door(Protocol):
         """Make a closure with the state as it is when nothing is in flight; its node."""
         ...
 
-    async def stranded(self) -> list[Stranded]:
-        """What the log holds and the program has not asked for."""
+    async def stranded(self, *, undone: bool) -> list[Stranded]:
+        """What the log holds and the program has not asked for; with `undone`, also what was taken back."""
         ...
 
 
@@ -112,8 +114,10 @@ class Attempt:
 class Branches(Protocol):
     """How a run makes branches of its own."""
 
-    async def explore(self, candidates: Sequence[JSON], score: Callable[[Attempt], object] | None) -> JSON:
-        """Try each candidate on a branch of its own; the one that this branch is to try."""
+    async def explore(
+        self, candidates: Sequence[JSON], score: Callable[[Attempt], object] | None, keep: int, so_far: object
+    ) -> JSON:
+        """Try each candidate on a branch of its own; the one that this branch is to try. `keep` > 0: in a beam."""
         ...
 
     async def offer(self, value: object) -> None:
@@ -198,16 +202,27 @@ class Run:
         node."""
         return await self._door.checkpoint(lambda: self.state)
 
-    async def stranded(self) -> list[Stranded]:
-        """What this run has done in the world, on this branch or another, and its program has not (yet) asked for."""
-        return await self._door.stranded()
+    async def stranded(self, *, undone: bool = False) -> list[Stranded]:
+        """What this run has done in the world, on this branch or another, and its program has not (yet) asked for. With
+        `undone`, what was taken back since is there, too. `briefing` makes a text for a model of it."""
+        return await self._door.stranded(undone=undone)
 
-    async def explore(self, candidates: Sequence[JSON], score: Callable[[Attempt], object] | None = None) -> Any:
+    async def explore(
+        self,
+        candidates: Sequence[JSON],
+        score: Callable[[Attempt], object] | None = None,
+        *,
+        keep: int = 0,
+        so_far: Any = None,
+    ) -> Any:
         """Try each candidate (a JSON value) on a speculative branch of its own, where this returns that candidate, and
         the program goes on with every effect held: to its end, to `offer`, or to where it needs a held answer. The one
         with the highest `score` (asked once, as a decision) is promoted and goes on for all of them. Raises NoCandidate
-        if all failed."""
-        return await self._branches.explore(candidates, score)
+        if all failed.
+
+        With `keep`, a beam: a branch that comes to explore again, with `keep` too, stops there and shows `so_far`; of
+        all that have come so far, the `keep` best explore on, and the others are given up."""
+        return await self._branches.explore(candidates, score, keep, so_far)
 
     async def offer(self, value: object) -> None:
         """On a speculative branch: this is what there is to show, and nothing more is done before the promotion.

@@ -3,6 +3,8 @@
 Rules
 1. A run that waits is unwound; its process only looks, now and then, whether it may go on.
 2. What it waits for, and the command that ends the wait, is said once for each wait.
+3. If another process goes on with it when the wait is over (`holdfast run --watch`), this one waits for what comes of
+   that.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import time
 import traceback
 
 from holdfast.agent.run import Agent
@@ -19,7 +22,9 @@ from holdfast.cli.terminal import busy, hint, json_text, out, safe, say
 from holdfast.cli.view import when
 from holdfast.core.canonical import JSON
 from holdfast.embedded import House
-from holdfast.errors import Asleep, Cancelled, Ready, Superseded, Waiting
+from holdfast.errors import Asleep, Cancelled, Claimed, Ready, Superseded, Waiting
+
+PAUSE_S = 0.5
 
 
 def advance(
@@ -29,7 +34,7 @@ def advance(
     """Write the answer of RUN (its line) or RUN@BRANCH to stdout, once it has one. Raises Waiting if it must wait and
     may not, AgentFailed if the agent raised, and what stops a run."""
     name, _, branch = run.partition("@")
-    told = ""
+    told, waited, elsewhere = "", False, False
     while True:
         try:
             answer = house.run(
@@ -47,8 +52,16 @@ def advance(
             news = house.news(f"{name}@{branch}", waiting) if branch else house.until(name, waiting)
             with busy(f"waiting; {safe(waiting.what)}"), contextlib.closing(news) as until:
                 asyncio.run(until)  # closed if an interruption comes before it is begun
+            waited, elsewhere = True, False
             if not branch:
                 say("going on")
+        except Claimed:
+            if not waited:
+                raise
+            if not elsewhere:
+                say("another process goes on with it")
+            elsewhere = True
+            time.sleep(PAUSE_S)
         except (Exception, SystemExit) as error:
             if not isinstance(error, Cancelled) and _raised_inside(agent, error):
                 raise AgentFailed(error) from error

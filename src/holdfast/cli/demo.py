@@ -1,4 +1,4 @@
-"""`holdfast demo`: an agent is killed half-way and resumed, with real servers and a census of the world."""
+"""`holdfast demo`: an agent is killed half-way and resumed, or forked, with real servers and a census of the world."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ def verb(
     into: Annotated[
         Path | None, typer.Option("--into", metavar="DIR", help="Keep the store and the worlds here. [a new directory]")
     ] = None,
+    fork: Annotated[bool, typer.Option("--fork", help="Tell the story of a run that is forked instead.")] = False,
 ) -> int:
     """Watch an agent die and come back. It is killed at step 13, and does nothing twice; takes about a minute."""
     try:
-        from holdfast.demo.story import main
+        if fork:
+            from holdfast.demo.fork_story import main
+        else:
+            from holdfast.demo.story import main
     except ModuleNotFoundError as missing:
         raise Misuse(f"the demo needs `{missing.name}`", fix="pip install 'holdfast[demo]'") from missing
     return main(["--into", str(into)] if into else [])

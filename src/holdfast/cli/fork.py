@@ -11,7 +11,7 @@ import asyncio
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -42,16 +42,19 @@ _ANSWER = re.compile(r"([0-9]{1,15})\.output")
 _NAME = re.compile(r"[^\W\d][\w./-]{0,199}")
 
 
+SetOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SEQ.output=JSON|NAME=JSON",
+        help="Replace the answer of a decision or a read, or set what run.setting(NAME) gives. May be repeated.",
+    ),
+]
+
+
 def verb(
     node: NodeArgument,
-    set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SEQ.output=JSON|NAME=JSON",
-            help="Replace the answer of a decision or a read, or set what run.setting(NAME) gives. May be repeated.",
-        ),
-    ] = None,
+    set: SetOption = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", metavar="TEXT|@FILE", help="Set `prompt`, for run.setting.")
     ] = None,

@@ -19,8 +19,9 @@ from holdfast.store.reader import Reader
 
 STYLES = {
     Status.RUNNING: "cyan", Status.HELD: "bold yellow", Status.DOUBT: "bold red", Status.ASLEEP: "blue",
-    Status.WAITING: "yellow", Status.STOPPED: "bold yellow", Status.FAILED: "red", Status.FINISHED: "green",
-    Status.CANCELLED: "dim", Status.SUPERSEDED: "dim", Status.ABANDONED: "dim", Status.CORRUPT: "bold red",
+    Status.WAITING: "yellow", Status.QUARANTINED: "bold red", Status.STOPPED: "bold yellow", Status.FAILED: "red",
+    Status.FINISHED: "green", Status.CANCELLED: "dim", Status.SUPERSEDED: "dim", Status.ABANDONED: "dim",
+    Status.CORRUPT: "bold red",
 }  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def _show(found: list[Row]) -> None:
 
 def _hints(found: list[Row], more: bool, limit: int, store: str) -> None:
     for one in found:
-        if one.status in (Status.HELD, Status.DOUBT, Status.STOPPED):
+        if one.status in (Status.HELD, Status.DOUBT, Status.QUARANTINED, Status.STOPPED):
             hint(f"holdfast show {safe(one.run)}{store}   # what it waits for, and how to end that")
             break
     if more:

@@ -112,8 +112,12 @@ def is_name(agent: str) -> bool:
 def is_allowed(agent: str) -> bool:
     """Whether this user lets a log name this agent: its module, or it alone, in HOLDFAST_AGENTS or in
     `tool.holdfast.agents` of the pyproject.toml of this directory. Raises Misuse if that cannot be read."""
-    named = {name.strip() for name in os.environ.get(ALLOWED, "").split(",")} | _in_project() - {""}
-    return is_name(agent) and not named.isdisjoint({agent, agent.partition(":")[0]})
+    return is_name(agent) and not allowed_names().isdisjoint({agent, agent.partition(":")[0]})
+
+
+def allowed_names() -> set[str]:
+    """The modules and agents that this user lets a log name. Raises Misuse."""
+    return ({name.strip() for name in os.environ.get(ALLOWED, "").split(",")} | _in_project()) - {""}
 
 
 def _in_project() -> set[str]:

@@ -9,10 +9,13 @@ import typer
 
 from holdfast.cli.options import StoreOption, json_value, same_store, store_url
 from holdfast.cli.terminal import hint, safe, say
+from holdfast.errors import Misuse
 
 
 def verb(
-    agent: Annotated[str, typer.Argument(metavar="MODULE:AGENT", help="The agent; modules are looked for here first.")],
+    agent: Annotated[
+        str | None, typer.Argument(metavar="MODULE:AGENT", help="The agent; modules are looked for here first.")
+    ] = None,
     input: Annotated[
         str | None, typer.Option("--input", metavar="JSON", help="The task (JSON, @FILE, or - for stdin). [null]")
     ] = None,
@@ -28,22 +31,45 @@ def verb(
             "--on-divergence", metavar="brief|ask|stop", help="When the program no longer asks for what the log holds."
         ),
     ] = "brief",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="No agent: go on with every run of the store that can, until told to stop.")
+    ] = False,
+    at_once: Annotated[
+        int, typer.Option("--at-once", metavar="N", min=1, help="With --watch: so many runs at a time.")
+    ] = 8,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --watch: try failed runs again, after growing pauses.")
+    ] = False,
     store: StoreOption = None,
 ) -> None:
     """Run an agent; its answer goes to stdout as JSON. The same command with the same --id goes on after a crash."""
+    setting = divergence(on_divergence)
+    if watch:
+        from holdfast.cli.watch import watch_store
+
+        if agent is not None or input is not None or id is not None or not wait:
+            fix = "leave out MODULE:AGENT, --input, --id and --no-wait; allow agents with HOLDFAST_AGENTS"
+            raise Misuse("`--watch` takes no run of its own: it goes on with those of the store", fix=fix)
+        watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting)
+    elif agent is None:
+        raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
+    else:
+        _run(agent, input, id, store, wait=wait, on_divergence=setting)
+
+
+def _run(agent: str, input: str | None, id: str | None, store: str | None, *, wait: bool, on_divergence: str) -> None:
     from holdfast.cli.advance import advance
     from holdfast.cli.agents import agent_named
     from holdfast.embedded import open_store
 
     task = None if input is None else json_value(input, "--input")
-    setting = divergence(on_divergence)
     found = agent_named(agent)
     run = id or uuid.uuid4().hex[:12]
     with open_store(store_url(store)) as house:
         if id is None:
             say(f"run {run}")
             hint(f"to go on with it after a crash: holdfast run {safe(agent)} --id {run}{same_store(store)}")
-        advance(house, found, task, run, wait=wait, on_divergence=setting, store=same_store(store))
+        advance(house, found, task, run, wait=wait, on_divergence=on_divergence, store=same_store(store))
 
 
 def divergence(text: str) -> str:

@@ -260,7 +260,7 @@ def _hint(shown: Shown, store: str) -> None:
     match Status(shown.status):
         case Status.WAITING if shown.held and shown.about != NEW:
             hint(f"holdfast promote {safe(shown.run)} {safe(shown.branch)}{store}   # makes it the run's line")
-        case Status.STOPPED | Status.WAITING | Status.FAILED:
+        case Status.QUARANTINED | Status.STOPPED | Status.WAITING | Status.FAILED:
             hint(f"{safe(shown.resume)}   # goes on from the log")
         case Status.ASLEEP:
             hint(f"{safe(shown.resume)}   # waits for the moment, and goes on")

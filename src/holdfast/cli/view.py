@@ -17,10 +17,11 @@ from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
 from holdfast.core.entry import Entry, check_chain, origin
 from holdfast.core.log import Log
-from holdfast.core.record import Adopted, Claim, Finished, Forked, Intent, Planned, Record, Seal, Sleep, Started
+from holdfast.core.record import Adopted, Claim, Finished, Forked, Intent, Planned, Record, Seal, Started
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, Limb, Tree, TreeRecord
 from holdfast.core.tree import Status as Standing
+from holdfast.core.wake import Owner, Quarantined, Rest
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.line import FINISHED_KEY, Lineage, check_places, node_of, read_payload
@@ -38,6 +39,7 @@ class Status(StrEnum):
     DOUBT = "doubt"  # an effect may have happened, and nobody living can tell
     ASLEEP = "asleep"  # until a moment
     WAITING = "waiting"  # for a signal, or for whoever resumes it
+    QUARANTINED = "quarantined"  # its processes have died too often without having done anything
     STOPPED = "stopped"  # its process has died; it goes on when it is resumed
     FAILED = "failed"  # the agent raised; running it again goes on from the log
     FINISHED = "finished"
@@ -68,7 +70,7 @@ class Looked:
     counts: Counter[str] = field(default_factory=Counter[str])
     records: dict[int, Record] = field(default_factory=dict[int, Record])
     times: dict[int, int] = field(default_factory=dict[int, int])
-    sleeps: list[Sleep] = field(default_factory=list[Sleep])
+    rest: Rest = field(default_factory=Rest)
 
     def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, Record]]:
         """Take up what comes next, checked. Raises Corrupt at the first entry that does not fit."""
@@ -82,6 +84,7 @@ class Looked:
         return taken
 
     def _note(self, entry: Entry, record: Record) -> None:
+        self.rest.take(record, entry)
         self.started_ms = self.started_ms or entry.at_ms
         self.newest_ms = entry.at_ms
         self.times[entry.seq] = entry.at_ms
@@ -95,8 +98,6 @@ class Looked:
             case Seal(intent=None):
                 self.counts["reads"] += 1
                 self.records[entry.seq] = record
-            case Sleep():
-                self.sleeps.append(record)
             case Intent() | Started() | Adopted() | Planned():
                 self.records[entry.seq] = record
             case Forked() if entry.branch.endswith(f"@{record.branch}"):
@@ -121,6 +122,8 @@ class Looked:
             return Status.RUNNING
         if log.cancelled is not None and not ended:
             return Status.CANCELLED
+        if self.quarantined(now_ms) is not None:
+            return Status.QUARANTINED
         if any(slot.kind is not Kind.IDEMPOTENT for slot in self.doubts()):
             return Status.DOUBT
         if ended:
@@ -135,8 +138,13 @@ class Looked:
 
     def wakes_ms(self, now_ms: int) -> int | None:
         """When the run's sleep ends, if it sleeps."""
-        ahead = [sleep.until_ms for sleep in self.sleeps if sleep.until_ms > now_ms]
-        return min(ahead, default=None)
+        until_ms = self.rest.wakes_ms(now_ms)
+        return until_ms if until_ms is not None and until_ms > now_ms else None
+
+    def quarantined(self, now_ms: int) -> int | None:
+        """After how many deaths the run is left alone by those who watch the store, if it is."""
+        outlook = self.rest.outlook(Owner.DEAD, now_ms) if self.died else None
+        return outlook.deaths if isinstance(outlook, Quarantined) else None
 
     @property
     def limb(self) -> Limb:
@@ -262,6 +270,8 @@ def about_of(looked: Looked, now_ms: int) -> str:
             return f"until {when(looked.wakes_ms(now_ms) or 0)}"
         case Status.WAITING:
             return _awaited(looked)
+        case Status.QUARANTINED:
+            return f"its process has died {looked.quarantined(now_ms)} times in a row; to be resumed by a person"
         case Status.STOPPED:
             return f"process {looked.died} has died"
         case Status.FAILED:
@@ -281,7 +291,9 @@ def _awaited(looked: Looked) -> str:
         return "for its promotion"
     if any(slot.last is Planned for slot in looked.log.slots.values()):
         return "promoted; what it planned is done when it is resumed"
-    return "answered; to be resumed" if looked.answered else "for a signal, or to be resumed"
+    if looked.answered:
+        return "answered; to be resumed"
+    return "to be resumed" if looked.rest.signal is None else f"for the signal `{looked.rest.signal}`"
 
 
 def when(at_ms: int) -> str:

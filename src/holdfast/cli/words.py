@@ -38,6 +38,7 @@ from holdfast.core.record import (
     Sleep,
     Started,
 )
+from holdfast.core.wake import KIN, SIGNAL
 from holdfast.store.reader import Reader
 
 SHORT = 80  # signs of a payload in one line
@@ -94,6 +95,10 @@ class Teller:
             case Signal():
                 return Words("signal", f"{record.name} = {await self._payload(record.value)}, from {record.by}")
             case Sleep():
+                if record.name.startswith(SIGNAL):
+                    return Words("sleep", f"until the signal `{record.name.removeprefix(SIGNAL)}` comes", "dim")
+                if record.name.startswith(KIN):
+                    return Words("sleep", f"until branch {record.name.removeprefix(KIN)} moves", "dim")
                 return Words("sleep", f"{record.name} until {when(record.until_ms)}", "dim")
             case Cancelled():
                 return Words("cancelled", f"by {record.by}: {record.reason}", "bold")

@@ -6,12 +6,15 @@ Rules
    and starts the machines again.
 2. With `--limit ACTION`, the first ACTION is answered `429` with `Retry-After` and reaches nothing.
 3. CreateVpc and CreateSubnet have no such token in EC2 and have none here: made twice, there are two.
+4. `GET /changes` tells, in order, every action that was carried out and changes something, and in which region.
 
 Source: Amazon EC2 API reference, "Ensuring idempotency in Amazon EC2 API requests".
 """
 
 import argparse
+import json
 import logging
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -31,6 +34,9 @@ from holdfast.demo import server
 Headers = list[tuple[str, str]]
 StartResponse = Callable[[str, Headers], object]
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+CREDENTIAL = re.compile(r"Credential=[^/]+/[0-9]+/([a-z0-9-]+)/")
+LOOKING = ("Describe", "List", "Get")
 
 REFUSAL = (
     "<?xml version='1.0' encoding='UTF-8'?><Response><Errors><Error><Code>{code}</Code>"
@@ -63,18 +69,25 @@ class Front:
     limit: str = ""
     retry_after_s: int = 1
     _limited: bool = False
+    changes: list[str] = field(default_factory=list[str])
     _answers: dict[str, Given] = field(default_factory=dict[str, Given])
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/changes":
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(self.changes).encode()]
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = BytesIO(body)
         asked = dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
-        if self._refuses(asked.get("Action", "")):
+        named = asked.get("Action", "")
+        if self._refuses(named):
             answer = _refusal("429 Too Many Requests", "RequestLimitExceeded", "slow down")
             answer.headers.append(("Retry-After", str(self.retry_after_s)))
-        elif asked.get("Action") == "RunInstances" and "ClientToken" in asked:
+        elif named == "RunInstances" and "ClientToken" in asked:
             answer = self._once(asked, environ)
+        elif named and not named.startswith(LOOKING):
+            answer = self._counted(named, environ)
         else:
             return self.behind(environ, start_response)
         start_response(answer.status, answer.headers)
@@ -86,12 +99,20 @@ class Front:
             self._limited = self._limited or refused
             return refused
 
+    def _counted(self, what: str, environ: dict[str, Any]) -> Answer:
+        """Let it be carried out, and remember that it was."""
+        answer = _whole(self.behind, environ)
+        if answer.status.startswith("200"):
+            region = CREDENTIAL.search(environ.get("HTTP_AUTHORIZATION", ""))
+            self.changes.append(f"{region.group(1) if region else ''} {what}")
+        return answer
+
     def _once(self, asked: dict[str, str], environ: dict[str, Any]) -> Answer:
         parameters = frozenset(asked.items())
         with self._lock:
             known = self._answers.get(asked["ClientToken"])
             if known is None:
-                answer = _whole(self.behind, environ)
+                answer = self._counted(f"RunInstances {asked.get('InstanceType', '')}".rstrip(), environ)
                 if answer.status.startswith("200"):
                     self._answers[asked["ClientToken"]] = Given(asked=parameters, answer=answer)
                 return answer

@@ -33,6 +33,13 @@ THEN = (
     "machines next, data last",
     "bring machines up, and only then touch the data",
 )
+STRAY = "us-west-2: it is the cheapest, and new things come there first"
+REGIONS = (
+    "eu-central-1: it is near the customers, and their data stays where it may be",
+    "eu-west-1: it is large, it is calm, and it is in the Union",
+    STRAY,
+)
+SIZES = ("t3.nano", "t3.medium", "m5.xlarge", "r5.4xlarge")
 GREETING = ("Dear customer", "Hello", "Good evening")
 NOTICE = ("we move the shop tonight", "the shop moves to a new home tonight", "tonight the shop changes houses")
 FAREWELL = ("the move is done", "we have moved", "everything is in its new place")
@@ -46,7 +53,11 @@ class Voice(Protocol):
 
 
 class Scripted:
-    """Knows three questions, and words each answer anew."""
+    """Knows five questions, and words each answer anew. One of its wordings about regions is a bad one; with `astray`
+    it is the first."""
+
+    def __init__(self, *, astray: bool = False) -> None:
+        self._astray = astray
 
     def answer(self, asked: Json) -> tuple[int, dict[str, str], Iterator[bytes]]:
         words = self._words(_last_question(asked))
@@ -66,6 +77,11 @@ class Scripted:
     def _words(self, question: str) -> str:
         draft = f"(draft {uuid.uuid4().hex[:8]})"
         pick = random.SystemRandom().choice
+        if "Which region" in question:
+            region, self._astray = STRAY if self._astray else pick(REGIONS), False
+            return f"I would take {region}. {draft}"
+        if "Which sizes" in question:
+            return f"Try {', '.join(random.SystemRandom().sample(SIZES, len(SIZES)))}. {draft}"
         if "network" in question:
             network = f"10.{random.SystemRandom().randrange(16, 240)}.0.0/16"
             return f"{pick(PLAN)}, {pick(THEN)}. Take {network} for the network. {draft}"
@@ -177,9 +193,10 @@ def main() -> None:
     parser.add_argument("--upstream", default="", help="base URL of a real model, such as https://api.openai.com/v1")
     parser.add_argument("--refuse", type=int, default=0, help="answer this request with 429 (1 is the first)")
     parser.add_argument("--retry-after", type=int, default=1, help="seconds that the 429 asks for")
+    parser.add_argument("--astray", action="store_true", help="begin with the bad one of the answers about regions")
     options = parser.parse_args()
     key = os.environ.get("OPENAI_API_KEY", "none")
-    _Asked.voice = Forwarded(options.upstream, key) if options.upstream else Scripted()
+    _Asked.voice = Forwarded(options.upstream, key) if options.upstream else Scripted(astray=options.astray)
     _Asked.refuse, _Asked.retry_after_s = options.refuse, options.retry_after
     _Asked.counts = {"answered": 0, "refused": 0}
     with ThreadingHTTPServer((server.LOOPBACK, 0), _Asked) as listening:

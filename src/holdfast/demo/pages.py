@@ -80,33 +80,33 @@ class Page:
 
     def table(self, told: Chronicle) -> None:
         """Every step, and what the log did about it in each process."""
-        table = _table("What the log did, step by step")
-        table.add_column("", justify="right", style="bold")
-        table.add_column("step")
-        table.add_column("kind")
+        shown = empty_table("What the log did, step by step")
+        shown.add_column("", justify="right", style="bold")
+        shown.add_column("step")
+        shown.add_column("kind")
         for number, _ in enumerate(told.epochs, 1):
-            table.add_column(NAMES.get(number, f"process {number}"))
+            shown.add_column(NAMES.get(number, f"process {number}"))
         for step in told.steps:
             cells = [Text(*told.doing(step, epoch)) for epoch in told.epochs]
-            table.add_row(str(step.number), step.name, Text(step.kind, style=KIND[step.kind]), *cells)
+            shown.add_row(str(step.number), step.name, Text(step.kind, style=KIND[step.kind]), *cells)
         self.console.print()
-        self.console.print(table)
+        self.console.print(shown)
 
     def census(self, ours: Sequence[Count], theirs: Sequence[Count]) -> None:
         """What is in the two worlds now."""
         self.console.print()
-        table = _table("What is in the world, after the same crash and one more start")
-        table.add_column("counted in the world")
-        table.add_column("should be", justify="right", style="dim")
-        table.add_column("with Holdfast", justify="right")
-        table.add_column("without", justify="right")
+        shown = empty_table("What is in the world, after the same crash and one more start")
+        shown.add_column("counted in the world")
+        shown.add_column("should be", justify="right", style="dim")
+        shown.add_column("with Holdfast", justify="right")
+        shown.add_column("without", justify="right")
         for ours_one, theirs_one in zip(ours, theirs, strict=True):
             cells = [
                 Text(f"{each.found} {'✗' if each.problem else '✓'}", style="bold red" if each.problem else "green")
                 for each in (ours_one, theirs_one)
             ]
-            table.add_row(ours_one.name, str(ours_one.right), *cells)
-        self.console.print(table)
+            shown.add_row(ours_one.name, str(ours_one.right), *cells)
+        self.console.print(shown)
 
     def verdict(self, wrong: Sequence[str], damage: int, seconds: float) -> None:
         self.console.print()
@@ -130,7 +130,8 @@ class Page:
             self.console.print(f"Hint: {command}   [dim]# {why}[/]", soft_wrap=True, highlight=False)
 
 
-def _table(title: str) -> Table:
+def empty_table(title: str) -> Table:
+    """An empty table, in the style of the demos."""
     return Table(
         box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False
     )

@@ -57,15 +57,15 @@ def kill_once_altered(arguments: Sequence[str], world: World, errors: Path, look
         end(process)
 
 
-def let_finish(arguments: Sequence[str], world: World, errors: Path, look: Callable[[], None]) -> int:
-    """Start an agent and wait until it has finished; its process id. Raises StoryBroken if it fails."""
+def let_finish(arguments: Sequence[str], world: World, errors: Path, look: Callable[[], None], status: int = 0) -> int:
+    """Start an agent and wait until it has ended with `status`; its process id. Raises StoryBroken if it does not."""
     process = launch(arguments, errors=errors, environment=world.environment, answers=False)
     try:
         until = time.monotonic() + AGENT_TIMEOUT_S
         while process.poll() is None and time.monotonic() < until:
             look()
             time.sleep(LOOK_S)
-        if process.poll() != 0:
+        if process.poll() != status:
             state = "did not finish" if process.poll() is None else f"ended with status {process.returncode}"
             raise StoryBroken(f"the agent {state}\n{said(errors)}")
         look()

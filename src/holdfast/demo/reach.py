@@ -54,7 +54,7 @@ def addresses() -> "Addresses":
     return Addresses.read(Path(path))
 
 
-def cloud(port: int, api: str = "ec2") -> Cloud:
+def cloud(port: int, api: str = "ec2", region: str = REGION) -> Cloud:
     """A boto3 client of the cloud at `port`."""
     import boto3  # pyright: ignore[reportMissingTypeStubs]
     from botocore.config import Config  # pyright: ignore[reportMissingTypeStubs]
@@ -62,7 +62,7 @@ def cloud(port: int, api: str = "ec2") -> Cloud:
     return boto3.client(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         api,
         endpoint_url=f"http://{LOOPBACK}:{port}",
-        region_name=REGION,
+        region_name=region,
         aws_access_key_id="demo",
         aws_secret_access_key="demo",
         config=Config(retries={"total_max_attempts": 1}, read_timeout=CALL_TIMEOUT_S, proxies={}),

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -125,10 +125,7 @@ class Story:
         began = time.monotonic()
         self.page.chapter(1, "The world")
         with self.page.busy("starting five servers, twice") as busy, world(self.place / "world") as ours:
-            ports = {each.name: each for each in ours.servers}
-            for name, about in ABOUT.items():
-                self.page.say(f"{about:<43} [dim]127.0.0.1:{ports[name].port:<5} process {ports[name].process.pid}[/]")
-            self.page.say(f"[dim]ready after {time.monotonic() - began:.0f} s; model: {ours.addresses.model_name}[/]")
+            introduce(ours, self.page, time.monotonic() - began)
             busy.update("the agent is at work")
             with closing(Watch(self.store, self.page)) as watch:
                 self._start_and_kill(ours, watch)
@@ -178,6 +175,14 @@ class Story:
         (self.place / "census.json").write_text(json.dumps(census, indent=2) + "\n")
 
 
+def introduce(ours: World, page: Page, seconds: float) -> None:
+    """Tell which servers the world is made of."""
+    ports = {each.name: each for each in ours.servers}
+    for name, about in ABOUT.items():
+        page.say(f"{about:<43} [dim]127.0.0.1:{ports[name].port:<5} process {ports[name].process.pid}[/]")
+    page.say(f"[dim]ready after {seconds:.0f} s; model: {ours.addresses.model_name}[/]")
+
+
 def untrue(told: Chronicle) -> list[str]:
     """What, by the log, makes this another story than it claims to be."""
     if len(told.epochs) != 2:
@@ -195,12 +200,12 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: Sequence[str] = ()) -> int:
-    """Tell the story. 0 if the world is exactly as it should be, 1 if not, 130 if it was interrupted."""
-    parser = argparse.ArgumentParser(prog="holdfast demo", description="An agent is killed at step 13 and resumed.")
+def perform(argv: Sequence[str], about: str, page: Page, tell: Callable[[Path], list[str]]) -> int:
+    """Let `tell` run a story in a directory of its own; the exit code. 0 if nothing is wrong afterwards, 1 if something
+    is, 130 if it was interrupted."""
+    parser = argparse.ArgumentParser(prog="holdfast demo", description=about)
     parser.add_argument("--into", type=Path, help="keep the store and the worlds here (default: a new directory)")
     given: Path | None = parser.parse_args(argv).into
-    page = Page(Console(highlight=False))
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         page.broken(f"`{missing[0]}` is not installed\n  fix: pip install 'holdfast[demo]'")
@@ -209,7 +214,7 @@ def main(argv: Sequence[str] = ()) -> int:
     place.mkdir(parents=True, exist_ok=True)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        wrong = Story(place, page).tell()
+        wrong = tell(place)
     except KeyboardInterrupt:
         page.say(f"stopped; every server has ended. What there was is in {place}")
         return 130
@@ -220,6 +225,12 @@ def main(argv: Sequence[str] = ()) -> int:
         signal.signal(signal.SIGTERM, before)
     page.hints(RUN, place / STORE)
     return 1 if wrong else 0
+
+
+def main(argv: Sequence[str] = ()) -> int:
+    """Tell the story. 0 if the world is exactly as it should be, 1 if not, 130 if it was interrupted."""
+    page = Page(Console(highlight=False))
+    return perform(argv, "An agent is killed at step 13 and resumed.", page, lambda place: Story(place, page).tell())
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def count_accounts() -> dict[str, int]:
 
 
 def _find_vpc(network: str) -> Happened[str] | NotHappened:
-    found = _west().describe_vpcs(Filters=[{"Name": f"tag:{KEY_TAG}", "Values": [_token()]}])["Vpcs"]
+    found = _west().describe_vpcs(Filters=[{"Name": f"tag:{KEY_TAG}", "Values": [token()]}])["Vpcs"]
     return Happened(found[0]["VpcId"]) if found else NotHappened(f"no network carries the key of {network}")
 
 
@@ -65,8 +65,8 @@ def _delete_vpc(answer: str) -> None:
 @tool(kind="reversible", name="west.create_vpc", probe=_find_vpc, undo=_delete_vpc)
 def create_vpc(network: str) -> str:
     """A new network in the new cloud. Returns its id."""
-    tags = [{"ResourceType": "vpc", "Tags": [{"Key": KEY_TAG, "Value": _token()}, {"Key": "Name", "Value": "shop"}]}]
-    with _refusals():
+    tags = [{"ResourceType": "vpc", "Tags": [{"Key": KEY_TAG, "Value": token()}, {"Key": "Name", "Value": "shop"}]}]
+    with refusals():
         return _west().create_vpc(CidrBlock=network, TagSpecifications=tags)["Vpc"]["VpcId"]
 
 
@@ -83,7 +83,7 @@ def _delete_subnet(answer: str) -> None:
 @tool(kind="reversible", name="west.create_subnet", probe=_find_subnet, undo=_delete_subnet)
 def create_subnet(vpc: str, block: str) -> str:
     """A new subnet of a network of the new cloud. Returns its id."""
-    with _refusals():
+    with refusals():
         return _west().create_subnet(VpcId=vpc, CidrBlock=block)["Subnet"]["SubnetId"]
 
 
@@ -91,14 +91,14 @@ def create_subnet(vpc: str, block: str) -> str:
 def run_instances(role: str, subnet: str, count: int) -> list[str]:
     """Start `count` machines for `role` in the new cloud. Returns their ids."""
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": role}]}]
-    with _refusals():
+    with refusals():
         started = _west().run_instances(
             ImageId=IMAGE,
             InstanceType="t3.small",
             MinCount=count,
             MaxCount=count,
             SubnetId=subnet,
-            ClientToken=_token(),
+            ClientToken=token(),
             TagSpecifications=tags,
         )
     return [machine["InstanceId"] for machine in started["Instances"]]
@@ -116,7 +116,7 @@ def _start_again(machines: list[str]) -> None:
 @tool(kind="reversible", name="east.stop", probe=_all_stopped, undo=_start_again)
 def stop_old(machines: list[str]) -> list[str]:
     """Stop machines of the old cloud. Returns their ids."""
-    with _refusals():
+    with refusals():
         _east().stop_instances(InstanceIds=machines)
     return machines
 
@@ -134,7 +134,7 @@ def alter_legacy(migration: int) -> int:
     try:
         _legacy().transact(
             ("UPDATE accounts SET balance = balance * 100", ()),
-            ("INSERT INTO schema_version VALUES (?, ?)", (migration, _token())),
+            ("INSERT INTO schema_version VALUES (?, ?)", (migration, token())),
         )
     except TransactionRefused as refusal:
         raise NotHappened(str(refusal)) from refusal
@@ -148,7 +148,7 @@ def point_dns(name: str, address: str) -> str:
     zone = next(each["Id"] for each in dns.list_hosted_zones()["HostedZones"] if each["Name"] == ZONE)
     record = {"Name": name, "Type": "A", "TTL": 60, "ResourceRecords": [{"Value": address}]}
     changes = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
-    with _refusals():
+    with refusals():
         dns.change_resource_record_sets(HostedZoneId=zone, ChangeBatch=changes)
     return address
 
@@ -177,7 +177,7 @@ def ask_model(messages: list[dict[str, str]]) -> str:
 
 
 @contextmanager
-def _refusals() -> Generator[None]:
+def refusals() -> Generator[None]:
     try:
         yield
     except ClientError as error:
@@ -190,7 +190,7 @@ def _refusals() -> Generator[None]:
         raise
 
 
-def _token() -> str:
+def token() -> str:
     """The key of the effect that is being performed; outside a run there is none, and each try has another."""
     try:
         return key()

@@ -8,7 +8,7 @@ Rules
 
 import json
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,34 +68,45 @@ class World:
         west = reach.cloud(self.addresses.west)
         networks = [each["VpcId"] for each in west.describe_vpcs()["Vpcs"] if not each["IsDefault"]]
         subnets = [each for each in west.describe_subnets()["Subnets"] if each["VpcId"] in networks]
-        money = int(reach.database(self.addresses.legacy).value("SELECT sum(balance) FROM accounts") or 0)
-        subjects = [str(message_from_bytes(mail.read_bytes())["Subject"]) for mail in post.mails(self._outbox)]
-        running, stopped = _machines(west, "running"), _machines(reach.cloud(self.addresses.east), "stopped")
+        subjects = self.subjects()
+        running = _machines(west, "running")
         return [
             Count(name="networks (VPCs)", found=len(networks), right=1),
             Count(name="subnets", found=len(subnets), right=2),
             Count(name="machines: web", found=running.count("web"), right=2),
             Count(name="machines: database", found=running.count("database"), right=1),
-            Count(name="old machines stopped", found=len(stopped), right=sum(OLD_MACHINES.values())),
+            Count(name="old machines stopped", found=self.stopped(), right=sum(OLD_MACHINES.values())),
             Count(name="alterations of the database", found=self.alterations(), right=1),
-            Count(name="the customers' money, in cents", found=money, right=_money_in_cents()),
-            Count(name="names that point to the new cloud", found=self._switched(west), right=1),
+            Count(name="the customers' money, in cents", found=self.money(), right=money_in_cents()),
+            Count(name="names that point to the new cloud", found=self.switched(), right=1),
             Count(name='mails "We move tonight"', found=subjects.count("We move tonight"), right=1),
             Count(name='mails "We have moved"', found=subjects.count("We have moved"), right=1),
             Count(name="answers of the model", found=self.asked()["answered"], right=3),
         ]
 
+    def money(self) -> int:
+        """The sum of what the legacy database says that the customers have."""
+        return int(reach.database(self.addresses.legacy).value("SELECT sum(balance) FROM accounts") or 0)
+
+    def stopped(self) -> int:
+        """How many machines of the old cloud are stopped."""
+        return len(_machines(reach.cloud(self.addresses.east), "stopped"))
+
     def asked(self) -> dict[str, int]:
         """How many requests the model answered and refused."""
-        opener = build_opener(ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{self.addresses.model}/asked", timeout=10) as reply:
-            return json.loads(reply.read())
+        return _told(self.addresses.model, "asked")
 
-    @property
-    def _outbox(self) -> Path:
-        return self.directory / "mails"
+    def changes(self, port: int) -> list[str]:
+        """What the cloud at `port` has carried out, in order: `REGION ACTION`."""
+        return _told(port, "changes")
 
-    def _switched(self, west: reach.Cloud) -> int:
+    def subjects(self) -> list[str]:
+        """What the mails are about that were accepted, in order."""
+        return [str(message_from_bytes(mail.read_bytes())["Subject"]) for mail in post.mails(self.directory / "mails")]
+
+    def switched(self, region: str = reach.REGION) -> int:
+        """How many names point to a machine of the new cloud in `region`."""
+        west = reach.cloud(self.addresses.west, region=region)
         ours = {each.get("PrivateIpAddress") for each in _described(west)}
         dns = reach.cloud(self.addresses.east, "route53")
         zone = dns.list_hosted_zones()["HostedZones"][0]["Id"]
@@ -103,16 +114,22 @@ class World:
         return sum(value["Value"] in ours for each in records for value in each["ResourceRecords"])
 
 
+Servers = Callable[[Path], dict[str, tuple[str, list[str]]]]
+"""What a world in a directory is made of: the module and the arguments of each server."""
+
+
 @contextmanager
-def world(directory: Path) -> Generator[World]:
+def world(directory: Path, made_of: Servers | None = None) -> Generator[World]:
     """A fresh world in `directory`, furnished with the old shop. Raises WorldBroken if a server does not start."""
+    parts = (made_of or servers)(directory)
     directory.mkdir(parents=True, exist_ok=True)
     started: list[Server] = []
     try:
         with ThreadPoolExecutor(max_workers=5) as at_once:
-            waiting = [at_once.submit(_start, name, directory, started) for name in servers(directory)]
+            waiting = [at_once.submit(_start, name, part, directory, started) for name, part in parts.items()]
         ports = {each.result().name: each.result().port for each in waiting}
-        name = os.environ.get("OPENAI_MODEL", REAL_MODEL) if _upstream() else "scripted"
+        real = "--upstream" in parts["model"][1]
+        name = os.environ.get("OPENAI_MODEL", REAL_MODEL) if real else "scripted"
         found = reach.Addresses(**ports, model_name=name)
         found.write(directory / "world.json")
         with ThreadPoolExecutor(max_workers=2) as at_once:
@@ -125,8 +142,8 @@ def world(directory: Path) -> Generator[World]:
             end(each.process)
 
 
-def _start(name: str, directory: Path, started: list[Server]) -> Server:
-    module, arguments = servers(directory)[name]
+def _start(name: str, part: tuple[str, list[str]], directory: Path, started: list[Server]) -> Server:
+    module, arguments = part
     key = {"OPENAI_API_KEY": os.environ.get("OPENAI_API_KEY", "none")} if name == "model" else {}
     one = start(name, module, *arguments, directory=directory, environment={**environment(), **key})
     started.append(one)
@@ -171,6 +188,12 @@ def _furnish(found: reach.Addresses) -> None:
     dns.change_resource_record_sets(HostedZoneId=zone, ChangeBatch=changes)
 
 
+def _told(port: int, what: str) -> Any:
+    """What a server of the world tells of itself."""
+    with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/{what}", timeout=10) as reply:
+        return json.loads(reply.read())
+
+
 def _described(ec2: reach.Cloud) -> list[Mapping[str, Any]]:
     return [machine for held in ec2.describe_instances()["Reservations"] for machine in held["Instances"]]
 
@@ -184,5 +207,6 @@ def _machines(ec2: reach.Cloud, state: str) -> list[str]:
     ]
 
 
-def _money_in_cents() -> int:
+def money_in_cents() -> int:
+    """What the customers have, as it is to be written after the alteration."""
     return 100 * sum(balance for _, balance in legacy.ACCOUNTS)

@@ -18,7 +18,9 @@ from holdfast.agent.run import Stranded, current, in_thread, outside_run
 from holdfast.agent.tool import Tool
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Call, Encoding, Happened, identity_of, resource_of
+from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_text
+from holdfast.core.slot import Slot
 from holdfast.errors import AnswerLost, BadCall, Misuse
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.line import node_of
@@ -157,23 +159,31 @@ class EmbeddedDoor:
             )
         return pack_text(written.data, written.woven, self._mediator.line.knows)
 
-    async def stranded(self) -> list[Stranded]:
+    async def stranded(self, *, undone: bool) -> list[Stranded]:
         """As `Door.stranded`."""
-        found: list[Stranded] = []
-        line = self._mediator.line
-        beside = [] if line.family.kin is None else line.family.kin.stranded(line.log)
+        line, kin = self._mediator.line, self._mediator.line.family.kin
         own = [(line.branch, slot) for slot in line.log.unclaimed()]
-        for branch, slot in [*own, *((each.branch, each.slot) for each in beside)]:
-            assert slot.asked is not None, "an effect was asked for with arguments"
-            arguments = Shape(object).read(await line.payload(slot.asked), Encoding.JSON).woven
-            answer: Any = None
-            if isinstance(slot.outcome, Happened):
-                payload = slot.outcome.answer
-                answer = Shape(object).read(await line.payload(payload), payload.encoding).value
-            found.append(
-                Stranded(node_of(branch, slot.intent_seq), slot.tool, arguments, slot.outcome is not None, answer)
-            )
-        return found
+        beside = [] if kin is None else [(each.branch, each.slot) for each in kin.stranded(line.log)]
+        if undone:
+            own += [(line.branch, slot) for slot in line.log.effects if slot.undone and not _redone(line.log, slot)]
+            beside += [(each.branch, each.slot) for each in kin or () if each.slot.undone]
+        return [await self._stranded(*each) for each in (*own, *beside)]
+
+    async def _stranded(self, branch: str, slot: Slot) -> Stranded:
+        line = self._mediator.line
+        assert slot.asked is not None, "an effect was asked for with arguments"
+        arguments = Shape(object).read(await line.payload(slot.asked), Encoding.JSON).woven
+        answer: Any = None
+        if isinstance(slot.outcome, Happened):
+            payload = slot.outcome.answer
+            answer = Shape(object).read(await line.payload(payload), payload.encoding).value
+        node = node_of(branch, slot.intent_seq or slot.first_seq)
+        return Stranded(node, slot.tool, arguments, slot.outcome is not None, answer, slot.undone)
+
+
+def _redone(log: Log, slot: Slot) -> bool:
+    """Whether an effect that was taken back was asked for again since."""
+    return log.slots.get(log.newest_of(slot.identity, slot.n)) is not None
 
 
 async def _ask(ask: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:

@@ -23,7 +23,9 @@ from holdfast.core.canonical import JSON
 from holdfast.core.effect import Call, Encoding, Payload, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import pack_bytes
-from holdfast.core.record import Claim, Finished, Intent, Record, Started
+from holdfast.core.record import Claim, Finished, Intent, Record, Sleep, Started
+from holdfast.core.tree import MAIN
+from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
 from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting
@@ -126,26 +128,40 @@ class Lives:
         except BaseException as raised:
             mediator.close(_left())
             await mediator.drain()
-            self._look(line)
+            self._look(mediator)
             waiting = mediator.parked or _waiting_in(raised)
+            if waiting is not None and line.log.cancelled is not None:
+                raise was_cancelled(line.log.cancelled, line.branch) from None
             if waiting is not None:
+                await self._mark(line, waiting)
                 raise waiting from None
-            failed = isinstance(raised, Exception) and not isinstance(raised, Cancelled)
+            failed = isinstance(raised, Exception | SystemExit) and not isinstance(raised, Cancelled)
             if failed and line.broken is None and not mediator.held:
                 await line.write(Finished(answer=None, error=_text_of(raised)), barrier=True, release=True)
             raise
         stopped = mediator.closed
         mediator.close(_left())
         await mediator.drain()
-        self._look(line)
+        self._look(mediator)
+        if mediator.parked is not None:
+            await self._mark(line, mediator.parked)
         if mediator.parked is not None or stopped is not None:
             raise mediator.parked or cast(HoldfastError, stopped)
         return await self._end(line, mediator, answer)
 
-    def _look(self, line: Line) -> None:
-        """Remember how far this life has seen the run, for whoever waits for something new."""
-        self._seen[line.branch] = line.seen
-        self._kin_seen[line.branch] = dict(line.family.seen)
+    async def _mark(self, line: Line, waiting: Waiting) -> None:
+        """Say in the log that this life waits for another branch: nothing else in it says so to whoever is to wake
+        it."""
+        run, _, place = waiting.where.rpartition("@")
+        name, _, _ = place.partition(":")
+        if run == line.family.run and (MAIN if name.isdigit() else name) != line.family.name and line.broken is None:
+            with contextlib.suppress(HoldfastError):
+                await line.write(Sleep(name=f"{KIN}{place}", n=0, until_ms=waiting.until_ms or 0))
+
+    def _look(self, mediator: Mediator) -> None:
+        """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""
+        branch = mediator.line.branch
+        self._seen[branch], self._kin_seen[branch] = mediator.heard or mediator.hears()
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
         """Write the answer of a line that has come to its end, after what its run left behind was taken back."""
@@ -153,11 +169,13 @@ class Lives:
             raise ready(line.branch, answer)
         written = PLAIN.write(answer)
         if written.encoding is Encoding.LOST:
-            raise BadCall(
+            lost = BadCall(
                 f"the agent's answer could not be written down: {written.value}",
                 where=line.branch,
                 fix="return a JSON value",
             )
+            await line.write(Finished(answer=None, error=_text_of(lost)), barrier=True, release=True)
+            raise lost
         if line.family.kin is not None and line.family.tree.line == line.family.name:
             await self.clear_up(line.branch)
         packed = pack_bytes(written.data, written.encoding)

@@ -17,7 +17,8 @@ from holdfast.core.payload import Packed
 from holdfast.core.record import Checkpoint, Decision, Draw, Signal, Sleep
 from holdfast.core.signals import sort_signals
 from holdfast.core.slot import Decided
-from holdfast.errors import AwaitingSignal, InDoubt
+from holdfast.core.wake import SIGNAL
+from holdfast.errors import AwaitingSignal, InDoubt, Waiting
 from holdfast.gateway.diverge import TURNS
 from holdfast.gateway.line import Line, signal_key
 from holdfast.gateway.mediate import Mediator
@@ -160,25 +161,36 @@ class Memory:
         """The next signal of this name that no earlier wait has taken. Parks the run until there is one."""
         self._mediator.enter()
         await self._line.refresh()
-        taken = f"signal/{name}"
+        self._mediator.check()
+        taken = f"{SIGNAL}{name}"
         n = self.next(taken)
         place = self._line.log.draws.get((taken, n))
-        entries = await self._line.read_back(signal_key(name))
-        signals, used = sort_signals(entries)
-        if place is None:
+        while True:
+            seen = self._line.seen
+            signals, used = sort_signals(await self._line.read_back(signal_key(name)))
             free = [seq for seq in signals if seq not in used and seq not in self._taken]
-            if not free:
-                raise self._mediator.park(
-                    AwaitingSignal(
-                        f"the run waits for the signal `{name}`",
-                        where=self._line.branch,
-                        fix=f"holdfast signal {self._line.branch.partition('@')[0]} {name} JSON",
-                    )
-                )
-            self._taken.add(free[0])  # at once: others may be waiting for the same name
-            place = str(free[0])
-            await self._line.write(Draw(name=taken, n=n, value=place))
-        return signals[int(place)]
+            if place is not None:
+                return signals[int(place)]
+            if free:
+                break
+            if self._line.seen == seen:  # nobody has sent it while it was looked for
+                raise await self._park(name, n)
+        self._taken.add(free[0])  # at once: others may be waiting for the same name
+        await self._line.write(Draw(name=taken, n=n, value=str(free[0])))
+        return signals[free[0]]
+
+    async def _park(self, name: str, n: int) -> Waiting:
+        """Let the run wait for a signal, and say so in the log, for whoever is to wake it."""
+        self._mediator.check()
+        waiting = self._mediator.park(
+            AwaitingSignal(
+                f"the run waits for the signal `{name}`",
+                where=self._line.branch,
+                fix=f"holdfast signal {self._line.branch.partition('@')[0]} {name} JSON",
+            )
+        )
+        await self._line.write(Sleep(name=f"{SIGNAL}{name}", n=n, until_ms=0))
+        return waiting
 
     # --- checkpoints ---
 

@@ -76,7 +76,8 @@ class Family:
         return self.seen
 
     async def refresh(self) -> None:
-        """Take up what is new. Raises Corrupt where it cannot be so."""
+        """Take up what is new; of many who ask at once, whoever has read it first. Raises Corrupt where it cannot be
+        so."""
         tree = await self.known.refresh()
         if len(tree.limbs) == 1 or self.name not in tree.limbs or self.held:
             return
@@ -98,8 +99,9 @@ class Family:
                 self.seen[found.name] = base
             if found.seq > self.seen[found.name]:
                 for entry in await self._store.read(found.name, after=self.seen[found.name]):
-                    kin.fold(entry)
-                    self.seen[found.name] = entry.seq
+                    if entry.seq > self.seen[found.name]:
+                        kin.fold(entry)
+                        self.seen[found.name] = entry.seq
 
     def needed(self, seq: int) -> bool:
         """Whether a branch that goes on has inherited or adopted the effect whose intent stands at `seq` here; or has

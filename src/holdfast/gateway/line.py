@@ -282,8 +282,9 @@ class Line:
     async def refresh(self) -> None:
         """Take up what others have placed, here and on the other branches."""
         for entry in await self.store.read(self.branch, after=self.seen, unclaimed=True):
-            self.log.fold(entry)
-            self.seen = max(self.seen, entry.seq)
+            if entry.seq > self.seen:  # else another call of this run has taken it up meanwhile
+                self.log.fold(entry)
+                self.seen = entry.seq
         await self.family.refresh()
 
     async def read_back(self, key: bytes, newest: int | None = None) -> list[Entry]:

@@ -188,6 +188,8 @@ class Sender:
         """Wait until a moment (wall clock): here if it is near, else park the run."""
         seconds = (until_ms - self.now_ms()) / 1000
         if seconds > PATIENCE_S:
+            if until_ms not in self.line.log.sleeps.values():  # whoever looks is to know it, too
+                await self.line.write(Sleep(name=f"late/{until_ms}", n=0, until_ms=until_ms))
             raise self._park(
                 Asleep(
                     f"{why}; sleeping {seconds:.0f} s",
