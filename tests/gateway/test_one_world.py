@@ -14,7 +14,7 @@ import pytest
 from holdfast import Held, InDoubt, NotHappened, agent, open_store, tool
 from holdfast.core.codec import decode
 from holdfast.core.effect import NotHappened as NotHappenedSeal
-from holdfast.core.record import Adopted, Intent, Seal
+from holdfast.core.record import Adopted, Decision, Intent, Seal
 from holdfast.embedded import House
 from tests.stage import Killed, life, of
 
@@ -225,3 +225,11 @@ def test_an_undo_that_is_refused_is_no_doubt(town: Town) -> None:
     town.fails = [NotHappened("it cannot be taken back")]
     assert town.run("b2", "make a2") == [None]
     assert [record.outcome for record in of(Seal, town.house)[1:]] == [NotHappenedSeal("it cannot be taken back")]
+
+
+def test_everything_on_the_resource_is_taken_back_first_whoever_did_it(town: Town) -> None:
+    """Two effects of main: one that the new branch has inherited and does not ask for, one that it has not."""
+    town.run("main", "make a1", "think twice", "make a3")
+    town.house.fork(f"r@{town.seq('main', Decision)}", by="ann")
+    assert town.run("b2", "make a2") == ["a2 2"]
+    assert sorted(town.gone) == ["a1 0", "a3 1"]
