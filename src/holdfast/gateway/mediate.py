@@ -297,13 +297,9 @@ class Mediator:
         call = step.call
         if step.slot is None:
             planned = Planned(
-                tool=call.tool,
-                kind=asked.contract.kind,
-                identity=call.identity.hex(),
-                n=call.n,
-                args=asked.args.payload,
-                blast=asked.blast,
-            )
+                tool=call.tool, kind=asked.contract.kind, identity=call.identity.hex(), n=call.n,
+                args=asked.args.payload, blast=asked.blast,
+            )  # fmt: skip
             await self.line.write(planned, blobs=asked.args.blobs)
         return Reply(b"", Encoding.JSON, Pending(call.tool, self.line.branch, self.park))
 
