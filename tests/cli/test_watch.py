@@ -17,12 +17,9 @@ import apsw
 import pytest
 
 from holdfast import open_store
-from holdfast.cli.view import Looked
-from holdfast.cli.words import Teller
 from holdfast.core.codec import decode, encode
 from holdfast.core.log import Log
 from holdfast.core.record import Claim, Finished, Promoted, Record, Sleep, Started
-from holdfast.core.tree import Tree
 from holdfast.embedded.explore import packed_json
 from holdfast.gateway.line import key_for
 from holdfast.store import Draft
@@ -102,19 +99,9 @@ def lives(run: str) -> int:
     return sum(isinstance(record, Claim) for record in log(run))
 
 
-def logged(run: str) -> str:
-    """The log of a branch as it is shown: of what is its own, the words."""
-
-    async def told() -> str:
-        with Reader(Path("holdfast.db")) as reader:
-            teller = Teller(reader, Looked(run, Log(run), b"", Tree(), []))
-            words = [
-                await teller.tell(decode(entry.body))
-                for entry in await reader.read(run if "@" in run else f"{run}@main")
-            ]
-            return "\n".join(f"{each.name} {each.text}" for each in words)
-
-    return asyncio.run(told())
+def logged(branch: str) -> str:
+    """The log of a branch, as it is shown."""
+    return typed("log", branch).stdout
 
 
 def lines(name: str) -> list[str]:
@@ -428,8 +415,8 @@ def test_a_store_that_cannot_be_trusted_is_not_watched(watcher: Watchers) -> Non
 def test_two_watchers_share_the_work_and_a_person_who_waits_hears_of_it(watcher: Watchers, here: Path) -> None:
     runs = [f"r{number}" for number in range(12)]
     for run in runs:
-        plant(run, "scribe", {"book": f"book-{run}"})
-    person = start("resume", "r0", "--agent", f"{TROUPE}:scribe", cwd=here)
+        plant(run, "bookkeeper", {"book": f"book-{run}"})
+    person = start("resume", "r0", "--agent", f"{TROUPE}:bookkeeper", cwd=here)
     assert person.stderr is not None
     assert person.stderr.readline().startswith("waiting: ")
     watchers = [watcher("--at-once", "3"), watcher("--at-once", "3")]
@@ -449,7 +436,7 @@ def test_watchers_killed_at_any_moment_lose_nothing_and_do_nothing_twice(watcher
     """Each is killed (SIGKILL) a little later than the one before, somewhere between its start and its work."""
     runs = [f"r{number}" for number in range(4)]
     for run in runs:
-        plant(run, "scribe", {"book": f"book-{run}"})
+        plant(run, "bookkeeper", {"book": f"book-{run}"})
         typed("signal", run, "sign", "5")
     drawn = random.Random(7)
     for _ in range(40):
@@ -463,7 +450,7 @@ def test_watchers_killed_at_any_moment_lose_nothing_and_do_nothing_twice(watcher
     soon(lambda: all(status(run) in ("finished", "quarantined") for run in runs), "all have come to rest")
     for run in runs:
         if status(run) == "quarantined":  # killed five times in a row before it had done anything
-            process("resume", run, "--agent", f"{TROUPE}:scribe", cwd=here)
+            process("resume", run, "--agent", f"{TROUPE}:bookkeeper", cwd=here)
     assert ended(*runs)()
     for run in runs:
         assert [line.split()[1] for line in lines(f"book-{run}")] == ["0", "1", "2", "3", "4", "5"]
@@ -476,7 +463,7 @@ def test_a_run_that_kills_its_watchers_is_left_alone_in_the_end_until_a_person_r
 ) -> None:
     Path("deadly").touch()
     for number in range(3):
-        plant(f"good-{number}", "scribe", {"book": f"book-{number}"})
+        plant(f"good-{number}", "bookkeeper", {"book": f"book-{number}"})
         typed("signal", f"good-{number}", "sign", "5")
     plant("bad", "killer", {"to": "ann"})
     killed = 0

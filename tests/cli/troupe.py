@@ -173,7 +173,7 @@ def _lines(path: str) -> list[str]:
 
 
 @agent
-def scribe(run: Run, task: Any) -> int:
+def bookkeeper(run: Run, task: Any) -> int:
     """Six lines in a book of its own, with a time and a decision between them; before the last, a word is needed."""
     for number in range(5):
         run.now()

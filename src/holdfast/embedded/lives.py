@@ -128,7 +128,7 @@ class Lives:
         except BaseException as raised:
             mediator.close(_left())
             await mediator.drain()
-            self._look(mediator)
+            self._look(line)
             waiting = mediator.parked or _waiting_in(raised)
             if waiting is not None and line.log.cancelled is not None:
                 raise was_cancelled(line.log.cancelled, line.branch) from None
@@ -142,7 +142,7 @@ class Lives:
         stopped = mediator.closed
         mediator.close(_left())
         await mediator.drain()
-        self._look(mediator)
+        self._look(line)
         if mediator.parked is not None:
             await self._mark(line, mediator.parked)
         if mediator.parked is not None or stopped is not None:
@@ -158,10 +158,9 @@ class Lives:
             with contextlib.suppress(HoldfastError):
                 await line.write(Sleep(name=f"{KIN}{place}", n=0, until_ms=waiting.until_ms or 0))
 
-    def _look(self, mediator: Mediator) -> None:
+    def _look(self, line: Line) -> None:
         """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""
-        branch = mediator.line.branch
-        self._seen[branch], self._kin_seen[branch] = mediator.heard or mediator.hears()
+        self._seen[line.branch], self._kin_seen[line.branch] = line.heard or (line.seen, dict(line.family.seen))
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
         """Write the answer of a line that has come to its end, after what its run left behind was taken back."""

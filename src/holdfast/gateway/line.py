@@ -46,7 +46,7 @@ from holdfast.core.record import (
 )
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN
-from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped, Unknown
+from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped, Unknown, Waiting
 from holdfast.gateway.family import TREE_KEY, Family, tree_record
 from holdfast.store import NOTHING, Draft, Readable, Store
 from holdfast.store.rope import Blobs, gather
@@ -183,6 +183,7 @@ class Line:
         self.released = False
         self.alone: Callable[[], bool] = lambda: False
         self.seen = opened.log.seq
+        self.heard: tuple[int, dict[str, int]] | None = None
         self._recalled: set[bytes] = set()
         self._known: set[bytes] = set()
         self._later: deque[tuple[Record, Sequence[Blob]]] = deque()
@@ -278,6 +279,11 @@ class Line:
         if self._later:
             with contextlib.suppress(HoldfastError):
                 await self.write()
+
+    def parks(self, waiting: Waiting) -> Waiting:
+        """The run waits from now on: what others place on this branch or another from now on, it has not `heard`."""
+        self.heard = self.heard or (self.seen, dict(self.family.seen))
+        return waiting
 
     async def refresh(self) -> None:
         """Take up what others have placed, here and on the other branches."""

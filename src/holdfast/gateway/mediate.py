@@ -74,7 +74,6 @@ class Mediator:
         self.held = line.family.held
         self._aside = aside
         self.parked: Waiting | None = None
-        self.heard: tuple[int, dict[str, int]] | None = None
         self.closed: HoldfastError | None = None
         self.sender = Sender(line, run, now_ms, self.park)
         self.settler = Settler(self.sender, self.check, self.park, self._stopped)
@@ -247,14 +246,9 @@ class Mediator:
             raise self.park(Superseded(f"the branch `{limb.name}` is {ended}", where=self.line.branch))
 
     def park(self, waiting: Waiting) -> Waiting:
-        """From now on the whole run waits. What others place from now on, it has not `heard`."""
-        if self.parked is None:
-            self.parked, self.heard = waiting, self.hears()
+        """From now on the whole run waits."""
+        self.parked = self.parked or self.line.parks(waiting)
         return self.parked
-
-    def hears(self) -> tuple[int, dict[str, int]]:
-        """How far this branch has taken up what others placed on it, and its kin."""
-        return self.line.seen, dict(self.line.family.seen)
 
     def _step(self, asked: Asked) -> Step:
         standing = Standing(
