@@ -94,7 +94,7 @@ class Census:
                     home = next(n for n, upto in tree.lineage(name) if upto is None or record.approval <= upto)
                     if used.setdefault((home, record.approval), record.key) != record.key:
                         self.broken("I11", f"{home}:{record.approval} is used for two effects")
-                elif record.tool == "wire":
+                elif record.tool == "play.wire":
                     self.broken("I11", f"{entry.branch}:{entry.seq} wires without an approval")
         for group, times in winners.items():
             if times > 1:
@@ -151,17 +151,15 @@ class Census:
                 self.broken("near", f"{act.ask} is sent beside another that {act.branch} does not hold")
 
     def newest_first(self) -> None:
-        """I6, for what the last life took back when it closed the run."""
-        order = {
-            record.key: place
-            for place, (_, entry) in enumerate(self.written)
-            if isinstance(record := decode(entry.body), Intent)
+        """I6, for what the last life took back when it closed the run: by the times of the intents."""
+        sent_ms = {
+            record.key: entry.at_ms for _, entry in self.written if isinstance(record := decode(entry.body), Intent)
         }
         last = self.play.last
         since = max((act.at for act in self.scene.acts if act.actor == last), default=0)
-        places = [order[str(u.deed.key)] for u in self.scene.undos if u.actor == last and u.at > since]
-        if places != sorted(places, reverse=True):
-            self.broken("I6", f"undone in the order {places}")
+        times = [sent_ms[str(undo.deed.key)] for undo in self.scene.undos if undo.actor == last and undo.at > since]
+        if times != sorted(times, reverse=True):
+            self.broken("I6", f"undone in the order {times}")
 
     # --- at the end ---
 

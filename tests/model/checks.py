@@ -9,7 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.model.tree import OPEN, Branch, Effect, Record
-from tests.model.world import BUDGET, IDEMPOTENT, IRREVERSIBLE, TOOLS, Ask
+from tests.model.world import IDEMPOTENT, IRREVERSIBLE, TOOLS, Ask
 
 if TYPE_CHECKING:
     from tests.model.run import Run, Worker
@@ -62,8 +62,8 @@ class Checks:
             self.broken("key", f"{effect.key} has ended and begins again")
         tool = TOOLS[effect.ask.tool]
         begun = {other.key for other in self.run.effects if other.ask.tool == tool.name and other.outcome != "not"}
-        if tool.cost and len(begun) > BUDGET:
-            self.broken("I11", f"{tool.name} has spent {len(begun)} of {BUDGET}")
+        if tool.cost and len(begun) > self.run.budget:
+            self.broken("I11", f"{tool.name} has spent {len(begun)} of {self.run.budget}")
         if tool.approval:
             used = {other.key for other in self.run.effects if other.ask == effect.ask}
             given = [what for what in self.run.granted if isinstance(what, tuple) and what[:2] == ("call", effect.ask)]

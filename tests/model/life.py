@@ -27,7 +27,7 @@ from tests.model.next_step import (
     next_step,
 )
 from tests.model.run import LOST, LOST_BEFORE, REFUSED, Fenced, Run, Worker
-from tests.model.tree import RECOVERY, Decided, Denied, Effect, Looked, Place, Planned
+from tests.model.tree import OPEN, RECOVERY, Decided, Denied, Effect, Looked, Place, Planned
 from tests.model.world import IDEMPOTENT, REVERSIBLE, TOOLS, Ask
 
 
@@ -154,7 +154,7 @@ class Life:
         if not self.rules.stable_key:
             effect.sent_key = object()
         yield "after an intent"
-        luck = run.luck(effect.key, effect.sendings)
+        luck = run.luck(effect.ask)
         effect.sendings += 1
         if luck != LOST_BEFORE and luck != REFUSED:
             run.checks.sends(effect)
@@ -225,7 +225,7 @@ class Life:
         effect.undoer = self.worker
         self.run.version += 1
         yield "after the intent of an undo"
-        refused = self.run.luck("undo", effect.key) == REFUSED
+        refused = self.run.stuck(effect)
         if not refused:
             self.run.world.take_back(effect.sent_key)
         yield "undone"
@@ -240,7 +240,8 @@ class Life:
         passed: set[Effect] = set()
         while True:
             seen = self.run.seen(self.branch)
-            todo = [effect for effect in self.run.stranded(self.branch) if self.to_undo(effect)]
+            stranded = self.run.stranded(self.branch)
+            todo = [effect for effect in stranded if self.to_undo(effect, stranded)]
             todo = [effect for effect in todo if effect not in passed]
             if not todo:
                 return
@@ -248,9 +249,13 @@ class Life:
             yield "before an undo"
             yield from self.undo(effect, seen, "closing" if closing else "eager")
 
-    def to_undo(self, effect: Effect) -> bool:
+    def to_undo(self, effect: Effect, stranded: list[Effect]) -> bool:
         if effect.ask.kind != REVERSIBLE or effect.stuck or effect.undone or effect.open:
             return False
+        if self.run.gentle and self.run.tree[effect.branch].status == OPEN:
+            return False
+        if any(other.stuck and other.branch == effect.branch and other.order > effect.order for other in stranded):
+            return False  # what came after it is still there
         return not (self.rules.spare_survivors and self.run.survives(effect, self.branch))
 
     def finish(self) -> Iterator[str]:
@@ -262,7 +267,7 @@ class Life:
             run.may_begin(self.worker)
             self.close_others()
             moved = run.tree_moves
-            if self.rules.settle_before_closing and any(effect.open for effect in run.effects):
+            if self.rules.settle_before_closing and not run.gentle and any(effect.open for effect in run.effects):
                 raise Parked
             yield from self.sweep(closing=True)
             yield "before the end"
@@ -280,7 +285,7 @@ class Life:
     def close_others(self) -> None:
         """Whatever goes on beside the line ends with it."""
         for other in self.run.tree.open():
-            if other is not self.branch and self.rules.settle_before_closing:
+            if other is not self.branch and self.rules.settle_before_closing and not self.run.gentle:
                 self.run.tree.give_up(other)
         self.run.version += 1
         self.run.checks.tree_moved()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.model.tree import Branch, Effect, Place
-from tests.model.world import BUDGET, IDEMPOTENT, READ, REVERSIBLE, TOOLS, Ask
+from tests.model.world import IDEMPOTENT, READ, REVERSIBLE, TOOLS, Ask
 
 if TYPE_CHECKING:
     from tests.model.run import Run
@@ -138,17 +138,17 @@ def _beside(run: Run, branch: Branch, place: Place) -> Step | None:
     if not TOOLS[ask.tool].resource or not run.rules.near_duplicates:
         return None
     what = ("near", branch.name, ask, n)
-    if what in run.granted:
-        return None
     for effect in run.stranded(branch):
         if effect.ask.tool != ask.tool or effect.ask.name != ask.name or effect.ask == ask:
             continue
         if effect.undo_open:
             return Unsettled(effect)
-        reversible = ask.kind == REVERSIBLE and not effect.open and not effect.stuck
+        if effect.stuck:
+            return Replay(None)  # the agent is told that it cannot be
+        reversible = ask.kind == REVERSIBLE and not effect.open
         if reversible and not (run.rules.spare_survivors and run.survives(effect, branch)):
             return Beside(effect)
-        return Hold(what)
+        return None if what in run.granted else Hold(what)
     return None
 
 
@@ -157,10 +157,10 @@ def _allowed(run: Run, branch: Branch, place: Place) -> Step:
     tool = TOOLS[ask.tool]
     lives = {effect.key for effect in run.of_ask.get(ask, ()) if effect.n == n} if run.rules.new_identity else ()
     key = (ask, n, len(lives))
-    if tool.cost and run.spent(branch) + tool.cost > BUDGET:
+    if tool.cost and run.spent(branch) + tool.cost > run.budget:
         return Deny()
     if tool.approval:
-        what = ("call", ask, key) if run.rules.approval_once else ("call", ask, (ask, 0, 0))
+        what = ("call", ask, key, branch.name) if run.rules.approval_once else ("call", ask, (ask, 0, 0))
         if what not in run.granted:
             return Hold(what)
     return Perform(key)

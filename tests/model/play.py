@@ -62,7 +62,8 @@ class Play:
     def pool(self) -> list[Ask]:
         """What the agent may think of: few things, so that branches want the same."""
         if self.chance.random() < 0.3:
-            return [Ask("make", "a", 1), Ask("make", "a", 2), Ask("pay", "a", 1)]
+            often = self.chance.choice(("make", "mend"))
+            return [Ask(often, "a", 1), Ask(often, "a", 2), Ask("pay", "a", 1)]
         tools = self.chance.sample(sorted(TOOLS), 3)
         asks = [Ask(t, name, size) for t in tools for name in "ab" for size in ((1, 2) if TOOLS[t].resource else (1,))]
         return self.chance.sample(asks, min(len(asks), self.chance.randint(2, 4)))
@@ -232,17 +233,20 @@ class Play:
             if limb.status is Status.OPEN and limb.name != tree.line:
                 with suppress(HoldfastError):  # it has ended with another
                     await change(person.store, RUN, Abandoned(branch=limb.name, by="ann", reason="the end"))
+        await self.run_to_its_end()
+        house = House(Opening(person.store, b"\0" * 32))
+        ON_STAGE.set(person)
+        self.residue = await house.clear_up(f"{RUN}@{(await self.tree()).line}")
+
+    async def run_to_its_end(self) -> None:
+        ending: Any = None
         for _ in range(MOST_ROUNDS):
             await self.people()
             actor = self.live(None)
             self.last = actor.name
             await actor.finish()
-            if not isinstance(actor.ending, BaseException):
-                break
-            if not isinstance(actor.ending, Waiting):
-                raise AssertionError(f"a life came to {actor.ending!r}") from actor.ending
-        else:
-            raise AssertionError(f"the run does not come to its end, but to {actor.ending!r}")
-        house = House(Opening(person.store, b"\0" * 32))
-        ON_STAGE.set(person)
-        self.residue = await house.clear_up(f"{RUN}@{(await self.tree()).line}")
+            ending = actor.ending
+            if not isinstance(ending, BaseException):
+                return
+            assert isinstance(ending, Waiting), f"a life came to {ending!r}"
+        raise AssertionError(f"the run does not come to its end, but to {ending!r}")

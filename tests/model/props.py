@@ -7,13 +7,12 @@ Rules
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast import Happened, NotHappened, Refused, agent, key, tool
-from tests.model.run import LOST, LOST_BEFORE, MOST_TURNS, REFUSED
+from tests.model.run import LOST, LOST_BEFORE, REFUSED, fortune, irrevocable, thought_of
 from tests.model.troupe import ON_STAGE
 from tests.model.world import TOOLS, Ask, Deed, World
 
@@ -47,36 +46,29 @@ class Scene:
         self.seed = seed
         self.pool = pool
         self.world = World()
-        self.sendings: Counter[str] = Counter()
+        self.sendings: Counter[Ask] = Counter()
         self.acts: list[Act] = []
         self.undos: list[Undo] = []
         self.told: dict[tuple[str, int], list[int]] = {}
 
     def thought(self, branch: str, turn: int) -> list[Any] | None:
-        chance = random.Random(f"{self.seed} {branch} {turn}")
-        if turn >= MOST_TURNS or chance.random() < 0.1:
-            return None
-        ask = chance.choice(self.pool)
-        return [ask.tool, ask.name, ask.size]
+        ask = thought_of(self.seed, branch, turn, self.pool)
+        return None if ask is None else [ask.tool, ask.name, ask.size]
 
-    def luck(self, of_key: str) -> str:
-        self.sendings[of_key] += 1
-        drawn = random.Random(f"{self.seed} {of_key} {self.sendings[of_key]}").random()
-        return REFUSED if drawn < 0.07 else LOST if drawn < 0.12 else LOST_BEFORE if drawn < 0.16 else ""
-
-    def stuck(self, number: int) -> bool:
-        """Whether the world will not take this back."""
-        return random.Random(f"{self.seed} stuck {number}").random() < 0.07
+    def luck(self, ask: Ask) -> str:
+        self.sendings[ask] += 1
+        return fortune(self.seed, ask, self.sendings[ask])
 
     def find(self, of_key: str) -> Any:
         there = [deed for deed in self.world.of_key[of_key] if deed.living]
         return Happened(there[0].number) if there else NotHappened("it is not there")
 
     def take_back(self, ask: Ask, answer: int | None) -> None:
-        """What was answered, or everything of this kind that nobody was told of."""
+        """What was answered; or, where nobody knows, everything of this kind that no log holds as done."""
         actor = ON_STAGE.get()
+        done = actor.troupe.keys_done() if answer is None else set[object]()
         for deed in self.world.deeds:
-            if deed.ask == ask and deed.living and (answer is None or deed.number == answer):
+            if deed.ask == ask and deed.living and (deed.key not in done if answer is None else deed.number == answer):
                 deed.living = False
                 self.undos.append(Undo(actor.name, deed, len(actor.troupe.written)))
 
@@ -99,13 +91,13 @@ async def act(name_of_tool: str, name: str, size: int) -> int:
     """Carry it out, or not, as luck has it."""
     scene, actor, of_key = STAGE[-1], ON_STAGE.get(), key()
     await actor.gate("before acting")
-    luck = scene.luck(of_key)
-    if luck == REFUSED:
-        raise NotHappened("refused")
+    luck = scene.luck(Ask(name_of_tool, name, size))
     number = -1
-    if luck != LOST_BEFORE:
+    if luck not in (REFUSED, LOST_BEFORE):
         number = scene.act(Ask(name_of_tool, name, size), of_key)
     await actor.gate("acted")
+    if luck == REFUSED:
+        raise NotHappened("refused")
     if luck in (LOST, LOST_BEFORE):
         raise ConnectionError("no answer")
     return number
@@ -119,7 +111,7 @@ def _undo_of(name_of_tool: str) -> Any:
     async def undo(name: str, size: int, answer: int | None) -> str:
         actor = ON_STAGE.get()
         await actor.gate("before an undo")
-        if answer is not None and STAGE[-1].stuck(answer):
+        if answer is not None and irrevocable(STAGE[-1].seed, answer):
             raise NotHappened("it cannot be taken back")
         STAGE[-1].take_back(Ask(name_of_tool, name, size), answer)
         await actor.gate("undone")
@@ -128,51 +120,57 @@ def _undo_of(name_of_tool: str) -> Any:
     return undo
 
 
-@tool(kind="read", name="look")
+@tool(kind="read", name="play.look")
 async def look(name: str, size: int) -> int:
     await ON_STAGE.get().gate("looks")
     return STAGE[-1].world.etags[name]
 
 
-@tool(kind="idempotent", name="put", repeat="each")
+@tool(kind="idempotent", name="play.put", repeat="each")
 async def put(name: str, size: int) -> int:
     return await act("put", name, size)
 
 
-@tool(kind="reversible", name="make", identity=["name", "size"], resource=["name"], undo=_undo_of("make"))
+@tool(kind="reversible", name="play.make", repeat="each", resource=["name"], undo=_undo_of("make"))
 async def make(name: str, size: int) -> int:
     return await act("make", name, size)
 
 
-@tool(kind="reversible", name="build", identity=["name", "size"], probe=find, undo=_undo_of("build"))
+@tool(kind="reversible", name="play.mend", identity=["name", "size"], resource=["name"], undo=_undo_of("mend"))
+async def mend(name: str, size: int) -> int:
+    return await act("mend", name, size)
+
+
+@tool(kind="reversible", name="play.build", repeat="each", probe=find, undo=_undo_of("build"))
 async def build(name: str, size: int) -> int:
     return await act("build", name, size)
 
 
-@tool(kind="irreversible", name="pay", repeat="each", probe=find)
+@tool(kind="irreversible", name="play.pay", repeat="each", probe=find)
 async def pay(name: str, size: int) -> int:
     return await act("pay", name, size)
 
 
-@tool(kind="irreversible", name="order", repeat="each", resource=["name"], probe=find)
+@tool(kind="irreversible", name="play.order", repeat="each", resource=["name"], probe=find)
 async def order(name: str, size: int) -> int:
     return await act("order", name, size)
 
 
-@tool(kind="irreversible", name="mail", repeat="each")
+@tool(kind="irreversible", name="play.mail", repeat="each")
 async def mail(name: str, size: int) -> int:
     return await act("mail", name, size)
 
 
-@tool(kind="irreversible", name="wire", repeat="each", probe=find, approval="one")
+@tool(kind="irreversible", name="play.wire", repeat="each", probe=find, approval="one")
 async def wire(name: str, size: int) -> int:
     return await act("wire", name, size)
 
 
 TOOLBOX: dict[str, Any] = {
-    made.holdfast.contract.name: made for made in (look, put, make, build, pay, order, mail, wire)
+    made.holdfast.contract.name.removeprefix("play."): made
+    for made in (look, put, make, mend, build, pay, order, mail, wire)
 }
-ONCE = {"make", "build"}
+ONCE = {"mend"}
 
 
 @agent

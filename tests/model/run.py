@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from tests.model.checks import Checks
 from tests.model.rules import Rules
 from tests.model.tree import HELD, OPEN, Adopted, Began, Branch, Decided, Effect, Ended, Override, Place, Record, Tree
-from tests.model.world import TOOLS, Ask, World
+from tests.model.world import BUDGET, TOOLS, Ask, World
 
 MOST_TURNS = 6
 REFUSED, LOST, LOST_BEFORE = "refused", "lost", "lost before"
@@ -37,14 +37,34 @@ class Worker:
     alive: bool = True
 
 
+def thought_of(seed: int, branch: str, turn: int, pool: list[Ask]) -> Ask | None:
+    """What a model says on a branch at a turn."""
+    chance = random.Random(f"{seed} {branch} {turn}")
+    return None if turn >= MOST_TURNS or chance.random() < 0.1 else chance.choice(pool)
+
+
+def fortune(seed: int, ask: Ask, nth: int) -> str:
+    """What becomes of the `nth` sending for this."""
+    drawn = random.Random(f"{seed} {ask} {nth}").random()
+    return REFUSED if drawn < 0.07 else LOST if drawn < 0.12 else LOST_BEFORE if drawn < 0.16 else ""
+
+
+def irrevocable(seed: int, number: int) -> bool:
+    """Whether the world will not take the deed of this number back."""
+    return random.Random(f"{seed} stuck {number}").random() < 0.07
+
+
 class Run:
     """One run. `version` counts every record; `closed`: the line has finished, and `residue` is what could not be
-    undone."""
+    undone. A `gentle` closing leaves the branches that go on beside the line alone."""
 
-    def __init__(self, seed: int, rules: Rules, pool: list[Ask]) -> None:
+    def __init__(self, seed: int, rules: Rules, pool: list[Ask], *, budget: int = BUDGET, gentle: bool = False) -> None:
         self.seed = seed
         self.rules = rules
         self.pool = pool
+        self.budget = budget
+        self.gentle = gentle
+        self.sendings: Counter[Ask] = Counter()
         self.tree = Tree()
         self.world = World()
         self.checks = Checks(self)
@@ -151,13 +171,16 @@ class Run:
 
     def thought(self, branch: Branch, turn: int) -> Ask | None:
         """What the model says on this branch at this turn."""
-        chance = random.Random(f"{self.seed} {branch.name} {turn}")
-        return None if turn >= MOST_TURNS or chance.random() < 0.1 else chance.choice(self.pool)
+        return thought_of(self.seed, branch.name, turn, self.pool)
 
-    def luck(self, *what: object) -> str:
-        """What becomes of a sending."""
-        drawn = random.Random(f"{self.seed} {what}").random()
-        return REFUSED if drawn < 0.07 else LOST if drawn < 0.12 else LOST_BEFORE if drawn < 0.16 else ""
+    def luck(self, ask: Ask) -> str:
+        """What becomes of the next sending."""
+        self.sendings[ask] += 1
+        return fortune(self.seed, ask, self.sendings[ask])
+
+    def stuck(self, effect: Effect) -> bool:
+        """Whether the world will not take this back."""
+        return irrevocable(self.seed, self.world.of_key[effect.sent_key][-1].number)
 
     # --- people and operators ---
 
@@ -169,6 +192,8 @@ class Run:
 
     def fork(self, parent: Branch, at: int, kind: str, group: int | None, override: Ask | None) -> Branch | None:
         """A new branch, whose newest decision is `override`; None if it may not begin there."""
+        while parent.parent and at <= len(parent.inherited):
+            parent = self.tree[parent.parent]  # where the place really lies
         lineage = parent.lineage
         if self.rules.whole_calls and parent.cut(at):
             self.tally["refused forks"] += 1

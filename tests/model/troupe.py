@@ -19,8 +19,10 @@ from dataclasses import replace
 from typing import Any
 
 from holdfast.core.codec import decode
+from holdfast.core.effect import Happened
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
+from holdfast.core.record import Intent, Record, Seal, Settled
 from holdfast.errors import Claimed
 from holdfast.store import NOTHING, Branch, Draft, Grant, Store
 from tests.stage import Killed
@@ -46,14 +48,29 @@ class HastyLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._hasty = Hasty()
         super().__init__(self._hasty)
+        self.set_exception_handler(_but_of_deaths)
 
     def time(self) -> float:
         return super().time() + self._hasty.ahead_s
 
 
+def _names(records: Sequence[Record]) -> str:
+    """What is written, as boundaries are called by it."""
+    for record in records:
+        if isinstance(record, Intent):
+            return "Intent" if record.undoes is None else "the intent of an undo"
+    return " ".join(type(record).__name__ for record in records) or "release"
+
+
+def _but_of_deaths(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Nobody hears of what became of the tasks of a dead worker."""
+    if not isinstance(context.get("exception"), Killed):
+        loop.default_exception_handler(context)
+
+
 class Actor:
-    """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `ending`: what it came
-    to. Who is `free` stops nowhere."""
+    """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `at`, `waits`: the
+    boundary that it has passed, and that it stands before. `ending`: what it came to. Who is `free` stops nowhere."""
 
     def __init__(self, name: str, troupe: Troupe, *, free: bool = False) -> None:
         self.name = name
@@ -64,6 +81,7 @@ class Actor:
         self.epoch = 0
         self.dead = False
         self.at = ""
+        self.waits = ""
         self.ending: Any = None
         self._gates: deque[asyncio.Future[None]] = deque()
         self._arrived = asyncio.Event()
@@ -98,6 +116,7 @@ class Actor:
         if self.free:
             return
         gate = asyncio.get_running_loop().create_future()
+        self.waits = at
         self._gates.append(gate)
         self._arrived.set()
         await gate
@@ -153,7 +172,7 @@ class Own:
         watch: Mapping[str, int] = NOTHING,
         stands_on: Entry | None = None,
     ) -> list[Entry]:
-        names = " ".join(type(decode(draft.body)).__name__ for draft in drafts) or "release"
+        names = _names([decode(draft.body) for draft in drafts])
         await self._actor.gate(f"before {names}")
         placed = await self._troupe.inner.append(
             branch, drafts, epoch=epoch, after=after, barrier=barrier, release=release, alone=False, blobs=blobs,
@@ -232,6 +251,18 @@ class Troupe:
         self.epochs[branch] = grant.epoch
         self.holders[branch] = self.of_epoch[branch, grant.epoch] = actor
         return replace(grant, previous=previous or grant.previous)
+
+    def keys_done(self) -> set[object]:
+        """The keys of what is written down as done."""
+        intents: dict[tuple[str, int | None], str] = {}
+        done: set[object] = set()
+        for _, entry in self.written:
+            record = decode(entry.body)
+            if isinstance(record, Intent):
+                intents[entry.branch, entry.seq] = record.key
+            elif isinstance(record, Seal | Settled) and isinstance(record.outcome, Happened):
+                done.add(intents.get((entry.branch, record.intent)))
+        return done
 
     async def curtain(self) -> None:
         """The play is over."""

@@ -17,7 +17,7 @@ READ, IDEMPOTENT, REVERSIBLE, IRREVERSIBLE = "read", "idempotent", "reversible",
 @dataclass(frozen=True, slots=True)
 class Tool:
     """What a tool promises. `resource`: calls of one name touch one thing, whatever their size. `cost`: of the run's
-    budget."""
+    budget. `once`: a further call is answered by the first (which only the engine plays)."""
 
     name: str
     kind: str
@@ -25,6 +25,7 @@ class Tool:
     resource: bool = False
     approval: bool = False
     cost: int = 0
+    once: bool = False
 
 
 TOOLS = {
@@ -34,6 +35,7 @@ TOOLS = {
         Tool("put", IDEMPOTENT),
         Tool("make", REVERSIBLE, resource=True),
         Tool("build", REVERSIBLE, probe=True),
+        Tool("mend", REVERSIBLE, resource=True, once=True),
         Tool("pay", IRREVERSIBLE, probe=True, cost=1),
         Tool("order", IRREVERSIBLE, probe=True, resource=True),
         Tool("mail", IRREVERSIBLE),

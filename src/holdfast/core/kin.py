@@ -18,7 +18,7 @@ from holdfast.core.codec import decode
 from holdfast.core.effect import Happened, Kind, redone_identity, undo_identity
 from holdfast.core.entry import Entry
 from holdfast.core.log import Log
-from holdfast.core.record import Planned
+from holdfast.core.record import Approval, Hold, Planned
 from holdfast.core.slot import Slot
 
 IDENTITY_BYTES = 32
@@ -201,7 +201,7 @@ def place_of(own: Log, kin: Kin | None, identity: bytes, n: int) -> tuple[bytes,
     while True:
         identity, n = own.newest_of(identity, n)
         slot = own.slot(identity, n)
-        begun = slot is not None and slot.last is not Planned
+        begun = slot is not None and slot.last not in (Planned, Hold, Approval)
         if begun or kin is None or not kin.used_up(own, identity, n):
             return identity, n
         identity, n = redone_identity(identity, n), 0

@@ -61,8 +61,10 @@ class Closer:
         try:
             line = await self._line(branch, grant)
             mediator = Mediator(line, branch.partition("@")[0], self._now_ms, OnDivergence.BRIEF)
-            yield mediator
-            await mediator.drain()
+            try:
+                yield mediator
+            finally:
+                await mediator.drain()  # also after a refusal, which must not be left as a doubt
         finally:
             if line is None or line.broken is None:
                 with suppress(HoldfastError):

@@ -276,11 +276,12 @@ class Mediator:
     async def _perform(self, asked: Asked, step: Perform) -> Reply | None:
         if asked.contract.kind is Kind.READ:
             return await self.sender.read(asked)
-        if step.undo_on is not None and step.undo_first is not None:
-            await self._undo_aside(asked, step.undo_on, step.undo_first)
-            return None
         if step.undo_first is not None:
-            await self.settler.undo(asked, step.undo_first)
+            if step.undo_on is None:
+                await self.settler.undo(asked, step.undo_first)
+            else:
+                await self._undo_aside(asked, step.undo_on, step.undo_first)
+            return None  # there may be more of it
         return await self.sender.first(asked, step.call, step.approval_seq)
 
     # --- other branches ---
@@ -290,13 +291,9 @@ class Mediator:
         call = step.call
         if step.slot is None:
             planned = Planned(
-                tool=call.tool,
-                kind=asked.contract.kind,
-                identity=call.identity.hex(),
-                n=call.n,
-                args=asked.args.payload,
-                blast=asked.blast,
-            )
+                tool=call.tool, kind=asked.contract.kind, identity=call.identity.hex(), n=call.n,
+                args=asked.args.payload, blast=asked.blast,
+            )  # fmt: skip
             await self.line.write(planned, blobs=asked.args.blobs)
         return Reply(b"", Encoding.JSON, Pending(call.tool, self.line.branch, self.park))
 
@@ -305,15 +302,9 @@ class Mediator:
         relative, call = step.relative, step.call
         assert relative.slot.outcome is not None
         adopted = Adopted(
-            tool=call.tool,
-            kind=relative.slot.kind,
-            identity=call.identity.hex(),
-            n=call.n,
-            args=asked.args.payload,
-            node=relative.node,
-            undoes=None,
-            outcome=relative.slot.outcome,
-        )
+            tool=call.tool, kind=relative.slot.kind, identity=call.identity.hex(), n=call.n, args=asked.args.payload,
+            node=relative.node, undoes=None, outcome=relative.slot.outcome,
+        )  # fmt: skip
         await self.line.attempt(adopted, blobs=asked.args.blobs)
 
     async def _await(self, asked: Asked, relative: Relative) -> None:
