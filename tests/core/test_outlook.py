@@ -38,9 +38,7 @@ A, B, C = (bytes([sign]) * 32 for sign in (1, 2, 3))
 
 
 def forked(branch: str, parent: str, at: int, kind: str = "recovery", group: str | None = None) -> Forked:
-    return Forked(
-        branch=branch, parent=parent, at=at, digest="e5" * 32, kind=kind, group=group, by="ann", why="to see"
-    )
+    return Forked(branch=branch, parent=parent, at=at, digest="e5" * 32, kind=kind, group=group, by="ann", why="to see")
 
 
 def tree(*records: Forked | Promoted | Abandoned) -> Tree:
