@@ -92,14 +92,7 @@ class Mediator:
 
     async def recall(self, identity: bytes) -> None:
         """Behind a checkpoint: learn how often this identity was called before."""
-        await self.line.recall(identity)
-        log = self.line.log
-        behind = [n for n in range(log.counts.get(identity, 0)) if self._behind(identity, n)]
-        self._counts.setdefault(identity, max(behind, default=-1) + 1)
-
-    def _behind(self, identity: bytes, n: int) -> bool:
-        slot = self.line.log.slot(identity, n)
-        return slot is None or slot.first_seq <= self.line.log.base
+        self._counts.setdefault(identity, await self.line.made_behind(identity))
 
     def count(self, identity: bytes) -> int:
         """The number of the call that is being made now, among those of its identity on this line."""
@@ -183,6 +176,8 @@ class Mediator:
         while True:
             self.check()
             step = self._step(asked)
+            if isinstance(step, Perform | Wait | Adopt | Plan) and await self.line.recall(step.call.identity):
+                continue  # it stands under another identity, of which more was known behind the checkpoint
             if news and isinstance(step, Perform | Wait | Adopt | Plan) and self.line.log.unclaimed():
                 news = False
                 if self.line.log.slot(step.call.identity, step.call.n) is None:
@@ -286,7 +281,10 @@ class Mediator:
             await self._undo_aside(asked, step.undo_on, step.undo_first)
             return None
         if step.undo_first is not None:
-            await self.settler.undo(asked, step.undo_first)
+            first = step.undo_first
+            await self.settler.undo(asked, first, unless=lambda: self.line.family.needed_beside(first.intent_seq))
+            if not first.undone:
+                return None  # another branch rests on it, since a moment ago
         return await self.sender.first(asked, step.call, step.approval_seq)
 
     # --- other branches ---
@@ -328,6 +326,8 @@ class Mediator:
         for turn in range(AWAITED):
             await asyncio.sleep(min(0.02 * 2**turn, 0.5))
             await self.line.refresh()
+            if self.line.family.kin is not None:
+                self.line.family.kin.look(relative)
             if not slot.open:
                 return
         kin = self.line.family.kin
