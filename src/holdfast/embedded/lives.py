@@ -25,7 +25,7 @@ from holdfast.core.effect import Call, Encoding, Payload, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import pack_bytes
 from holdfast.core.record import Checkpoint, Claim, Finished, Intent, Record, Sleep, Started
-from holdfast.core.tree import MAIN
+from holdfast.core.tree import MAIN, Status
 from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
@@ -57,6 +57,7 @@ class Lives:
         self._trees: WeakValueDictionary[str, KnownTree] = WeakValueDictionary()
         self._seen: dict[str, int] = {}
         self._kin_seen: dict[str, dict[str, int]] = {}
+        self._held_seen: dict[str, dict[str, int]] = {}
         self._side_loop: asyncio.AbstractEventLoop | None = None
         self._guard = threading.Lock()
         self._lives = 0
@@ -164,6 +165,14 @@ class Lives:
         """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""
         branch = mediator.line.branch
         self._seen[branch], self._kin_seen[branch] = mediator.heard or mediator.hears()
+        family = mediator.line.family
+        self._held_seen[branch] = {
+            name: self._seen[name]
+            for limb in family.tree
+            if (name := f"{family.run}@{limb.name}") in self._seen
+            and name not in (branch, *family.seen)
+            and limb.status is Status.OPEN
+        }
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
         """Write the answer of a line that has come to its end, after what its run left behind was taken back."""
@@ -288,8 +297,12 @@ class Lives:
         return await self._kin_moved(branch)
 
     async def _kin_moved(self, branch: str) -> bool:
-        """Whether another branch of the run has written anything but that somebody came to it and waits: two that wait for
-        people would else wake each other for ever."""
+        """Whether another branch of the run has written anything but that somebody came to it, and waits: two that wait
+        for people would else wake each other for ever."""
+        for name, after in self._held_seen.get(branch, {}).items():  # of a candidate that waits, only people are news
+            for entry in await self.store.read(name, after=after, unclaimed=True, newest=1):
+                self._seen[name] = entry.seq
+                return True
         seen = self._kin_seen.get(branch)
         for found in await self.store.branches(f"{branch.partition('@')[0]}@") if seen else ():
             if found.name == branch or seen is None or found.seq <= seen.get(found.name, 0):
