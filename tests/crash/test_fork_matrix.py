@@ -119,8 +119,8 @@ def test_a_fork_at_every_place_of_a_run_that_was_killed(nursery: Nursery, ground
 
 OF_CLEARING = [
     "before Claim 2", "after Claim 2", "before Intent 2", "after Intent 2", "in undoing 1", "in undone 1",
-    "before Seal 2", "after Seal 2", "before Intent 3", "after Intent 3", "in undoing 2", "in undone 2", "before Seal 3",
-    "after Seal 3", "before Finished 1", "after Finished 1",
+    "before Seal 2", "after Seal 2", "before Intent 3", "after Intent 3", "in undoing 2", "in undone 2",
+    "before Seal 3", "after Seal 3", "before Finished 1", "after Finished 1",
 ]  # fmt: skip
 
 

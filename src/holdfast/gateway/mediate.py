@@ -322,15 +322,14 @@ class Mediator:
 
     async def _await(self, asked: Asked, relative: Relative) -> None:
         """Another branch has sent it. While its owner lives, it will be sealed soon; else its doubt must be settled."""
-        slot, branch = relative.slot, relative.branch
+        slot, branch, kin = relative.slot, relative.branch, self.line.family.kin
         for turn in range(AWAITED):
             await asyncio.sleep(min(0.02 * 2**turn, 0.5))
             await self.line.refresh()
-            if self.line.family.kin is not None:
-                self.line.family.kin.look(relative)
+            if kin is not None:
+                kin.look(relative)
             if not slot.open:
                 return
-        kin = self.line.family.kin
         undoes = None if slot.intent is None else slot.intent.undoes
         if kin is not None and undoes is not None and (undone := kin.at(branch, undoes)) is not None:
             await self._undo_aside(asked, branch, undone)  # which is going on with it
