@@ -242,7 +242,7 @@ class Explorer:
         waiting = [each for each in found if isinstance(each, Waiting)]
         if waiting:
             raise self._mediator.park(waiting[0])
-        return [each for each in found if not isinstance(each, Waiting)]
+        return [each for each in found if isinstance(each, tuple)]
 
     async def _attempt(self, limb: Limb, candidate: JSON) -> tuple[Attempt, Stop | None] | Waiting:
         if limb.status is Status.ABANDONED:

@@ -20,19 +20,7 @@ from holdfast.core.kin import Relative
 from holdfast.core.record import Adopted, Hold, Planned, Refusal
 from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.core.slot import Slot
-from holdfast.core.step import (
-    Adopt,
-    Await,
-    Perform,
-    Plan,
-    Refuse,
-    Replay,
-    Settle,
-    Standing,
-    Step,
-    Wait,
-    next_step,
-)  # fmt: skip
+from holdfast.core.step import Adopt, Await, Perform, Plan, Refuse, Replay, Settle, Standing, Step, Wait, next_step
 from holdfast.core.tree import Status
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Superseded, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
