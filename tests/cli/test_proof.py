@@ -14,7 +14,8 @@ import pytest
 from tests.cli.keyboard import done, on_a_terminal, play, process, read, typed
 
 VERDICT = {
-    "ok", "kind", "path", "entries", "branches", "payloads", "heads", "unsigned", "vkey", "key_from", "anchor", "fault",
+    "ok", "kind", "path", "entries", "branches", "payloads", "pruned", "heads", "unsigned", "vkey", "key_from",
+    "anchor", "fault",
 }  # fmt: skip
 ANCHORED = {"log", "vkey", "entries", "head_size", "head_root", "anchor", "anchor_size", "agrees", "why"}
 STORE = "sqlite:///runs.db?anchor=anchor"

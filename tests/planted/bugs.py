@@ -17,6 +17,7 @@ VERIFY = "tests/core/test_verify.py::"
 LOG = "tests/core/test_log.py::"
 DRIFT = "tests/gateway/test_drift.py::"
 BEAM = "tests/embedded/test_beam.py::"
+PRUNE = "tests/store/test_prune.py::"
 STEP = "tests/core/test_step.py::"
 WORLD = "tests/gateway/test_one_world.py::"
 PLAYS = "tests/model/test_plays.py::test_no_play_does_anything_twice_or_leaves_anything_behind"
@@ -450,5 +451,55 @@ BUGS = (
         old="(0|[1-9][0-9]{0,19})",
         new="([0-9]{1,20})",
         found_by=VERIFY + "test_a_head_has_one_spelling_though_it_is_signed[03]",
+    ),
+    # --- retention ---
+    Bug(
+        name="a process goes on believing that what was pruned is stored",
+        file="store/sqlite.py",
+        old="self._deletions, self._stored = deletions, set()",
+        new="self._deletions = deletions",
+        found_by=PRUNE + "test_a_living_process_does_not_believe_that_what_went_is_stored",
+    ),
+    Bug(
+        name="the pieces of a rope that stays are pruned",
+        file="store/prune.py",
+        old="            waiting.extend(self.held(found))\n",
+        new="",
+        found_by=PRUNE + "test_a_piece_of_a_rope_that_stays_stays",
+    ),
+    Bug(
+        name="what is named while a store is being pruned is not looked at",
+        file="store/prune.py",
+        old="            self._look(connection)\n",
+        new="            place_blobs(connection)\n",
+        found_by=PRUNE + "test_what_is_named_while_it_is_being_pruned_stays[one]",
+    ),
+    Bug(
+        name="a rope is pruned after its pieces",
+        file="store/prune.py",
+        old="self._plan.doomed[::-1]",
+        new="self._plan.doomed[:]",
+        found_by=PRUNE + "test_a_rope_that_is_named_again_in_another_cut_is_whole",
+    ),
+    Bug(
+        name="a number that SQLite gives again is taken for one that is in the index",
+        file="store/prune.py",
+        old="            connection.execute(_PLACED)  # rows are numbered anew from the newest that is left\n",
+        new="",
+        found_by=PRUNE + "test_a_payload_that_comes_back_after_the_newest_ones_went_is_found",
+    ),
+    Bug(
+        name="a rope is kept though a piece that it rests on was pruned",
+        file="store/sqlite.py",
+        old="self._sound(connection, blobs, packed) if self._unsure else packed",
+        new="packed",
+        found_by="tests/store/test_prune_runs.py::test_a_living_run_does_not_rest_on_pieces_that_nothing_holds",
+    ),
+    Bug(
+        name="an agent that swallows the loss of an answer goes on",
+        file="gateway/line.py",
+        old="            self.lost(error)\n",
+        new="",
+        found_by="tests/gateway/test_pruned.py::test_an_agent_that_swallows_the_loss_of_an_answer_does_not_go_on",
     ),
 )

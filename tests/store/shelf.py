@@ -55,6 +55,35 @@ def blob(data: bytes, *, rope: bool = False) -> Blob:
     return Blob(hashlib.sha256(data).digest(), data, rope)
 
 
+def said(word: str) -> bytes:
+    """The bytes of a text, of a length at which they are worth storing; `A+B` is that of A, and then that of B."""
+    return b"".join(f"{part} ".encode() * 100 for part in word.lstrip("~").split("+"))
+
+
+def texts(*words: str) -> list[Blob]:
+    """What must be stored for these texts. `A+B` is a rope of the payloads A and B; of `~A+B` the pieces are taken for
+    stored."""
+    found: list[Blob] = []
+    for word in words:
+        parts = [blob(said(part)) for part in word.lstrip("~").split("+")]
+        if not word.startswith("~"):
+            found += parts
+        if len(parts) > 1:
+            rope = b"".join(b"\1" + part.digest for part in parts)
+            found.append(Blob(hashlib.sha256(said(word)).digest(), rope, rope=True, whole=said(word)))
+    return found
+
+
+def naming(*words: str) -> Draft:
+    """An entry that names the payloads of these texts: of a rope, only the rope."""
+    return draft(" ".join(texts(word)[-1].digest.hex() for word in words))
+
+
+def named(entry: Entry) -> list[bytes]:
+    """What an entry made by `naming` names."""
+    return [bytes.fromhex(word) for word in entry.body.decode().split()]
+
+
 def bodies(entries: Iterable[Entry]) -> list[str]:
     return [entry.body.decode() for entry in entries]
 

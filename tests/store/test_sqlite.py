@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import os
+import random
 import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +457,23 @@ async def test_a_payload_that_an_earlier_life_stored_is_not_stored_again(lasting
         await store.close()
     await lasting.open().close()
     assert placed(lasting.path) == (1, 1)
+
+
+def test_payloads_are_written_and_read_in_many_threads_at_once(lasting: Shelf) -> None:
+    """A tool that is called plainly writes from a loop of its own: what compresses must bear that."""
+    store = lasting.open()
+
+    async def busy(number: int) -> None:
+        for turn in range(20):
+            data = random.Random(number * 100 + turn).randbytes(200_000).hex().encode()  # half of it can be saved
+            (entry,) = await store.append(f"r{number}@main", drafts("{}"), epoch=0, blobs=[blob(data)])
+            assert entry.seq == turn + 1
+            assert (await store.blob(blob(data).digest)).data == data
+
+    with ThreadPoolExecutor(8) as pool:
+        for ended in [pool.submit(lambda number=number: asyncio.run(busy(number))) for number in range(8)]:
+            ended.result()
+    asyncio.run(store.close())
 
 
 # --- whose it is ---

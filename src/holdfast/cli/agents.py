@@ -16,7 +16,6 @@ from typing import Any
 
 from holdfast.agent.run import Agent
 from holdfast.cli.options import ALLOWED, is_allowed, is_name
-from holdfast.cli.remedies import resume
 from holdfast.errors import HoldfastError, Misuse, Unknown
 
 
@@ -82,12 +81,13 @@ def _raised_at(error: BaseException) -> str:
     return f"{last.filename}:{last.lineno}"
 
 
-def allowed_name(recorded: str, run: str, store: str) -> str:
-    """The agent's name in a log, if the user has allowed its module. Raises Misuse."""
+def allowed_name(recorded: str, run: str, way: str) -> str:
+    """The agent's name in a log, if the user has allowed its module; `way` is the command that names it. Raises
+    Misuse."""
     if is_allowed(recorded):
         return recorded
     raise Misuse(
         f"the log says `{recorded}`, but what is imported is for you to say",
         where=run,
-        fix=f"{resume(run, recorded, store)}; or allow its module: {ALLOWED}=MODULE",
+        fix=f"{way}; or allow its module: {ALLOWED}=MODULE",
     )

@@ -7,17 +7,15 @@ Rules
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from holdfast.cli.terminal import Tick
 from holdfast.core.codec import decode
-from holdfast.core.effect import Happened, Payload
 from holdfast.core.entry import Entry
 from holdfast.core.note import leaf
-from holdfast.core.record import Record
+from holdfast.core.retention import payloads_of
 from holdfast.errors import Unknown
 from holdfast.store.reader import Reader
 
@@ -63,18 +61,6 @@ def _leave_out(others: list[tuple[int, bytearray]], index: int, entry: Entry) ->
         others[-1][1].extend(hashed)
     else:
         others.append((index, bytearray(hashed)))
-
-
-def payloads_of(record: Record) -> Iterator[Payload]:
-    """The payloads that a record names."""
-    for field in dataclasses.fields(record):
-        match getattr(record, field.name):
-            case Payload() as payload:
-                yield payload
-            case Happened(answer=Payload() as payload):
-                yield payload
-            case _:
-                pass
 
 
 def _entry(index: int, entry: Entry) -> dict[str, object]:

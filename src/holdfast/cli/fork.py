@@ -29,7 +29,7 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.remedies import resume
 from holdfast.cli.terminal import hint, json_text, out, safe, say
-from holdfast.cli.tree import agent_of
+from holdfast.cli.tree import agent_of, line_of
 from holdfast.cli.view import reader_of
 from holdfast.core.canonical import JSON
 from holdfast.core.tree import ForkKind
@@ -38,7 +38,7 @@ from holdfast.gateway.desk import parse_node
 from holdfast.gateway.fork import Cutting, Edit
 
 ASKED = 5  # questions that are told after a fork; `show` and `stranded` tell all
-_ANSWER = re.compile(r"([0-9]{1,15})\.output")
+_ANSWER = re.compile(r"([1-9][0-9]{0,14})\.output")
 _NAME = re.compile(r"[^\W\d][\w./-]{0,199}")
 
 
@@ -163,6 +163,7 @@ async def _foreseen(url: str, wanted: Wanted) -> tuple[Forecast, str]:
     reader = reader_of(url)
     try:
         with reader.moment():
+            await line_of(reader, cutting.run)
             told = await forecast(reader, cutting, [*wanted.answers.values(), *wanted.settings.values()])
             recorded = wanted.settings.get("code") or await agent_of(reader, f"{told.run}@{told.parent}")
         return told, str(recorded)

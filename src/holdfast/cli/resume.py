@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import LineArgument, StoreOption, branch_of, existing, same_store
+from holdfast.cli.remedies import resume
 from holdfast.cli.run import divergence
 from holdfast.cli.terminal import safe, say
 from holdfast.cli.tree import agent_of, check_open, line_of
@@ -49,7 +50,7 @@ def verb(
     url = existing(store)
     branch_of(run)
     recorded = asyncio.run(_recorded(url, run))
-    found = agent_named(agent or allowed_name(recorded, run, same_store(store)))
+    found = agent_named(agent or allowed_name(recorded, run, resume(run, recorded, same_store(store))))
     if found.name != recorded:
         say(f"the log says that `{safe(recorded)}` advances it; going on with `{safe(found.name)}`")
     with open_store(url) as house:

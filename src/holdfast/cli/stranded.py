@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.forecast import FATES, Deed, deeds, left_deed
-from holdfast.cli.options import JsonOption, LineArgument, StoreOption, existing, same_store
+from holdfast.cli.options import JsonOption, LineArgument, StoreOption, existing, is_name, same_store
 from holdfast.cli.terminal import hint, json_text, out, safe, say, styled, table
 from holdfast.cli.tree import agent_of, line_of, others_of, short
 from holdfast.cli.view import look, many, reader_of
@@ -94,7 +94,8 @@ def _undo(url: str, run: str, before: list[Deed], agent: str | None, recorded: s
     from holdfast.cli.agents import agent_named, allowed_name
     from holdfast.embedded import open_store
 
-    agent_named(agent or allowed_name(recorded, run, store))
+    known = recorded if is_name(recorded) else "MODULE:AGENT"
+    agent_named(agent or allowed_name(recorded, run, f"holdfast stranded {run} --undo --agent {known}{store}"))
     with open_store(url) as house:
         residue = house.clear(run.partition("@")[0])
     after = {deed.node for deed in asyncio.run(_found(url, run))[0]}

@@ -199,7 +199,7 @@ def print_tree(found: Sequence[Bough]) -> None:
 def _about(bough: Bough) -> str:
     """Why a branch is there, and why it was given up."""
     began = f"{bough.by}: {bough.why}" if bough.why else bough.by and f"by {bough.by}"
-    ended = bough.ended if bough.status == Status.ABANDONED else ""
+    ended = bough.ended.replace("abandoned: ", "", 1) if bough.status == Status.ABANDONED else ""
     return f"{began}; {ended}" if ended and began else ended or began
 
 

@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json as json_
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from typing import Annotated, BinaryIO, cast
 import typer
 
 from holdfast.cli.keys import anchor_of, checked, ed25519, files_of, pinned
+from holdfast.cli.naming import Absent, Naming
 from holdfast.cli.options import JsonOption, StoreOption, existing
 from holdfast.cli.terminal import Tick, hint, json_text, out, progress, safe
 from holdfast.cli.view import many
+from holdfast.core.retention import Mark
 from holdfast.core.verify import Fault, Report, Verifier, verify_bundle
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.store.reader import Reader
@@ -42,7 +45,8 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The verdict as JSON. `kind`: store or bundle; `key_from`: given, a file, or the bundle itself; `anchor` is null
-    where none was compared; `unsigned` entries come after the newest good head."""
+    where none was compared; `unsigned` entries come after the newest good head; `pruned` payloads are named, and
+    are not here (of a bundle nobody can tell why)."""
 
     ok: bool
     kind: str
@@ -50,6 +54,7 @@ class Verdict:
     entries: int
     branches: int
     payloads: int
+    pruned: int
     heads: int
     unsigned: int
     vkey: str | None
@@ -110,26 +115,30 @@ async def _of_store(name: str, path: Path, vkey: str | None, anchor: str | None,
         reader = Reader(path)
     except Corrupt as error:
         report = Report(0, 0, 0, 0, 0, Fault("file", error.what))
-        return _verdict("store", path, report, vkey, "given" if vkey else "", None)
+        return _verdict("store", path, report, vkey, "given" if vkey else "", None, 0)
     try:
         files = files_of(name)
         key = pinned(files, reader, vkey)
         where = _anchor(anchor, anchor_of(files, reader.log_id))
         verifier = Verifier(ed25519, key.vkey)
+        anchored = _text(where)  # before the log: beside living writers, the anchor would know of more
         with reader.moment():
-            await _feed(reader, verifier)
-        report = verifier.finish(_text(where), most)
-        return _verdict("store", path, report, key.vkey, key.source, where)
+            pruned = await _feed(reader, verifier)
+        report = verifier.finish(anchored, most)
+        return _verdict("store", path, report, key.vkey, key.source, where, pruned)
     finally:
         await reader.close()
 
 
-async def _feed(reader: Reader, verifier: Verifier) -> None:
-    """Hand over the whole store. What cannot be read is blamed on the first entry that it hides."""
+async def _feed(reader: Reader, verifier: Verifier) -> int:
+    """Hand over the whole store; how many payloads were pruned. What cannot be read is blamed on the first entry that
+    it hides."""
+    naming, stored = Naming(_marks(reader, verifier)), set[bytes]()
     with progress("verifying", reader.size()) as tick:
         try:
             for index, entry in reader.places():
                 tick()
+                naming.take(index, entry)
                 verifier.entry(
                     index, entry.branch, entry.seq, entry.epoch, entry.at_ms, entry.key, entry.body, entry.digest
                 )
@@ -138,22 +147,43 @@ async def _feed(reader: Reader, verifier: Verifier) -> None:
         try:
             for note in reader.heads():
                 verifier.head(note)
-            for digest in list(reader.digests()):
+            stored.update(reader.digests())
+            for digest in stored:
                 tick()
-                verifier.blob(digest, await _payload(reader, verifier, digest))
+                verifier.blob(digest, await _payload(reader, verifier, naming, digest))
+            for digest, place in naming.lost(stored):
+                what = f"payload {digest.hex()} is missing, and was not pruned"
+                verifier.blame(place.index, Fault("blob", what, place.index, place.node))
         except Corrupt as error:
             verifier.blame(LAST, Fault("file", f"what follows the entries cannot be read: {error.what}"))
         damage = reader.damage()
         if damage is not None:
             verifier.blame(LAST + 1, Fault("file", f"the database file is damaged: {damage}"))
+    return naming.pruned(stored)
 
 
-async def _payload(reader: Reader, verifier: Verifier, digest: bytes) -> bytes:
+def _marks(reader: Reader, verifier: Verifier) -> list[Mark]:
     try:
-        return await reader.whole(digest)
+        return reader.marks()
+    except Corrupt as error:
+        verifier.blame(LAST, Fault("file", error.what))
+        return []
+
+
+async def _payload(reader: Reader, verifier: Verifier, naming: Naming, digest: bytes) -> bytes:
+    """A payload; one that is not what it must be is blamed on the first entry that names it."""
+    data, what = b"", "has other bytes"
+    try:
+        data = await reader.whole(digest)
     except (Unknown, Corrupt) as error:
-        verifier.blame(LAST, Fault("blob", f"payload {digest.hex()} cannot be put together: {error.what}"))
-        return b""
+        what = f"cannot be put together: {error.what}"
+    if hashlib.sha256(data).digest() != digest:
+        place, what = naming.place(digest), f"payload {digest.hex()} {what}"
+        if place is None:  # a piece of others: they have the same fault
+            verifier.blame(LAST, Fault("blob", what))
+        else:
+            verifier.blame(place.index, Fault("blob", what, place.index, place.node))
+    return data
 
 
 def _anchor(given: str | None, own: Path | None) -> Path | None:
@@ -180,10 +210,11 @@ def _text(anchor: Path | None) -> str | None:
 
 
 def _of_bundle(path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
-    where = _anchor(anchor, None)
+    where, absent = _anchor(anchor, None), Absent()
     with path.open("rb") as file, progress("verifying", path.stat().st_size) as tick:
-        report = verify_bundle(_lines(file, tick), ed25519, vkey, _text(where), most)
-    return _verdict("bundle", path, report, vkey or _own_key(path), "given" if vkey else "the bundle itself", where)
+        report = verify_bundle(_lines(file, tick, absent), ed25519, vkey, _text(where), most)
+    source = "given" if vkey else "the bundle itself"
+    return _verdict("bundle", path, report, vkey or _own_key(path), source, where, absent.count)
 
 
 def _own_key(path: Path) -> str | None:
@@ -197,20 +228,23 @@ def _own_key(path: Path) -> str | None:
     return vkey if isinstance(vkey, str) else None
 
 
-def _lines(file: BinaryIO, tick: Tick) -> Iterator[bytes]:
+def _lines(file: BinaryIO, tick: Tick, absent: Absent) -> Iterator[bytes]:
     for line in file:
         tick(len(line))
+        absent.take(line)
         yield line
 
 
 # --- the verdict ---
 
 
-def _verdict(kind: str, path: Path, report: Report, vkey: str | None, key_from: str, anchor: Path | None) -> Verdict:
+def _verdict(
+    kind: str, path: Path, report: Report, vkey: str | None, key_from: str, anchor: Path | None, pruned: int
+) -> Verdict:
     fault = report.fault
     return Verdict(
-        fault is None, kind, str(path), report.entries, report.branches, report.blobs, report.heads, report.unsigned,
-        vkey, key_from, None if anchor is None else str(anchor),
+        fault is None, kind, str(path), report.entries, report.branches, report.blobs, pruned, report.heads,
+        report.unsigned, vkey, key_from, None if anchor is None else str(anchor),
         None if fault is None else Found(fault.rule, fault.what, fault.index, fault.node),
     )  # fmt: skip
 
@@ -224,8 +258,14 @@ def _print(verdict: Verdict) -> None:
         out(safe(f"BAD  {verdict.path}: {place}{fault.what} [{fault.rule}]"))
     else:
         out(safe(f"OK   {verdict.path}"))
-    looked = (many(verdict.entries, "entry"), many(verdict.branches, "branch"), many(verdict.payloads, "payload"),
-              many(verdict.heads, "head"), f"{many(verdict.unsigned, 'entry')} after the newest")  # fmt: skip
+    payloads = many(verdict.payloads, "payload") + (f" ({verdict.pruned:,} more pruned)" if verdict.pruned else "")
+    looked = (
+        many(verdict.entries, "entry"),
+        many(verdict.branches, "branch"),
+        payloads,
+        many(verdict.heads, "head"),
+        f"{many(verdict.unsigned, 'entry')} after the newest",
+    )
     out("     looked at  " + ", ".join(looked))
     out(safe(f"     key        {verdict.vkey or 'none could be read'}"))
     out(safe(f"     anchor     {verdict.anchor or 'none'}"))

@@ -278,8 +278,8 @@ def about_of(looked: Looked, now_ms: int) -> str:
             return (log.finished.error if log.finished else None) or ""
         case Status.CANCELLED:
             return f"by {log.cancelled.by}: {log.cancelled.reason}" if log.cancelled else ""
-        case Status.SUPERSEDED | Status.ABANDONED:
-            return looked.limb.ended
+        case Status.SUPERSEDED | Status.ABANDONED as status:
+            return looked.limb.ended.removeprefix(status).lstrip(": ")
         case Status.FINISHED | Status.CORRUPT:
             return ""
 

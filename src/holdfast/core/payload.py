@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Encoding, Payload
@@ -28,11 +28,13 @@ _text = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One stored payload: its digest (32 bytes) and its data, which are pieces (`rope`) or the bytes themselves."""
+    """One stored payload: its digest (32 bytes) and its data, which are pieces (`rope`) or the bytes themselves. One
+    that was just cut knows the `whole`, should a piece that it rests on be gone."""
 
     digest: bytes
     data: bytes
     rope: bool = False
+    whole: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class _Weaver:
         rope = b"".join(self._rope)
         if rope == b"\1" + digest.digest():  # the whole text is one piece, stored under the same name
             return Packed(payload, tuple(self._blobs))
-        return Packed(payload, (*self._blobs, Blob(digest.digest(), rope, rope=True)))
+        return Packed(payload, (*self._blobs, Blob(digest.digest(), rope, rope=True, whole=self._text)))
 
     def walk(self, value: JSON, depth: int) -> None:
         if isinstance(value, str):
@@ -164,7 +166,7 @@ class _Weaver:
         rope = b"" if have < 0 else b"\1" + prefixes[have] + _literal(b",")
         rope += b"".join(inner._rope) + _literal(inner._text[inner._at :])
         if have < len(items) - 1:
-            self._blobs += [*inner._blobs, Blob(prefixes[-1], rope, rope=True)]
+            self._blobs += [*inner._blobs, Blob(prefixes[-1], rope, rope=True, whole=body)]
         self._cut(start, start + len(body), prefixes[-1])
         return True
 

@@ -24,7 +24,7 @@ from holdfast.core.effect import Call, Encoding, Payload, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import pack_bytes
 from holdfast.core.record import Claim, Finished, Intent, Record, Sleep, Started
-from holdfast.core.tree import MAIN
+from holdfast.core.tree import MAIN, Status
 from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
@@ -32,7 +32,7 @@ from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull
 from holdfast.gateway.closing import Closer, Residue, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
-from holdfast.gateway.family import Family, KnownTree
+from holdfast.gateway.family import Family, KnownTree, read_tree
 from holdfast.gateway.line import FINISHED_KEY, Line, Opened, read_log, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.send import Asked
@@ -56,6 +56,7 @@ class Lives:
         self._trees: WeakValueDictionary[str, KnownTree] = WeakValueDictionary()
         self._seen: dict[str, int] = {}
         self._kin_seen: dict[str, dict[str, int]] = {}
+        self._held: dict[str, bool] = {}
         self._side_loop: asyncio.AbstractEventLoop | None = None
         self._guard = threading.Lock()
         self._lives = 0
@@ -117,6 +118,7 @@ class Lives:
         own_loop = self._own_loop
         mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
         line.alone = lambda: own_loop and self._lives == 1 and mediator.alone
+        line.lost = mediator.close
         shape = None if agent.state is None else Shape(agent.state)
         memory = Memory(mediator)
         door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape)
@@ -128,7 +130,7 @@ class Lives:
         except BaseException as raised:
             mediator.close(_left())
             await mediator.drain()
-            self._look(line)
+            self._look(mediator)
             waiting = mediator.parked or _waiting_in(raised)
             if waiting is not None and line.log.cancelled is not None:
                 raise was_cancelled(line.log.cancelled, line.branch) from None
@@ -142,7 +144,7 @@ class Lives:
         stopped = mediator.closed
         mediator.close(_left())
         await mediator.drain()
-        self._look(line)
+        self._look(mediator)
         if mediator.parked is not None:
             await self._mark(line, mediator.parked)
         if mediator.parked is not None or stopped is not None:
@@ -158,9 +160,11 @@ class Lives:
             with contextlib.suppress(HoldfastError):
                 await line.write(Sleep(name=f"{KIN}{place}", n=0, until_ms=waiting.until_ms or 0))
 
-    def _look(self, line: Line) -> None:
+    def _look(self, mediator: Mediator) -> None:
         """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""
-        self._seen[line.branch], self._kin_seen[line.branch] = line.heard or (line.seen, dict(line.family.seen))
+        branch, line = mediator.line.branch, mediator.line
+        self._seen[branch], self._kin_seen[branch] = line.heard or (line.seen, dict(line.family.seen))
+        self._held[branch] = mediator.held
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
         """Write the answer of a line that has come to its end, after what its run left behind was taken back."""
@@ -283,9 +287,20 @@ class Lives:
         if await self._ended(branch) is not None:
             return True
         seen = self._kin_seen.get(branch)
-        return bool(seen) and any(
+        if not seen:
+            return await self._has_moved(branch)
+        return any(
             found.name != branch and found.seq > seen.get(found.name, 0)
             for found in await self.store.branches(f"{branch.partition('@')[0]}@")
+        )
+
+    async def _has_moved(self, branch: str) -> bool:
+        """Whether a branch that looks at no other has got another place in its run: promoted, abandoned, superseded."""
+        run, _, name = branch.partition("@")
+        tree = await read_tree(self.store, run)
+        limb = tree.limbs.get(name)
+        return limb is not None and (
+            limb.status is not Status.OPEN or tree.held(name) is not self._held.get(branch, False)
         )
 
     async def _at_rest(self, branch: str) -> None:

@@ -182,6 +182,7 @@ class Line:
         self.broken: HoldfastError | None = None
         self.released = False
         self.alone: Callable[[], bool] = lambda: False
+        self.lost: Callable[[HoldfastError], object] = lambda _why: None
         self.seen = opened.log.seq
         self.heard: tuple[int, dict[str, int]] | None = None
         self._recalled: set[bytes] = set()
@@ -319,9 +320,15 @@ class Line:
                     await self.recall(redone_identity(identity, n))
 
     async def payload(self, payload: Payload) -> bytes:
-        """The bytes of a payload, put together from its pieces and checked against its digest."""
+        """The bytes of a payload, put together from its pieces and checked against its digest. If they cannot be had,
+        `lost` is told: a run that does not know what it did must not go on, whatever its agent makes of the error."""
         await self.flush()
-        return await read_payload(self, payload)
+        try:
+            return await read_payload(self, payload)
+        except (Unknown, Corrupt) as error:
+            error.where = f"{self.branch}, payload {payload.digest}"
+            self.lost(error)
+            raise
 
     async def blob(self, digest: bytes) -> Blob:
         """As `Store.blob`; also what was taken up and is still on its way to the store."""

@@ -19,17 +19,20 @@ from typing import Any, Self, cast
 import apsw
 
 from holdfast.core.entry import Entry
+from holdfast.core.retention import Extent, Mark
 from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
 from holdfast.store.heads import Heads
-from holdfast.store.reading import LARGEST_BYTES, Reading
+from holdfast.store.reading import DELETIONS, LARGEST_BYTES, Reading
 from holdfast.store.rope import gather
 from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
 from holdfast.store.worker import Worker
 
-_PLACES = (
+PLACES = (
     "SELECT e.id, b.name, e.seq, e.epoch, e.at_ms, ifnull(e.key, x''), e.body, e.digest"
     " FROM entry e LEFT JOIN branch b ON b.id = e.branch WHERE e.id > ? ORDER BY e.id"
 )
+STOCK = "SELECT id, digest, form, length(data), iif(form >= 2, data, x'') FROM blob WHERE id > ? ORDER BY id"
+_MARKS = "SELECT b.name, p.upto, p.extent FROM pruned p JOIN branch b ON b.id = p.branch ORDER BY p.at_ms"
 _OWNERS = (
     "SELECT b.name, w.id, w.place, w.pid, w.born, w.host FROM claim c JOIN branch b ON b.id = c.branch"
     " JOIN worker w ON w.id = c.worker"
@@ -126,7 +129,7 @@ class Reader(Reading):
 
     def places(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """All entries by index (0, 1, …), from index `after` on. Raises Corrupt where the file cannot be read."""
-        for row in self._each(_PLACES, (after,)):
+        for row in self._each(PLACES, (after,)):
             yield cast(int, row[0]) - 1, Entry(cast("str | None", row[1]) or "", *cast(Any, row[2:]))
 
     def heads(self, newest: int = -1) -> list[str]:
@@ -166,6 +169,24 @@ class Reader(Reading):
     def newest_ms(self) -> int | None:
         """When the newest entry was placed, by the clock of whoever placed it."""
         return cast("int | None", next(self._each("SELECT max(at_ms) FROM entry", ()))[0])
+
+    def marks(self) -> list[Mark]:
+        """What was pruned, oldest first. Raises Corrupt if that cannot be read."""
+        try:
+            return [Mark(str(row[0]), cast(int, row[1]), Extent(str(row[2]))) for row in self._each(_MARKS, ())]
+        except ValueError as error:
+            raise Corrupt(
+                f"what was pruned cannot be read: {error}", where=str(self.path), fix="restore a backup"
+            ) from None
+
+    def deletions(self) -> str:
+        """What is another text each time that payloads were deleted."""
+        return str(next(self._each(DELETIONS, ()))[0])
+
+    def stock(self, after: int = 0) -> Iterator[tuple[int, bytes, int, int, bytes]]:
+        """The stored payloads and pieces from row `after` on: row, digest, form, size on disk, data (of ropes only)."""
+        for row in self._each(STOCK, (after,)):
+            yield cast("tuple[int, bytes, int, int, bytes]", row)
 
     def owners(self) -> dict[str, Worker]:
         """Whoever claimed a branch and has not given it back, by branch: alive or not."""

@@ -32,6 +32,7 @@ _RECALL = (
     " CROSS JOIN entry e ON e.branch = r.branch AND e.seq = r.seq"
     " WHERE r.branch = (SELECT id FROM branch WHERE name = ?) AND r.key = ? AND r.seq > ?"
 )
+DELETIONS = "SELECT value FROM meta WHERE name = 'deletions'"  # how often payloads were deleted: see prune.py
 _BLOB = (  # placed in the index, or among the newest, which are not yet
     "SELECT form, data FROM blob WHERE id = (SELECT id FROM blob_place WHERE digest = ?1)"
     " UNION ALL SELECT form, data FROM blob WHERE digest = ?1"
@@ -46,7 +47,7 @@ class Reading:
         self.path = path
         self._reader = connection
         self._reading = threading.Lock()
-        self._unpack = _unpacker()
+        self._unpack = unpacker()
 
     async def read(
         self,
@@ -85,7 +86,9 @@ class Reading:
         rows = await self._rows(_BLOB, (digest,))
         if not rows:
             raise Unknown(
-                "a payload is not in the store (pruned?)", where=digest.hex(), fix="restore a backup that has it"
+                "a payload is not in the store: it was pruned, or lost (`holdfast verify` tells which)",
+                where=digest.hex(),
+                fix="restore a backup that has it",
             )
         form, data = cast("tuple[int, bytes]", rows[0])
         if form & 1:
@@ -119,14 +122,32 @@ class Reading:
         return await asyncio.to_thread(fetch) if long else fetch()
 
 
-def _unpacker() -> Callable[[bytes], bytes]:
-    """Decompression that believes no more than a payload may hold."""
-    inner = zstandard.ZstdDecompressor()
+class _PerThread(threading.local):
+    """What compresses has a state, and lets other threads run while it works: each thread has its own."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=1).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+def packer() -> Callable[[bytes], bytes]:
+    """Compression, for any thread."""
+    own = _PerThread()
+
+    def pack(data: bytes) -> bytes:
+        return own.compress(data)
+
+    return pack
+
+
+def unpacker() -> Callable[[bytes], bytes]:
+    """Decompression that believes no more than a payload may hold, for any thread."""
+    own = _PerThread()
 
     def unpack(data: bytes) -> bytes:
         try:
             if zstandard.get_frame_parameters(data).content_size <= LARGEST_BYTES:
-                return inner.decompress(data)
+                return own.decompress(data)
         except zstandard.ZstdError:
             pass
         raise Corrupt("a payload cannot be decompressed", fix="run `holdfast verify`; restore a backup")

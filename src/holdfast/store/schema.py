@@ -53,6 +53,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE claim (branch INTEGER PRIMARY KEY REFERENCES branch, epoch INTEGER NOT NULL, worker TEXT) STRICT",
         "CREATE TABLE head (size INTEGER PRIMARY KEY, note TEXT NOT NULL, frontier BLOB NOT NULL) STRICT",
     ),
+    (  # retention: the entries of a branch up to a place were pruned; how often anything was deleted
+        """CREATE TABLE pruned (branch INTEGER NOT NULL REFERENCES branch, upto INTEGER NOT NULL, extent TEXT NOT NULL,
+           at_ms INTEGER NOT NULL, by TEXT NOT NULL, PRIMARY KEY (branch, upto, extent)) STRICT, WITHOUT ROWID""",
+        "INSERT INTO meta VALUES ('deletions', '0')",
+    ),
 )
 _UNPLACED = "SELECT 1 FROM blob WHERE id > (SELECT cast(value AS INTEGER) FROM meta WHERE name = 'placed') LIMIT 1"
 _PLACE = (

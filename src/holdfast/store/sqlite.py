@@ -5,6 +5,8 @@ Rules
 2. What is remembered between transactions (heads of branches, the newest payloads) is forgotten as soon as another
    process has written, or a transaction was rolled back.
 3. Payloads are compressed here and nowhere else; they are checked against their digest when they are read.
+4. A payload that is known to be stored is not sent again. Once anything was deleted (see prune.py), nobody believes
+   what they know, and a rope is kept only with all of its pieces.
 """
 
 from __future__ import annotations
@@ -18,15 +20,14 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import apsw
-import zstandard
 
 from holdfast.core.entry import Entry, chain, origin
-from holdfast.core.payload import Blob
+from holdfast.core.payload import Blob, pieces
 from holdfast.errors import Claimed, Conflict, Corrupt, Fenced, HoldfastError, RolledBack, StoreFull
 from holdfast.store import NOTHING, Draft, Grant
 from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
-from holdfast.store.reading import Reading
+from holdfast.store.reading import DELETIONS, Reading, packer
 from holdfast.store.schema import UNREADABLE, connect, place_blobs, refuse_unfit, translate
 from holdfast.store.worker import Worker, dead, here
 
@@ -35,6 +36,10 @@ UNPLACED = 1024  # payloads that may be outside the index of digests
 _KEEP = (
     "INSERT INTO blob (digest, form, data) SELECT ?1, ?2, ?3"
     " WHERE NOT EXISTS (SELECT 1 FROM blob_place WHERE digest = ?1)"
+)
+_HAS = (
+    "SELECT 1 FROM blob_place WHERE digest = ?1 UNION ALL SELECT 1 FROM blob WHERE digest = ?1"
+    " AND id > (SELECT cast(value AS INTEGER) FROM meta WHERE name = 'placed') LIMIT 1"
 )
 _HEAD = (
     "SELECT b.id, ifnull(e.seq, 0), e.digest, ifnull(c.epoch, 0), ifnull(c.worker, ''),"
@@ -80,8 +85,10 @@ class SqliteStore(Reading):
         self._heads: dict[str, _Head] = {}
         self._claims: set[str] = set()
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
-        self._stored: set[bytes] = set()
-        self._pack = zstandard.ZstdCompressor(level=1).compress
+        self._stored: set[bytes] = set()  # another set each time that anything was deleted
+        self._deletions = ""
+        self._unsure = False  # anything was deleted since this store was opened
+        self._pack = packer()
         key = key or path.with_name(path.name + "-key")
         self.committer = Committer(path, flush_s, new=not key.exists())  # a key is made after its log, never before
         self.log_id = self.committer.log_id
@@ -108,6 +115,10 @@ class SqliteStore(Reading):
         """Another process has written, or a transaction was rolled back: what was remembered may not be so."""
         self._heads.clear()
         self._newest.clear()
+        deletions = str(self.committer.connection.execute(DELETIONS).fetchall()[0][0])
+        if deletions != self._deletions:
+            self._unsure = self._deletions != ""
+            self._deletions, self._stored = deletions, set()
 
     def _open_heads(self, key: Path, anchor: Path | Literal["default"] | None) -> Heads:
         unsigned = not self._reader.execute("SELECT 1 FROM head LIMIT 1").fetchall()
@@ -140,16 +151,20 @@ class SqliteStore(Reading):
             raise self.read_only
         if after is not None:
             self.committer.reserve.require()
-        packed = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
+        stored = self._stored
+        packed = [self._form(blob) for blob in blobs if blob.digest not in stored]
 
         def work(connection: apsw.Connection) -> object:
+            nonlocal stored, packed
             for other, seen in watch.items():
                 if self._head(connection, other).seq > seen:
                     raise Conflict("another branch of the run has moved on", where=other)
             head = self._check(connection, branch, epoch, after)
             if stands_on is not None:
                 _begin(connection, head, stands_on, branch)
-            self._keep(connection, packed)
+            if stored is not self._stored:  # what was remembered may be gone
+                stored, packed = self._stored, [self._form(blob) for blob in blobs]
+            self._keep(connection, self._sound(connection, blobs, packed) if self._unsure else packed)
             placed = _place(connection, branch, head, epoch, drafts)
             self._new_entries += len(placed)
             if release:
@@ -165,8 +180,27 @@ class SqliteStore(Reading):
             if release:
                 self._given_up.add(branch)
             raise
-        self._remember(packed, branch if release else "")
+        self._remember(stored, packed, branch if release else "")
         return cast("list[Entry]", job.result)
+
+    def _sound(
+        self, connection: apsw.Connection, blobs: Sequence[Blob], packed: list[tuple[bytes, int, bytes]]
+    ) -> list[tuple[bytes, int, bytes]]:
+        """What is to be stored; a rope of which a piece was deleted since it was cut, whole. Who cuts knows pieces that
+        no entry names: where a payload is stored already, its new cut is not, though the pieces of that are."""
+        here = {blob.digest for blob in blobs}
+        ropes = {blob.digest: blob for blob in blobs if blob.rope}
+
+        def is_here(piece: bytes) -> bool:
+            return piece in here or piece in self._stored or bool(connection.execute(_HAS, (piece,)).fetchall())
+
+        def is_sound(rope: Blob) -> bool:
+            return all(is_here(piece) for refers, piece in pieces(rope.data) if refers)
+
+        return [
+            row if row[0] not in ropes or is_sound(ropes[row[0]]) else self._form(_whole(ropes[row[0]]))
+            for row in packed
+        ]
 
     def _keep(self, connection: apsw.Connection, packed: list[tuple[bytes, int, bytes]]) -> None:
         """Store the payloads that are not known to be stored."""
@@ -178,11 +212,12 @@ class SqliteStore(Reading):
             place_blobs(connection)
             self._newest.clear()
 
-    def _remember(self, packed: list[tuple[bytes, int, bytes]], released: str) -> None:
-        """Digests that are known to be stored: what repeats is not even sent again."""
-        if len(self._stored) > 100_000:
-            self._stored.clear()
-        self._stored.update(row[0] for row in packed)
+    def _remember(self, stored: set[bytes], packed: list[tuple[bytes, int, bytes]], released: str) -> None:
+        """Digests that are known to be stored: what repeats is not even sent again. If anything was deleted since,
+        nobody looks into this set any more."""
+        if len(stored) > 100_000:
+            stored.clear()
+        stored.update([row[0] for row in packed])
         self._claims.discard(released)
 
     def _form(self, blob: Blob) -> tuple[bytes, int, bytes]:
@@ -282,6 +317,13 @@ class SqliteStore(Reading):
         connection.execute("UPDATE claim SET worker = NULL WHERE worker = ?", (self.worker.id,)).fetchall()
         self._heads.clear()
         return connection.execute("DELETE FROM worker WHERE id = ?", (self.worker.id,)).fetchall()
+
+
+def _whole(rope: Blob) -> Blob:
+    """A rope, not cut. Raises Conflict where nobody knows what it was cut from."""
+    if not rope.whole:
+        raise Conflict("a piece of a payload was pruned", where=rope.digest.hex(), fix="give all of its pieces")
+    return Blob(rope.digest, rope.whole)
 
 
 def _load_head(connection: apsw.Connection, branch: str) -> _Head:

@@ -50,10 +50,23 @@ class WriteAheadLog:
         data only, not the file's size too. Called inside a transaction, so that no other process is writing frames;
         zeroes are no frames."""
         self._barriers += 1
-        if self._barriers != EXTEND_AFTER:
-            return
+        if self._barriers == EXTEND_AFTER:
+            self._fill()
+
+    def _fill(self) -> None:
         with contextlib.suppress(OSError), self._file.open("r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             if size < FULL_BYTES:
                 file.write(bytes(FULL_BYTES - size))
                 os.fsync(file.fileno())
+
+    def wipe(self) -> None:
+        """Move it into the database and forget what was in it, if nobody reads it or writes at this moment. If it had
+        its size, it has it again."""
+        with contextlib.suppress(apsw.BusyError, OSError):
+            size = self._file.stat().st_size
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            if size >= FULL_BYTES:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._fill()
+                self._connection.execute("COMMIT")

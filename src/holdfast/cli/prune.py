@@ -1,0 +1,210 @@
+"""`holdfast prune`: payloads of runs that have ended go; entries, digests, heads and anchors stay, so the proof holds.
+
+Rules
+1. What goes is shown first (`--dry-run`), by the same rules that decide what goes.
+2. A store that is damaged, or that is not the one its anchor knows, keeps everything.
+3. A run that is named and may not be pruned is an error; one that was only old enough is passed over, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.keys import anchor_of, files_of
+from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
+from holdfast.cli.terminal import busy, hint, json_text, out, progress, safe, say, styled, table
+from holdfast.cli.view import many, reader_of, size_text
+from holdfast.core.effect import legible
+from holdfast.errors import BadCall, Busy, Misuse
+from holdfast.gateway.retention import Chosen, Kept, Needs, choose, named
+from holdfast.store import prune as deletion
+from holdfast.store.heads import Heads, load_key
+from holdfast.store.prune import Plan, Pruner, plan, room
+from holdfast.store.url import SqliteFiles
+from holdfast.store.worker import dead
+
+UNITS_MS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What goes of one run. `extent`: `all`, or `behind` its newest checkpoint. `bytes` are those on disk."""
+
+    run: str
+    extent: str
+    entries: int
+    payloads: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The result as JSON. `left` is what an interrupted prune had left behind; `kept` are runs that were old enough, or
+    named, and may not be pruned; `file_bytes` and `free_bytes` are the file's size and what of it is free."""
+
+    dry_run: bool
+    runs: list[Row]
+    left: Row | None
+    payloads: int
+    bytes: int
+    kept: list[Kept]
+    file_bytes: int
+    free_bytes: int
+    compacted: bool
+
+
+def verb(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN", help="The ids of runs. [all that are old enough]")
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Only runs whose newest entry is older: 30d, 12h, 90min, 4w."),
+    ] = None,
+    before_checkpoint: Annotated[
+        bool,
+        typer.Option("--before-checkpoint", help="Also what runs that go on thought and read before their checkpoint."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    compact: Annotated[bool, typer.Option("--compact", help="Afterwards give free space back to the disk.")] = False,
+    by: ByOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete payloads of runs that have ended. Entries and digests stay, so that the log still verifies."""
+    if not runs and older_than is None and not (compact and not dry_run):
+        raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
+    before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
+    url = existing(store)
+    files = files_of(url)
+    planned, chosen = _planned(
+        url, files, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
+    )
+    if runs and chosen.kept:
+        kept = chosen.kept[0]
+        raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
+    if compact and not dry_run:
+        _refuse_compaction(url)
+    went = 0
+    if not dry_run and (planned.marks or planned.doomed):
+        with (
+            progress("pruning", len(planned.doomed)) as tick,
+            Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
+        ):
+            went = pruner.prune(tick).payloads
+    if compact and not dry_run:
+        _compact(files)
+    result = _result(planned, chosen, files, dry_run=dry_run, compacted=compact and not dry_run)
+    if json:
+        out(json_text(result, indent=2))
+    else:
+        _print(result, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
+
+
+def age_ms(text: str) -> int:
+    """An age, as people write it, in ms. Raises BadCall."""
+    parts = re.fullmatch(r"([0-9]{1,6})\s*(s|min|h|d|w)", text.strip())
+    if parts is None:
+        raise BadCall(f"`{text}` is no age", fix="write a number and s, min, h, d or w: --older-than 30d")
+    return int(parts[1]) * UNITS_MS[parts[2]]
+
+
+def _planned(
+    url: str, files: SqliteFiles, runs: list[str], before_ms: int | None, *, behind: bool, nothing: bool
+) -> tuple[Plan, Chosen]:
+    """What goes, all as it is at one moment. Raises RolledBack if the anchor knows another log."""
+    reader = reader_of(url)
+    try:
+        heads = Heads(load_key(files.key, reader.log_id, new=False), anchor_of(files, reader.log_id))
+        wrong = reader.against(heads)
+        if wrong is not None:
+            raise wrong
+        with reader.moment(), progress("looking", reader.size()) as tick:
+            chosen = Chosen({}, []) if nothing else asyncio.run(choose(reader, runs, before_ms, behind=behind))
+            marks = [mark for of_run in chosen.marks.values() for mark in of_run]
+            return plan(reader, marks, named, Needs([*reader.marks(), *marks]), tick), chosen
+    finally:
+        asyncio.run(reader.close())
+
+
+def _refuse_compaction(url: str) -> None:
+    """Raise Busy while somebody advances a run: it would be kept from writing, perhaps for longer than it waits."""
+    reader = reader_of(url)
+    try:
+        owned = {run: owner for run, owner in reader.owners().items() if not dead(owner)}
+    finally:
+        asyncio.run(reader.close())
+    for branch, owner in sorted(owned.items()):
+        who = f"{owner.host}:{owner.pid}"
+        raise Busy(
+            f"`{branch.partition('@')[0]}` is being advanced by {who}, and while a store is compacted nobody can write",
+            where=url,
+            fix="wait for it to end; without --compact, a store can be pruned meanwhile",
+        )
+
+
+def _compact(files: SqliteFiles) -> None:
+    with busy("compacting"):
+        deletion.compact(files.path)
+
+
+def _result(planned: Plan, chosen: Chosen, files: SqliteFiles, *, dry_run: bool, compacted: bool) -> Pruned:
+    rows = [
+        Row(
+            run,
+            marks[0].extent.value,
+            sum(planned.shares[mark.branch].entries for mark in marks),
+            sum(planned.shares[mark.branch].payloads for mark in marks),
+            sum(planned.shares[mark.branch].bytes for mark in marks),
+        )
+        for run, marks in chosen.marks.items()
+    ]
+    left = Row("", "left", 0, planned.left.payloads, planned.left.bytes) if planned.left.payloads else None
+    parts = rows if left is None else [*rows, left]
+    size = room(files.path)
+    return Pruned(
+        dry_run, rows, left, sum(row.payloads for row in parts), sum(row.bytes for row in parts), chosen.kept,
+        size.file_bytes, size.free_bytes, compacted,
+    )  # fmt: skip
+
+
+def _print(result: Pruned, store: str, *, stayed: int) -> None:
+    shown = result.runs if result.left is None else [*result.runs, result.left]
+    if shown:
+        _table(shown)
+        what = f"{many(result.payloads, 'payload')} of {many(len(result.runs), 'run')}, {size_text(result.bytes)}"
+        out(f"{'would prune' if result.dry_run else 'pruned'} {what}")
+    else:
+        out("nothing to prune")
+    if stayed:
+        say(f"{many(stayed, 'payload')} stayed: others have named them meanwhile")
+    for why, number in Counter(kept.why for kept in result.kept).items():
+        say(safe(f"{many(number, 'run')} kept: {why}"))
+    free = f", of which {size_text(result.free_bytes)} are free for what comes" if result.free_bytes else ""
+    say(f"the file has {size_text(result.file_bytes)}{free}")
+    if result.dry_run and result.payloads:
+        hint("there is no way back but a backup; the same without --dry-run")
+    elif result.free_bytes > result.file_bytes // 4 and not result.dry_run:
+        hint(f"holdfast prune --compact{store} gives them back to the disk; nobody can write meanwhile")
+
+
+def _table(shown: list[Row]) -> None:
+    lines = [
+        (
+            styled(row.run or "(left over)"),
+            styled(row.extent),
+            styled(f"{row.entries:,}"),
+            styled(f"{row.payloads:,}"),
+            styled(f"{row.bytes:,}"),
+            styled(""),
+        )
+        for row in shown
+    ]
+    table(("RUN", "WHAT", "#ENTRIES", "#PAYLOADS", "#BYTES", ""), lines)

@@ -1,0 +1,28 @@
+"""A process that keeps one store open, and so remembers what it has stored.
+
+python -m tests.store.rememberer PATH
+
+Each line that it is told is `BRANCH TEXT…`: it places an entry that names these texts as payloads, and says `placed`.
+A text `A+B` is a rope of the payloads `A` and `B`, which are placed with it; not those of `~A+B`.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from holdfast.store.sqlite import SqliteStore
+from tests.store.shelf import naming, texts
+
+
+async def main(path: Path) -> None:
+    store = SqliteStore(path, anchor=None)
+    print("open", flush=True)
+    for line in sys.stdin:
+        branch, *words = line.split()
+        await store.append(branch, [naming(*words)], epoch=0, barrier=True, blobs=texts(*words))
+        print("placed", flush=True)
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
