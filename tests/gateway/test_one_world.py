@@ -171,7 +171,7 @@ def test_an_undo_that_died_is_brought_to_its_end_before_the_same_is_done_anew(to
     assert town.gone == ["a1 0"]
 
 
-def test_a_branch_that_begins_after_an_undo_knows_of_it_though_it_only_adopted_what_was_taken_back(town: Town) -> None:
+def test_who_begins_after_an_undo_knows_of_it_though_it_only_adopted_what_is_gone(town: Town) -> None:
     town.run("main", "make a1")
     town.house.fork(START, by="ann")
     town.run("b2", "make a1", "think once")

@@ -17,14 +17,18 @@ from holdfast.core.log import Log
 from holdfast.core.record import Abandoned, Adopted, Forked, Intent, Promoted, Seal, Settled
 from holdfast.core.slot import Slot
 from holdfast.core.tree import Status, Tree
+from holdfast.embedded.explore import packed_json
 from holdfast.gateway.line import node_of, read_log
 from tests.model.props import ONCE
 from tests.model.world import IDEMPOTENT, IRREVERSIBLE, Ask
 
 if TYPE_CHECKING:
     from tests.model.play import Play
+    from tests.model.troupe import Actor
 
 RUN = "r"
+LOOKS = {packed_json({"name": name, "size": 1}).payload.digest: name for name in "ab"}
+"""The names of what is read, by the digests of the arguments."""
 
 
 class Census:
@@ -38,6 +42,7 @@ class Census:
         self.tree = tree
         self.found: list[str] = []
         self.asks: dict[str, Ask] = {act.key: act.ask for act in self.scene.acts}
+        self.readings: list[tuple[str, str, int]] = []
         self.adoptions: list[tuple[str, int, str]] = []
         self.happened: set[tuple[str, int | None]] = set()
         self.keys = {name: {self.key_of(slot): slot for slot in effects_of(log)} for name, log in logs.items()}
@@ -72,14 +77,18 @@ class Census:
         """I3, I7, I8, I11: the tree at the moment at which something was begun or sent."""
         tree, winners, used = Tree(), Counter[str](), dict[tuple[str, int], str]()
         acts = list(self.scene.acts)
-        for place, (_, entry) in enumerate(self.written):
+        for place, (actor, entry) in enumerate(self.written):
             while acts and acts[0].at <= place:
                 self.act_on(tree, acts.pop(0).branch)
             record, name = decode(entry.body), entry.branch.partition("@")[2]
             if name == "main" and isinstance(record, Forked | Promoted | Abandoned):
                 tree.fold(record)
-                if isinstance(record, Promoted) and record.group:
-                    winners[record.group] += 1
+                if isinstance(record, Promoted):
+                    winners[record.group or ""] += record.group is not None
+                    self.promoted(record.branch, actor)
+            if isinstance(record, Seal) and record.args is not None and isinstance(record.outcome, Happened):
+                told = int((record.outcome.etag or "version -1").removeprefix("version "))
+                self.readings.append((name, LOOKS[record.args.digest], told))
             if isinstance(record, Adopted):
                 self.adoptions.append((name, entry.seq, record.node))
             if isinstance(record, Seal | Settled) and isinstance(record.outcome, Happened):
@@ -103,6 +112,13 @@ class Census:
     def act_on(self, tree: Tree, branch: str) -> None:
         if tree.held(branch.partition("@")[2]):
             self.broken("I3", f"{branch} is held and acts")
+
+    def promoted(self, branch: str, actor: Actor) -> None:
+        """I12: whoever promoted it has looked again at all that it had read, and found it as it was."""
+        newest = {name: etag for home, name, etag in self.readings if home == branch}
+        for name, etag in newest.items():
+            if self.scene.looks.get((actor.name, name)) != etag:
+                self.broken("I12", f"{branch} is promoted on `{name}`, which has moved since it was read")
 
     def undo_on(self, tree: Tree, name: str, seq: int) -> None:
         """I2: what is taken back is held by no branch that goes on. (Of what was in doubt nobody had an answer.)"""

@@ -16,7 +16,7 @@ from typing import Any
 
 from holdfast.core.effect import Happened
 from holdfast.core.log import Log
-from holdfast.core.record import Abandoned, Promoted
+from holdfast.core.record import Abandoned
 from holdfast.core.slot import Slot
 from holdfast.core.tree import ForkKind, Status, Tree
 from holdfast.embedded.explore import packed_json
@@ -40,6 +40,11 @@ MOST_ROUNDS = 60
 MOST_STEPS = 60
 
 
+async def promotion(store: Store, branch: str) -> str:
+    """As `House.promote`, to be awaited."""
+    return await House(Opening(store, b"\0" * 32))._promote(RUN, branch, "ann", True)
+
+
 class Play:
     """One random play on a store."""
 
@@ -56,7 +61,7 @@ class Play:
             [self.steps] * 24
             + [self.begin] * 6
             + [self.recovery, self.what_if, self.what_if, self.kill, self.people, self.people]
-            + [self.chance.choice((self.group, self.promote)), self.promote, self.abandon]
+            + [self.chance.choice((self.group, self.promote)), self.promote, self.abandon, self.drift]
         )
 
     def pool(self) -> list[Ask]:
@@ -170,9 +175,12 @@ class Play:
         first = self.chance.choice(found)
         rivals = [limb for limb in tree.members(first.group) if limb is not first]
         for limb in [first, *(rivals if self.chance.random() < 0.5 else [])]:
-            record = Promoted(branch=limb.name, group=limb.group, by="ann")
-            self.deed(f"promote {limb.name}", lambda store, record=record: change(store, RUN, record))
+            self.deed(f"promote {limb.name}", lambda store, name=limb.name: promotion(store, name))
         await self.steps_of_deeds()
+
+    async def drift(self) -> None:
+        """Somebody else changes what a read tells."""
+        self.scene.world.drift(self.chance.choice("ab"))
 
     async def abandon(self) -> None:
         tree = await self.tree()

@@ -40,7 +40,8 @@ class Undo:
 
 
 class Scene:
-    """What a play is played on: a world, a seed, and what everybody was told: `told[branch, turn]`, each time."""
+    """What a play is played on: a world, a seed, and what everybody was told: `told[branch, turn]`, each time.
+    `looks[actor, name]`: what the last look of somebody at something told."""
 
     def __init__(self, seed: int, pool: list[Ask]) -> None:
         self.seed = seed
@@ -49,6 +50,7 @@ class Scene:
         self.sendings: Counter[Ask] = Counter()
         self.acts: list[Act] = []
         self.undos: list[Undo] = []
+        self.looks: dict[tuple[str, str], int] = {}
         self.told: dict[tuple[str, int], list[int]] = {}
 
     def thought(self, branch: str, turn: int) -> list[Any] | None:
@@ -121,9 +123,12 @@ def _undo_of(name_of_tool: str) -> Any:
 
 
 @tool(kind="read", name="play.look")
-async def look(name: str, size: int) -> int:
-    await ON_STAGE.get().gate("looks")
-    return STAGE[-1].world.etags[name]
+async def look(name: str, size: int) -> Any:
+    actor = ON_STAGE.get()
+    await actor.gate("looks")
+    etag = STAGE[-1].world.etags[name]
+    STAGE[-1].looks[actor.name, name] = etag
+    return Happened(etag, f"version {etag}")
 
 
 @tool(kind="idempotent", name="play.put", repeat="each")

@@ -19,6 +19,9 @@ DRIFT = "tests/gateway/test_drift.py::"
 BEAM = "tests/embedded/test_beam.py::"
 PRUNE = "tests/store/test_prune.py::"
 STEP = "tests/core/test_step.py::"
+WORLD = "tests/gateway/test_one_world.py::"
+PLAYS = "tests/model/test_plays.py::test_no_play_does_anything_twice_or_leaves_anything_behind"
+AGREE = "tests/model/test_plays.py::test_the_model_and_the_engine_leave_the_same_world"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +388,55 @@ BUGS = (
         old="                self.read_only = self.heads.compare(self._reader)\n",
         new="                self.read_only = None\n",
         found_by=DOUBTS + "test_a_log_that_is_older_than_its_anchor_sends_nothing",
+    ),
+    Bug(
+        name="an intent does not rest on what the other branches were",
+        file="gateway/line.py",
+        old="(self.seen, self.family.watch) if guarded",
+        new="(self.seen, NOTHING) if guarded",
+        found_by=PLAYS,
+    ),
+    Bug(
+        name="a speculative branch does what it asks for",
+        file="core/step.py",
+        old="    if at.held and contract.kind is not Kind.READ:",
+        new="    if at.held and contract.kind is Kind.IRREVERSIBLE:",
+        found_by=AGREE,
+    ),
+    Bug(
+        name="what another branch was refused first is not adopted",
+        file="core/step.py",
+        old="at.kin.find(call.identity, call.n) or at.kin.unheld(log, asked.identity)",
+        new="at.kin.find(call.identity, call.n)",
+        found_by=WORLD + "test_what_was_refused_and_then_done_on_another_branch_is_not_done_again",
+    ),
+    Bug(
+        name="what a branch inherited as adopted is taken back",
+        file="core/kin.py",
+        old="(name == branch and (upto is None or seq <= upto)) or self._has_adopted(name, upto, node)",
+        new="name == branch and (upto is None or seq <= upto)",
+        found_by=WORLD + "test_what_a_branch_inherited_as_adopted_is_not_taken_back",
+    ),
+    Bug(
+        name="an effect is adopted while it is taken back",
+        file="core/kin.py",
+        old="                return self._undo_of(relative, undo_identity(identity, n)) or relative\n",
+        new="                return relative\n",
+        found_by=WORLD + "test_an_undo_that_died_is_brought_to_its_end_before_the_same_is_done_anew",
+    ),
+    Bug(
+        name="a fork does not hear of undos on other branches",
+        file="gateway/fork.py",
+        old=" + await _since_elsewhere(store, parent, cutting.at)",
+        new="",
+        found_by=WORLD + "test_who_begins_after_an_undo_knows_of_it_though_it_only_adopted_what_is_gone",
+    ),
+    Bug(
+        name="an undo that is refused is left in doubt",
+        file="gateway/closing.py",
+        old="                yield mediator\n            finally:\n                await mediator.drain()",
+        new="                yield mediator\n                await mediator.drain()\n            finally:\n                pass",
+        found_by=WORLD + "test_an_undo_that_is_refused_is_no_doubt",
     ),
     Bug(
         name="the verifier takes base64 in any spelling",
