@@ -25,7 +25,8 @@ from holdfast.core.tree import MAIN, Tree
 from holdfast.core.tree import Status as Standing
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.gateway.family import TREE_KEY, read_tree
-from holdfast.gateway.line import OVERRIDE_KEY, STARTED_KEY, node_of, read_payload
+from holdfast.gateway.history import OVERRIDE_KEY, STARTED_KEY
+from holdfast.gateway.line import node_of, read_payload
 from holdfast.store import Branch, Readable
 from holdfast.store.reader import Reader
 

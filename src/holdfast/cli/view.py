@@ -24,7 +24,8 @@ from holdfast.core.tree import Status as Standing
 from holdfast.core.wake import Owner, Quarantined, Rest
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import FINISHED_KEY, Lineage, check_places, node_of, read_payload
+from holdfast.gateway.history import FINISHED_KEY, Lineage, check_places
+from holdfast.gateway.line import node_of, read_payload
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
 from holdfast.store.url import sqlite_files

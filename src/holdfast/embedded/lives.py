@@ -34,7 +34,8 @@ from holdfast.gateway.closing import Closer, Residue, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, KnownTree, read_tree
-from holdfast.gateway.line import FINISHED_KEY, Line, Opened, read_log, read_payload
+from holdfast.gateway.history import FINISHED_KEY, Opened, read_log
+from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.send import Asked
 from holdfast.gateway.upstreams.python import Function, PythonUpstream, at_work
