@@ -57,6 +57,11 @@ class Kin:
         self._logs[branch] = Log(branch, base)
         self._waiting[branch] = {}
 
+    @property
+    def branches(self) -> set[str]:
+        """The branches that were begun."""
+        return set(self._logs)
+
     def fold(self, entry: Entry) -> None:
         """Take up an entry of a branch that was begun."""
         if len(entry.key) == IDENTITY_BYTES:

@@ -269,9 +269,16 @@ class Line:
 
     async def recall_adopted(self) -> None:
         """Behind a checkpoint: bring in what was adopted there of what the other branches did."""
-        if self.log.base and self.family.kin is not None:
-            for relative in self.family.kin.stranded(self.log):
-                await self.recall(relative.slot.identity)
+        kin = self.family.kin
+        if not self.log.base or kin is None:
+            return
+        lineage = self.family.tree.lineage(self.family.name)
+        behind = lineage[: 1 + sum(upto is not None and upto < self.log.base for _, upto in lineage)]
+        alone = f"{self.family.run}@{behind[0][0]}" if len(behind) == 1 else ""  # which has adopted nothing of its own
+        if kin.branches - {alone}:
+            for relative in kin.stranded(self.log):
+                if relative.branch != alone:
+                    await self.recall(relative.slot.identity)
 
     async def payload(self, payload: Payload) -> bytes:
         """The bytes of a payload, put together from its pieces and checked against its digest. If they cannot be had,
