@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from holdfast.core.payload import Packed
 from holdfast.core.record import Checkpoint, Decision, Draw, Planned, Signal, Sleep
@@ -36,6 +36,7 @@ class Memory:
         self._counted_from = self._line.log.base
         self._asking: dict[str, int] = {}
         self._by_order: list[Decided] = []
+        self._first: dict[str, int] = {}
         self._taken: set[int] = set()
         self._unmatched: dict[str, list[list[bool]]] = {}
 
@@ -69,6 +70,7 @@ class Memory:
         except BaseException:
             if found is not None:
                 found.claimed = False  # it was not made anew: whoever asks next finds it
+                self._first[lane] = 0
             raise
         finally:
             self._asking[lane] -= 1
@@ -113,8 +115,14 @@ class Memory:
         await self._mediator.divergences.drifted(f"a decision of `{name}`", bound[0].seq)
         return bound[0]
 
-    def _unclaimed(self, lane: str) -> list[Decided]:
-        return [decided for decided in self._line.log.lanes.get(lane, ()) if not decided.claimed]
+    def _unclaimed(self, lane: str) -> Iterator[Decided]:
+        """The decisions of a lane that nobody has asked for yet, in order. Those at its beginning that were asked for
+        are not looked at again: a long run would look at them all for each decision."""
+        decided, first = self._line.log.lanes.get(lane, ()), self._first.get(lane, 0)
+        while first < len(decided) and decided[first].claimed:
+            first += 1
+        self._first[lane] = first
+        return (decided[place] for place in range(first, len(decided)) if not decided[place].claimed)
 
     async def _only_one(self, lane: str) -> bool:
         """Whether one request alone waits to be answered by its order in a lane, after all that were started with it
@@ -229,4 +237,5 @@ class Memory:
             self._counts.clear()
             self._counted_from = self._line.log.checkpoint_seq
             self._by_order.clear()
+            self._first.clear()
             self._line.log.begin_anew()
