@@ -86,7 +86,7 @@ class Teller:
             case Draw():
                 return Words("draw", f"{record.name} {record.value}", "dim")
             case Checkpoint():
-                return Words("checkpoint", await self._payload(record.state), "bold")
+                return Words("checkpoint", await self._payload(record.state) + _closed(record), "bold")
             case Divergence():
                 lost = ", ".join(self._looked.node(seq) for seq in record.unclaimed)
                 return Words(
@@ -180,3 +180,10 @@ class Teller:
                 return f"did not happen: {reason}"
             case _:
                 assert_never(outcome)
+
+
+def _closed(record: Checkpoint) -> str:
+    """What a checkpoint holds besides its state."""
+    files = [] if record.workspace is None else [f"files {record.workspace[:16]}"]
+    services = [f"to start again: {', '.join(record.services)}"] if record.services else []
+    return "".join(f"; {each}" for each in [*files, *services, *record.labels])

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from holdfast.agent.run import Stranded, current, in_thread, outside_run
+from holdfast.agent.run import Agent, Note, Stranded, current, in_thread, outside_run
 from holdfast.agent.tool import Tool
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Call, Encoding, Happened, identity_of, resource_of
 from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_text
 from holdfast.core.slot import Slot
+from holdfast.embedded.policy import Policy
 from holdfast.errors import AnswerLost, BadCall, Misuse
+from holdfast.gateway.closure import Closure, Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.line import node_of
 from holdfast.gateway.mediate import Mediator
@@ -38,13 +40,22 @@ class EmbeddedDoor:
     """One run's door. `secret` keys the commitments to secret arguments (32 bytes)."""
 
     def __init__(
-        self, mediator: Mediator, memory: Memory, functions: dict[object, Function], secret: bytes, state: Shape | None
+        self,
+        mediator: Mediator,
+        memory: Memory,
+        functions: dict[object, Function],
+        secret: bytes,
+        state: Shape | None,
+        agent: Agent,
+        room: Room | None,
     ) -> None:
         self._mediator = mediator
         self._memory = memory
         self._functions = functions
         self._secret = secret
         self._state = state
+        self._policy = Policy(agent.checkpoint_every, agent.checkpoint_before)
+        self._room = room or Roomless()
 
     async def call(self, tool: Tool, values: Mapping[str, object], again: str | None) -> object:
         """As `Door.call`."""
@@ -147,9 +158,21 @@ class EmbeddedDoor:
         signal = await self._memory.wait_for(what)
         return Shape(object).read(await self._mediator.line.payload(signal.value), signal.value.encoding).value
 
-    async def checkpoint(self, state: Callable[[], object]) -> str:
+    async def checkpoint(self, state: Callable[[], object], note: Note) -> str | None:
         """As `Door.checkpoint`."""
-        return await self._memory.checkpoint(lambda: self._dumped(state()), restores=self._state is not None)
+        if note.turn is not None:
+            self._mediator.enter()
+            kinds = frozenset(tool.contract.kind for tool in note.turn)
+            if not self._policy.wants(self._mediator.line.log, kinds):
+                return None
+        closure = Closure(
+            state=lambda: self._dumped(state()),
+            room=self._room,
+            services=note.services,
+            labels=note.labels,
+            restores=self._state is not None,
+        )
+        return await self._memory.checkpoint(closure)
 
     def _dumped(self, state: object) -> Packed:
         if self._mediator.held:
