@@ -294,33 +294,59 @@ def test_a_checkpoint_whose_files_cannot_be_captured_leaves_the_one_before_in_fo
 # --- where ---
 
 
-def test_each_branch_has_a_directory_of_its_own(ground: Ground) -> None:
+@pytest.mark.parametrize("state", [Steps, None])
+def test_each_branch_has_a_directory_of_its_own(ground: Ground, state: Any) -> None:
+    """A fork begins with the files of the newest checkpoint at or before its node."""
+    began: list[tuple[str, Path, dict[str, str]]] = []
+
+    @agent(state=state, workspace=True)
+    async def works(run: Any, task: Any) -> str:
+        files = {path.name: path.read_text() for path in run.workspace.iterdir()}
+        began.append((run.branch, run.workspace, files))
+        for name in ("one", "two"):
+            if name not in files:
+                (run.workspace / name).write_text(run.branch)
+                await run.checkpoint()
+        return run.branch
+
+    with ground.open() as house:
+        assert life(house, works) == "main"
+        first = next(
+            seq for seq, record in enumerate(records(house), 1)
+            if isinstance(record, Checkpoint) and sorted(walked(ground, record)) == [b"one"]
+        )  # fmt: skip
+        branch = house.fork(f"r@{first}", by="ann")
+        assert life(house, works, branch=branch) == branch
+    assert began[1] == (branch, ground.work / f"r@{branch}", {"one": "main"})
+    assert {path.name: path.read_text() for path in (ground.work / f"r@{branch}").iterdir()} == {
+        "one": "main", "two": branch,
+    }  # fmt: skip
+    assert {path.name: path.read_text() for path in (ground.work / "r@main").iterdir()} == {
+        "one": "main", "two": "main",
+    }  # fmt: skip
+
+
+def walked(ground: Ground, record: Checkpoint) -> set[bytes]:
+    """The names in the files of a checkpoint."""
+    assert record.workspace is not None
+    return {path for path, _ in walk(Packs(ground.root).get, bytes.fromhex(record.workspace))}
+
+
+def test_a_branch_that_is_given_its_users_directory_puts_its_files_there(ground: Ground) -> None:
+    mine = ground.folder / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("an hour of work")
+
     async def dies(run: Any) -> None:
-        (run.workspace / "file").write_text("at the fork")
+        (run.workspace / "file").write_text("by the agent")
         await run.checkpoint()
-        (run.workspace / "file").write_text("on main")
         raise Killed
 
     ground.lives(dies, state=None)
-    with ground.open() as house:
-        (closed,) = of(Checkpoint, house)
-        fork = Log("r@b2")
-        fork.checkpoint, fork.checkpoint_seq = closed, 3
-
-        @agent(workspace=True)
-        async def works(run: Any, task: Any) -> None: ...
-
-        async def there() -> tuple[str, Path]:
-            async with house.files.open(fork, works) as room:
-                assert room is not None
-                (room.path / "more").write_text("only here")
-                return (room.path / "file").read_text(), room.path
-
-        told, path = asyncio.run(there())
-    assert told == "at the fork"
-    assert path == ground.work / "r@b2"
-    assert (ground.work / "r@main" / "file").read_text() == "on main"
-    assert not (ground.work / "r@main" / "more").exists()
+    assert ground.lives(ends, state=None, workspace=mine) == ["done"]
+    assert (mine / "file").read_text() == "by the agent"
+    (kept,) = Kept(ground.root).all()
+    assert ground.restored(kept.tree)[b"file"][4] == len("an hour of work")
 
 
 def test_a_directory_that_its_user_names_is_remembered(ground: Ground) -> None:

@@ -24,7 +24,7 @@ from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, s
 from holdfast.cli.terminal import busy, hint, json_text, line, out, safe, say, styled, table
 from holdfast.cli.view import age, look_from, many, reader_of, size_text
 from holdfast.errors import BadCall, Misuse, Unknown
-from holdfast.gateway.closure import checkpoints, tree_of, trees
+from holdfast.gateway.closure import checkpoints, trees
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
@@ -115,13 +115,11 @@ def _is_node(place: str) -> bool:
 async def _closed(reader: Reader, branch: str) -> list[Closed]:
     """The checkpoints of a branch that have files, oldest first. Raises Unknown if there is no such run."""
     await look_from(reader, branch)
-    found: list[Closed] = []
-    for seq, at_ms, record in await checkpoints(reader, branch):
-        node = node_of(branch, seq)
-        tree = tree_of(record, node)
-        if tree is not None:
-            found.append(Closed(node, at_ms, tree.hex(), record.services, record.labels))
-    return found
+    return [
+        Closed(node_of(made.branch, made.seq), made.at_ms, tree.hex(), made.record.services, made.record.labels)
+        for made in await checkpoints(reader, branch)
+        if (tree := made.tree) is not None
+    ]
 
 
 @contextmanager

@@ -117,14 +117,13 @@ class Files:
         with contextlib.ExitStack() as undo:
             if path is not None:
                 undo.callback(os.close, _hold(self._fit(path)))
-                home.name(path)
             packs = Packs(root)
             undo.callback(packs.close)
-            fresh = path is None and home.begin(new_run=wanted.new)
+            fresh = home.begin(new_run=wanted.new) if path is None else home.named() != path
             files = Workspace(path or home.path, packs, ignore=wanted.ignore)
             if wanted.tree is not None and (fresh or wanted.exactly):
                 _put_back(files, packs, root, wanted)
-            home.done()
+            home.done(path)
             return OpenRoom(path or home.path, files, packs, undo.pop_all())
 
     def _made_root(self) -> Path:
@@ -156,14 +155,6 @@ class _Home:
         except FileNotFoundError:
             return None
 
-    def name(self, path: Path) -> None:
-        """Remember it."""
-        if self.named() != path:
-            with storing(self._at):
-                beside = self._at.with_name(f".{self._at.name}")
-                beside.write_bytes(os.fsencode(path))
-                beside.replace(self._at)
-
     def begin(self, *, new_run: bool) -> bool:
         """Whether the directory is new, or was never finished; it is there then. Raises Misuse for what is none."""
         if new_run and not self._new.exists() and self.path.is_dir() and any(self.path.iterdir()):
@@ -184,9 +175,15 @@ class _Home:
             )
         return new
 
-    def done(self) -> None:
-        """It is made."""
-        self._new.unlink(missing_ok=True)
+    def done(self, path: Path | None) -> None:
+        """It is made; or the branch works in the directory `path` from now on."""
+        with storing(self.path):
+            if path is None:
+                self._new.unlink(missing_ok=True)
+            elif self.named() != path:
+                beside = self._at.with_name(f".{self._at.name}")
+                beside.write_bytes(os.fsencode(path))
+                beside.replace(self._at)
 
 
 def _hold(path: Path) -> int:

@@ -17,7 +17,7 @@ from holdfast.core.codec import decode
 from holdfast.core.payload import Packed
 from holdfast.core.record import Checkpoint
 from holdfast.errors import Corrupt
-from holdfast.gateway.line import CHECKPOINT_KEY
+from holdfast.gateway.line import CHECKPOINT_KEY, lineage_of, node_of
 from holdfast.store import Readable
 
 
@@ -67,14 +67,33 @@ class Closure:
         ), packed  # fmt: skip
 
 
-async def checkpoints(store: Readable, branch: str) -> list[tuple[int, int, Checkpoint]]:
-    """The checkpoints of a branch, oldest first, each with its position and its time (ms since 1970)."""
-    found: list[tuple[int, int, Checkpoint]] = []
-    for entry in await store.read(branch, key=CHECKPOINT_KEY):
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A checkpoint in the log: where it stands, and when it was made (ms since 1970)."""
+
+    branch: str
+    seq: int
+    at_ms: int
+    record: Checkpoint
+
+    @property
+    def tree(self) -> bytes | None:
+        """The digest of its files, if it has any. Raises Corrupt if it is no digest."""
+        return tree_of(self.record, node_of(self.branch, self.seq))
+
+
+async def checkpoints(store: Readable, branch: str) -> list[Made]:
+    """The checkpoints of a branch and of what it stands on, oldest first. Raises Unknown if there is no such branch."""
+    return [made for name, upto in await lineage_of(store, branch) for made in await _own(store, name, upto)]
+
+
+async def _own(store: Readable, branch: str, upto: int | None) -> list[Made]:
+    found: list[Made] = []
+    for entry in await store.read(branch, key=CHECKPOINT_KEY, upto=upto):
         record = decode(entry.body)
         if not isinstance(record, Checkpoint):
             raise Corrupt("a checkpoint was expected", where=f"{branch}:{entry.seq}", fix="run `holdfast verify`")
-        found.append((entry.seq, entry.at_ms, record))
+        found.append(Made(branch, entry.seq, entry.at_ms, record))
     return found
 
 
@@ -93,10 +112,5 @@ def tree_of(record: Checkpoint, where: str) -> bytes | None:
 
 async def trees(store: Readable) -> set[bytes]:
     """The files of all checkpoints of a store: what a collection leaves alone."""
-    found: set[bytes] = set()
-    for branch in await store.branches():
-        for seq, _, record in await checkpoints(store, branch.name):
-            tree = tree_of(record, f"{branch.name}:{seq}")
-            if tree is not None:
-                found.add(tree)
-    return found
+    made = [each for branch in await store.branches() for each in await _own(store, branch.name, None)]
+    return {tree for each in made if (tree := each.tree) is not None}
