@@ -634,7 +634,7 @@ WRITER = """
 import itertools, os, sys
 print("begun", flush=True)
 for number in itertools.count():
-    for name in ("first", "second", "third"):
+    for name in ("a/first", "m/second", "z/third"):
         path = os.path.join(sys.argv[1], name)
         with open(path + ".new", "w") as file:
             file.write(str(number))
@@ -657,6 +657,10 @@ def writer(root: Path) -> Iterator[None]:
 
 def test_files_that_a_process_writes_are_captured_as_they_once_were(ground: Ground) -> None:
     async def closes(run: Any) -> None:
+        for number in range(800):  # so that a look at all of them takes a while
+            path = run.workspace / "abcdefghijklmnopqrstuvwxyz"[number % 26] / f"file {number}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("x")
         with writer(run.workspace):
             await asyncio.sleep(0.05)
             for _ in range(25):
@@ -671,7 +675,7 @@ def test_files_that_a_process_writes_are_captured_as_they_once_were(ground: Grou
         entries = dict(walk(packs.get, bytes.fromhex(record.workspace)))
         numbers = [
             int(packs.get(entry.content))
-            for name in (b"first", b"second", b"third")
+            for name in (b"a/first", b"m/second", b"z/third")
             if isinstance(entry := entries.get(name), File)
         ]
         assert len(numbers) == 3

@@ -142,6 +142,37 @@ BUGS = (
         found_by="tests/gateway/test_restore.py::test_a_checkpoint_does_not_stand_on_a_doubt",
     ),
     Bug(
+        name="what was not asked for yet is put behind a checkpoint",
+        file="gateway/decide.py",
+        old="                if closure.restores and self._goes_over():\n",
+        new="                if closure.restores and self._mediator.parked:\n",
+        found_by="tests/gateway/test_restore.py::test_an_agent_that_closes_before_it_acts_acts_once[deaths0]",
+    ),
+    Bug(
+        name="a checkpoint that is tried again does not look again",
+        file="gateway/decide.py",
+        old="        if self._mediator.open:\n            return False\n        record, state = closure.close()\n"
+        "        if not await self._line.attempt(record, blobs=state.blobs):\n            return False\n",
+        new="        record, state = closure.close()\n"
+        "        while not await self._line.attempt(record, blobs=state.blobs):\n            self._mediator.enter()\n",
+        found_by="tests/gateway/test_restore.py::"
+        "test_a_call_that_begins_while_a_checkpoint_is_tried_again_is_not_behind_it_unfinished",
+    ),
+    Bug(
+        name="files are put back without a copy of what is there",
+        file="embedded/files.py",
+        old="        if not files.empty():\n",
+        new="        if files.empty():\n",
+        found_by="tests/embedded/test_files.py::test_what_is_there_is_kept_before_other_files_are_put_back",
+    ),
+    Bug(
+        name="processes go on while their files are captured",
+        file="embedded/files.py",
+        old="        with frozen_below():\n",
+        new="        with contextlib.nullcontext():\n",
+        found_by="tests/embedded/test_files.py::test_files_that_a_process_writes_are_captured_as_they_once_were",
+    ),
+    Bug(
         name="an agent can swallow a wait",
         file="errors.py",
         old="class Waiting(BaseException):",
