@@ -98,6 +98,8 @@ class Sides:
             self._warm.capture()
             if name == "warm":
                 self._others()
+        self._warm.restore(tree)
+        self._change(changed)
         self._took("restore", lambda: self._warm.restore(tree))
         if self._has("git"):
             self._git_commit()
