@@ -79,9 +79,15 @@ class House(Lives):
         self._own_loop = True
         return self._plainly(
             self.arun(
-                agent, task, id=id, wait=wait, on_divergence=on_divergence, branch=branch, check_drift=check_drift,
+                agent,
+                task,
+                id=id,
+                wait=wait,
+                on_divergence=on_divergence,
+                branch=branch,
+                check_drift=check_drift,
                 workspace=workspace,
-            )  # fmt: skip
+            )
         )
 
     async def arun(
