@@ -735,3 +735,75 @@ def test_nothing_is_made_where_nobody_works_with_files(ground: Ground) -> None:
 
     assert asyncio.run(there()) is None
     assert not ground.root.exists()
+
+
+def test_each_candidate_of_a_search_works_on_files_of_its_own(ground: Ground) -> None:
+    """Also where the program closes before it searches: the candidates come by that place again, and search no more."""
+    lives: list[str] = []
+
+    @tool(kind="irreversible", name="send")
+    async def send(what: str) -> str:
+        return what
+
+    @agent(state=Steps, workspace=True)
+    async def works(run: Any, task: Any) -> Any:
+        lives.append(run.branch)
+        assert len(lives) < 20, f"searches within searches: {lives}"
+        (run.workspace / "base").write_text("base")
+        await run.checkpoint()
+        chosen = await run.explore(["a", "b", "c"], score=lambda attempt: attempt.offer)
+        (run.workspace / "choice").write_text(chosen)
+        await run.offer(ord(chosen))
+        await send(chosen)
+        return {path.name: path.read_text() for path in run.workspace.iterdir()}
+
+    with ground.open() as house:
+        assert house.run(works, id="r") == {"base": "base", "choice": "c"}
+    branches = [path for path in sorted(ground.work.iterdir()) if path.is_dir()]
+    assert {path.name: sorted(os.listdir(path)) for path in branches} == {
+        "r@main": ["base"],
+        "r@b2": ["base", "choice"],
+        "r@b3": ["base", "choice"],
+        "r@b4": ["base", "choice"],
+    }
+
+
+COLLECTOR = """
+import sys
+from holdfast.cli import main
+print("begun", flush=True)
+while True:
+    main(["files", "--collect", "--store", sys.argv[1]])
+"""
+
+
+@contextlib.contextmanager
+def collector(store: Path) -> Iterator[None]:
+    """A process that collects, again and again."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COLLECTOR, str(store)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_is_collected_beside_a_run_is_nothing_that_a_checkpoint_names(ground: Ground) -> None:
+    closed: list[Census] = []
+
+    async def closes(run: Any) -> None:
+        with collector(ground.folder / "runs.db"):
+            for number in range(30):
+                (run.workspace / f"file {number % 5}").write_bytes(os.urandom(20_000))
+                closed.append(census(run.workspace))
+                await run.checkpoint()
+                await asyncio.sleep(0.02)
+
+    ground.lives(closes)
+    with ground.open() as house:
+        found = of(Checkpoint, house)[1:]
+    assert [ground.restored(record.workspace) for record in found] == closed

@@ -267,6 +267,9 @@ class Memory:
         draws = [(name if name.startswith(SIGNAL) else f"draw/{name}", n) for name, n in log.draws]
         if any(name.startswith(SIGNAL) and n >= asked.get(name, 0) for name, n in draws):
             return True
+        searched = f"explore/{self._counted_from}/"  # what a search has chosen for this branch
+        if f"{searched}{asked.get('explore', 0)}" in log.settings:
+            return True
         if self._fresh or log.touched_seq > self._began:
             return False
         sleeps = [place for place in log.sleeps if place[0] == "sleep"]  # the others stand for waits
