@@ -77,7 +77,14 @@ def _run(
             say(f"run {run}")
             hint(f"to go on with it after a crash: holdfast run {safe(agent)} --id {run}{same_store(store)}")
         advance(
-            house, found, task, run, wait=wait, on_divergence=on_divergence, store=same_store(store), workspace=workspace
+            house,
+            found,
+            task,
+            run,
+            wait=wait,
+            on_divergence=on_divergence,
+            store=same_store(store),
+            workspace=workspace,
         )
 
 
