@@ -217,7 +217,11 @@ class Memory:
                 await self._mediator.settled()
                 if closure.restores and self._goes_over():
                     return None
-                if closure.restores and self._mediator.held and any(slot.last is Planned for slot in self._line.log.slots.values()):
+                if (
+                    closure.restores
+                    and self._mediator.held
+                    and any(slot.last is Planned for slot in self._line.log.slots.values())
+                ):
                     raise self._mediator.park(
                         Ready(
                             "a checkpoint cannot stand on what is planned: nobody would do it who goes on from there",
