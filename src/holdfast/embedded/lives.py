@@ -136,8 +136,9 @@ class Lives:
         memory = Memory(mediator)
         door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape, agent, room)
         branches = Explorer(mediator, memory, door, lambda branch: self.life(agent, branch, None, setting))
+        state = await self._state(restored, agent, shape)
         run = Run(
-            mediator.sender.run, line.family.name, door, branches, await self._state(restored, agent, shape), self._side,
+            mediator.sender.run, line.family.name, door, branches, state, self._side,
             workspace=room and room.path, services=restored.services if restored else (),
         )  # fmt: skip
         try:
