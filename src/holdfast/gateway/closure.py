@@ -17,7 +17,8 @@ from holdfast.core.codec import decode
 from holdfast.core.payload import Packed
 from holdfast.core.record import Checkpoint
 from holdfast.errors import Corrupt
-from holdfast.gateway.line import CHECKPOINT_KEY, lineage_of, node_of
+from holdfast.gateway.history import CHECKPOINT_KEY, lineage_of
+from holdfast.gateway.line import node_of
 from holdfast.store import Readable
 
 
