@@ -435,7 +435,8 @@ BUGS = (
         name="an undo that is refused is left in doubt",
         file="gateway/closing.py",
         old="                yield mediator\n            finally:\n                await mediator.drain()",
-        new="                yield mediator\n                await mediator.drain()\n            finally:\n                pass",
+        new="                yield mediator\n                await mediator.drain()\n"
+        "            finally:\n                pass",
         found_by=WORLD + "test_an_undo_that_is_refused_is_no_doubt",
     ),
     Bug(
