@@ -1,7 +1,7 @@
 """One life of a run, or one deed of a person, in a process of its own: what a child of the nursery does.
 
     {"url", "world", "agent", "task", "id"}      advance a run until it ends or must wait
-    {"url", "world", "verdict": NAME, "with": {…}}   a person's: approve, refuse, settle, signal, cancel
+    {"url", "world", "verdict": NAME, "with": {…}}   a person's: approve, refuse, settle, signal, cancel, fork, …
     "deaths": ["before Seal 1"], "stops": ["in acted 1"]    where it is killed, or stopped
     "census": true                                   the result tells how many `writes` SQLite asked for
 
@@ -15,6 +15,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ def _advance(house: House, life: dict[str, Any]) -> Any:
     until = time.monotonic() + life.get("patience_s", 0.0)
     while True:
         try:
-            return house.run(AGENTS[life["agent"]], life["task"], id=life["id"], wait=life.get("wait", False))
+            return house.run(
+                AGENTS[life["agent"]], life["task"], id=life["id"], wait=life.get("wait", False),
+                branch=life.get("branch"),
+            )  # fmt: skip
         except Claimed:
             if time.monotonic() >= until:
                 raise
@@ -62,7 +66,8 @@ def _advance(house: House, life: dict[str, Any]) -> Any:
 
 
 def _deed(house: House, life: dict[str, Any]) -> dict[str, Any]:
-    return {"answer": getattr(house, life["verdict"])(**life["with"])}
+    told = getattr(house, life["verdict"])(**life["with"])
+    return {"answer": [asdict(each) for each in told] if isinstance(told, list) else told}
 
 
 if __name__ == "__main__":

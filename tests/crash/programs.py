@@ -128,7 +128,36 @@ async def crowd(run: Run, task: Task) -> list[str]:
     return answers
 
 
+@agent
+async def wayfarer(run: Run, task: Task) -> list[Any]:
+    """A thought that it keeps to itself, since another branch has another; then the tool on each of `names`."""
+    slowness.most_s = task.get("slow_s", 0.0)
+    await run.decide(think, task["tool"])
+    answers = [await carry_out(task["tool"], name) for name in task["names"]]
+    await run.offer(task["names"])
+    return [world().saw(name, answer) for name, answer in zip(task["names"], answers, strict=True)]
+
+
+@agent
+async def prospector(run: Run, task: Task) -> list[Any]:
+    """The tool before a search, on what the best of `ways` says, and after it."""
+    before = await carry_out(task["tool"], "before")
+    way = await run.explore(task["ways"], score=weigh)
+    names = [*way, "after"]
+    answers = [await carry_out(task["tool"], name) for name in names]
+    await run.offer(way)  # before that, the answers are not there yet
+    return [world().saw(name, answer) for name, answer in zip(["before", *names], [before, *answers], strict=True)]
+
+
+async def weigh(attempt: Any) -> float:
+    """The model that judges: the way with most names, and it never says the same twice."""
+    await asyncio.sleep(0)
+    return len(attempt.candidate) + len(world().answer("weigh")) / 1_000
+
+
 AGENTS = {
+    "wayfarer": wayfarer,
+    "prospector": prospector,
     "errand": errand,
     "plain_errand": plain_errand,
     "stages": stages,

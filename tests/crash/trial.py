@@ -36,6 +36,7 @@ class Trial:
         self.world = World(folder / "world")
         self.doubts: list[str] = []
         self.deaths = 0
+        self.told: Any = None  # by the last deed
         self.life = {"url": self.url, "world": str(self.world.path), "agent": agent, "task": task, "id": "trial"}
 
     # --- lives ---
@@ -86,8 +87,11 @@ class Trial:
     def verdict(self, result: dict[str, Any]) -> dict[str, Any]:
         """What is true about a doubt, which must name its tool, its node and the way out."""
         node = result["where"]
+        branch, _, seq = node.removeprefix("trial@").rpartition(":")
         intent = next(
-            record for seq, record in self.records(Intent) if isinstance(record, Intent) and f"trial@{seq}" == node
+            record
+            for place, record in self.records(Intent, branch=branch or "main")
+            if isinstance(record, Intent) and place == int(seq)
         )
         assert f"`{intent.tool}` may have happened" in result["text"]
         assert f"holdfast settle {node}" in result["fix"]
@@ -98,25 +102,27 @@ class Trial:
 
     def deed(self, verdict: str, deaths: Sequence[str] = (), **more: Any) -> str | None:
         """A person's deed, in a process of its own: how that ended."""
-        life = {"url": self.url, "world": str(self.world.path), "verdict": verdict, "with": {"by": "ann", **more}}
+        said = more if verdict == "clear" else {"by": "ann", **more}
+        life = {"url": self.url, "world": str(self.world.path), "verdict": verdict, "with": said}
         ended, result = self.nursery.wait(self.nursery.bear(**life, deaths=list(deaths)))
         assert ended == KILLED or (result and "answer" in result), result
+        self.told = result["answer"] if result else None
         return ended
 
     # --- the census ---
 
-    def entries(self) -> list[Entry]:
-        """The log of the run, read without a claim."""
+    def entries(self, branch: str = "main") -> list[Entry]:
+        """The log of a branch of the run, read without a claim."""
 
         async def read(store: Store) -> list[Entry]:
-            return await store.read("trial@main")
+            return await store.read(f"trial@{branch}")
 
         with open_store(self.url) as house:
             return asyncio.run(read(house.store))
 
-    def records(self, *kinds: type[Record]) -> list[tuple[int, Record]]:
+    def records(self, *kinds: type[Record], branch: str = "main") -> list[tuple[int, Record]]:
         """The records of these kinds, by seq."""
-        decoded = [(entry.seq, decode(entry.body)) for entry in self.entries()]
+        decoded = [(entry.seq, decode(entry.body)) for entry in self.entries(branch)]
         return [(seq, record) for seq, record in decoded if isinstance(record, kinds)]
 
     def census(self, tools: Sequence[str], names: Sequence[str]) -> None:

@@ -188,8 +188,8 @@ BUGS = (
     Bug(
         name="behind a checkpoint calls are counted from nothing",
         file="gateway/mediate.py",
-        old="max(behind, default=-1) + 1",
-        new="0",
+        old="await self.line.made_behind(identity))",
+        new="0 * await self.line.made_behind(identity))",
         found_by="tests/gateway/test_restore.py::test_calls_are_counted_on_behind_the_checkpoint",
     ),
     # --- who may write and send ---

@@ -10,7 +10,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -100,6 +100,10 @@ class Kin:
                 found = relative
         return found
 
+    def look(self, relative: Relative) -> None:
+        """Take up what is new about an effect that was found here."""
+        self._slot(relative.branch, relative.slot.identity, relative.slot.n)
+
     def _sent(self, identity: bytes, n: int) -> list[Relative]:
         """What other branches sent of a call, and nobody has taken back."""
         found = [(branch, slot) for branch in self._logs if (slot := self._slot(branch, identity, n)) is not None]
@@ -177,9 +181,10 @@ class Kin:
             for slot in log.effects
         )
 
-    def stranded(self, own: Log) -> list[Relative]:
-        """What other branches did, or may have done, that is in the world, was not adopted by `own`, and is no undo."""
-        adopted = _adopted(own)
+    def stranded(self, own: Log, left: Collection[str] = ()) -> list[Relative]:
+        """What other branches did, or may have done, that is in the world, was not adopted by `own` (or was, but is
+        `left`: its program no longer asks for it), and is no undo."""
+        adopted = _adopted(own).difference(left)
         return [relative for relative in self if in_the_world(relative.slot) and relative.node not in adopted]
 
 

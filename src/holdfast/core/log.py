@@ -62,7 +62,6 @@ UNCLAIMED = (Approval, Refusal, Settled, Signal, Cancelled, Forked, Promoted, Ab
 AT_BIRTH = (Override, Adopted)
 """What may be placed by somebody who holds no claim; and besides, while nobody has claimed the branch yet."""
 
-
 RETRY = "retry/"
 """What a sleep's name starts with when it stands for a refused sending; the intent's seq follows."""
 
@@ -189,10 +188,10 @@ class Log:
         if record.target == 0:
             self.settings[record.name] = record.value
             return
-        decided = next((each for each in self._decided.values() if each.seq == record.target), None)
-        slot = next((each for each in self.slots.values() if each.first_seq == record.target), None)
+        decided = next((each for each in self._decided.values() if record.target in each.places), None)
+        slot = next((each for each in self.slots.values() if each.sealed_seq == record.target), None)
         if decided is not None:
-            decided.decision = replace(decided.decision, answer=record.value)
+            decided.decision, decided.replaced = replace(decided.decision, answer=record.value), True
         elif slot is not None and slot.kind is Kind.READ and slot.outcome is not None:
             slot.outcome, slot.settled_by = Happened(record.value), OVERRIDE
         elif record.target > self.base:
@@ -203,9 +202,9 @@ class Log:
         place = (record.lane, record.request, record.n)
         known = self._decided.get(place)
         if known is not None:
-            known.seq, known.decision = entry.seq, record
+            known.seq, known.decision, known.places = entry.seq, record, (*known.places, entry.seq)
             return
-        decided = self._decided[place] = Decided(entry.seq, record)
+        decided = self._decided[place] = Decided(entry.seq, record, (entry.seq,))
         self.lanes.setdefault(record.lane, []).append(decided)
         times = self._asked.get(place[:2], 0)
         self._asked[place[:2]] = max(times, record.n + 1)
@@ -272,8 +271,8 @@ class Log:
         self._unasked.pop(slot.intent_seq, None)
 
     def binding(self, decided: Decided) -> bool:
-        """Whether a decision has touched the world: an effect follows it."""
-        return self.touched_seq > decided.seq
+        """Whether a decision has touched the world (an effect follows it), or somebody has put it in its place."""
+        return decided.replaced or self.touched_seq > decided.seq
 
     def doubts(self) -> list[Slot]:
         """Open intents, in order. They are doubts unless their owner lives."""
@@ -334,6 +333,7 @@ class Log:
     def _take_adopted(self, slot: Slot, record: Adopted, entry: Entry) -> None:
         slot.adopted, slot.kind, slot.args, slot.outcome = record, record.kind, record.args.digest, record.outcome
         slot.intent_seq = slot.sealed_seq = entry.seq
+        slot.undone = self.taken_back.get(entry.seq, 0) > entry.seq
         if record.undoes is not None:
             self._mark_undone(record.undoes, entry.seq)
             return

@@ -68,8 +68,11 @@ class Slot:
 
 @dataclass(slots=True)
 class Decided:
-    """One recorded decision; `claimed` as for slots."""
+    """One recorded decision; `claimed` as for slots. `places`: where it stands, also as it was before it was made anew.
+    `replaced`: a fork has put another answer in its place."""
 
     seq: int
     decision: Decision
+    places: tuple[int, ...]
     claimed: bool = False
+    replaced: bool = False

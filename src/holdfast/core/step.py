@@ -121,7 +121,7 @@ def next_step(call: Call, args_digest: str, contract: Contract, at: Standing) ->
     if slot is not None:
         if isinstance(slot.outcome, Happened):
             return _adopt(call, args_digest, slot, contract, at)
-        if slot.outcome is not None or slot.open or slot.refusal is not None:
+        if _over(slot):
             return _known(call, slot, contract, at)
     if at.held and contract.kind is not Kind.READ:
         return Plan(call, slot)
@@ -137,6 +137,11 @@ def next_step(call: Call, args_digest: str, contract: Contract, at: Standing) ->
     if slot is not None and not untouched:
         return _known(call, slot, contract, at)
     return _new(call, earlier, contract, at)
+
+
+def _over(slot: Slot) -> bool:
+    """Whether the log alone says what is to be done about a call: it has an end, or may have."""
+    return slot.outcome is not None or slot.open or slot.refusal is not None
 
 
 def _earlier(call: Call, at: Standing) -> Slot | None:
@@ -165,12 +170,16 @@ def _elsewhere(call: Call, args_digest: str, relative: Relative, contract: Contr
     bytes."""
     slot = relative.slot
     if slot.open:
-        same = (slot.identity, slot.n) == (call.identity, call.n)
-        if same and contract.kind is Kind.IDEMPOTENT and slot.args == args_digest:
-            return Perform(call)
-        return Await(relative)
+        same = (slot.identity, slot.n) == (call.identity, call.n) and slot.args == args_digest
+        return Perform(call) if same and _may_be_sent_again(slot, contract, at) else Await(relative)
     found = _adopt(call, args_digest, slot, contract, at, relative.node)
     return Adopt(call, relative) if isinstance(found, Replay) and found.slot is slot else found
+
+
+def _may_be_sent_again(slot: Slot, contract: Contract, at: Standing) -> bool:
+    """Whether sending it once more, with its key, changes nothing, even while another sends it: its key lives."""
+    attempts = Attempts(slot.sent, slot.first_sent_ms, slot.last_sent_ms)
+    return isinstance(remedy(contract, attempts, at.now_ms, owner_stopped=False), Redo)
 
 
 def _known(call: Call, slot: Slot, contract: Contract, at: Standing) -> Step:
@@ -224,9 +233,16 @@ def _adopt(call: Call, args_digest: str, slot: Slot, contract: Contract, at: Sta
     why = f"the same call was made with other arguments at {node or slot.first_seq}"
     if contract.drift is Drift.REFUSE:
         return Refuse(f"{why}, and the contract refuses drift", "contract", recorded=False)
-    drifted = replace(call, identity=drifted_identity(call.identity, args_digest), n=0)
-    known = at.log.slot(drifted.identity, 0)
-    if known is None:
+    place = place_of(at.log, at.kin, drifted_identity(call.identity, args_digest), 0)
+    drifted, known = replace(call, identity=place[0], n=place[1]), at.log.slot(*place)
+    if known is not None and _over(known):
+        return _known(drifted, known, contract, at)
+    if at.held:
+        return Plan(drifted, known)
+    elsewhere = None if at.kin is None else at.kin.find(*place)
+    if elsewhere is not None:
+        return _elsewhere(drifted, args_digest, elsewhere, contract, at)
+    if known is None or known.last is Planned:
         return Wait(drifted, None, why)
     return _known(drifted, known, contract, at)
 
@@ -242,12 +258,14 @@ def _beside_stranded(call: Call, at: Standing) -> Perform | Wait:
     branch made: undo that one, or ask."""
     if call.resource is None:
         return Perform(call)
-    beside = [(None, slot) for slot in at.log.unclaimed()] if at.log.diverged else []
-    strangers = [] if at.kin is None else [(each.branch, each.slot) for each in at.kin.stranded(at.log)]
-    for branch, slot in [*beside, *strangers]:
+    own = at.log.unclaimed() if at.log.diverged else []
+    left = {slot.adopted.node for slot in own if slot.adopted is not None}
+    strangers = [] if at.kin is None else at.kin.stranded(at.log, left)
+    beside = [*((None, "", slot) for slot in own), *((each.branch, each.node, each.slot) for each in strangers)]
+    for branch, node, slot in beside:
         if slot.intent is None or slot.intent.resource != call.resource:
             continue
-        needed = at.kin is not None and at.kin.needed(branch or at.log.branch, slot.intent_seq)
+        needed = at.kin is not None and (node in left or at.kin.needed(branch or at.log.branch, slot.intent_seq))
         if slot.kind is Kind.REVERSIBLE and not slot.open and not needed:
             return Perform(call, undo_first=slot, undo_on=branch)
         was = "may have been" if slot.open else "was"

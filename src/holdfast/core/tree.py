@@ -146,13 +146,22 @@ class Tree:
             for name, _ in self.lineage(branch)
         )
 
+    def home(self, branch: str, seq: int) -> str:
+        """The branch on which the entry at `seq` of the history of `branch` stands."""
+        return next(name for name, upto in self.lineage(branch) if upto is None or seq <= upto)
+
+    def heirs(self, branch: str, seq: int) -> set[str]:
+        """The open branches to whose history the entry at `seq` belongs, which stands on `branch`."""
+        return {
+            limb.name
+            for limb in self
+            if limb.status is Status.OPEN
+            and any(name == branch and (upto is None or seq <= upto) for name, upto in self.lineage(limb.name))
+        }
+
     def survives(self, branch: str, seq: int) -> bool:
         """Whether the entry at `seq`, which stands on `branch`, belongs to a branch that is open."""
-        return any(
-            limb.status is Status.OPEN
-            and any(name == branch and (upto is None or seq <= upto) for name, upto in self.lineage(limb.name))
-            for limb in self
-        )
+        return bool(self.heirs(branch, seq))
 
     # --- what the records do ---
 

@@ -152,6 +152,8 @@ class EmbeddedDoor:
         return await self._memory.checkpoint(lambda: self._dumped(state()), restores=self._state is not None)
 
     def _dumped(self, state: object) -> Packed:
+        if self._mediator.held:
+            stop_at_pending(state)
         written = (self._state or Shape(object)).write(state if self._state else None)
         if written.encoding is Encoding.LOST:
             raise Misuse(

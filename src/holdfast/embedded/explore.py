@@ -234,11 +234,15 @@ class Explorer:
             async with gate:
                 return await self._attempt(limb, candidate)
 
-        found = await asyncio.gather(*(one(*pair) for pair in members))
+        found = await asyncio.gather(*(one(*pair) for pair in members), return_exceptions=True)
+        broken = [each for each in found if isinstance(each, BaseException) and not isinstance(each, Waiting)]
+        if broken:
+            raise broken[0]  # when all have come to rest: none goes on behind the back of this life
+        await self._line.refresh()  # so that what they wrote is no news to who waits for them
         waiting = [each for each in found if isinstance(each, Waiting)]
         if waiting:
             raise self._mediator.park(waiting[0])
-        return [each for each in found if not isinstance(each, Waiting)]
+        return [each for each in found if isinstance(each, tuple)]
 
     async def _attempt(self, limb: Limb, candidate: JSON) -> tuple[Attempt, Stop | None] | Waiting:
         if limb.status is Status.ABANDONED:

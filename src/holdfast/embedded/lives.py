@@ -20,10 +20,11 @@ from weakref import WeakValueDictionary
 from holdfast.agent.run import Agent, Run, outside_run
 from holdfast.agent.tool import tool_named
 from holdfast.core.canonical import JSON
+from holdfast.core.codec import decode
 from holdfast.core.effect import Call, Encoding, Payload, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import pack_bytes
-from holdfast.core.record import Claim, Finished, Intent, Record, Sleep, Started
+from holdfast.core.record import Checkpoint, Claim, Finished, Intent, Record, Sleep, Started
 from holdfast.core.tree import MAIN, Status
 from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
@@ -57,6 +58,7 @@ class Lives:
         self._seen: dict[str, int] = {}
         self._kin_seen: dict[str, dict[str, int]] = {}
         self._held: dict[str, bool] = {}
+        self._held_seen: dict[str, dict[str, int]] = {}
         self._side_loop: asyncio.AbstractEventLoop | None = None
         self._guard = threading.Lock()
         self._lives = 0
@@ -79,8 +81,9 @@ class Lives:
                 raise was_cancelled(opened.log.cancelled, branch)
             family = await self._family(branch)
             line = Line(self.store, opened, grant.epoch, family)
+            await line.recall_adopted()
             task = await self._begin(line, opened, agent, task, grant.previous)
-            return await self._drive(line, agent, task, setting)
+            return await self._drive(line, opened.restored, agent, task, setting)
         finally:
             self._lives -= 1
             await self._let_go(branch, line, grant.epoch)
@@ -114,7 +117,9 @@ class Lives:
         await line.write(*records)
         return cast(JSON, await self._value(given))
 
-    async def _drive(self, line: Line, agent: Agent, task: JSON, setting: OnDivergence) -> object:
+    async def _drive(
+        self, line: Line, restored: Checkpoint | None, agent: Agent, task: JSON, setting: OnDivergence
+    ) -> object:
         own_loop = self._own_loop
         mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
         line.alone = lambda: own_loop and self._lives == 1 and mediator.alone
@@ -123,7 +128,7 @@ class Lives:
         memory = Memory(mediator)
         door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape)
         branches = Explorer(mediator, memory, door, lambda branch: self.life(agent, branch, None, setting))
-        state = await self._state(line.log, agent, shape)
+        state = await self._state(restored, agent, shape)
         run = Run(mediator.sender.run, line.family.name, door, branches, state, self._side)
         try:
             answer = await agent.advance(run, task)
@@ -162,9 +167,16 @@ class Lives:
 
     def _look(self, mediator: Mediator) -> None:
         """Remember how far this life had seen the run when it was parked, for whoever waits for something new."""
-        branch, line = mediator.line.branch, mediator.line
-        self._seen[branch], self._kin_seen[branch] = line.heard or (line.seen, dict(line.family.seen))
+        branch, line, family = mediator.line.branch, mediator.line, mediator.line.family
+        self._seen[branch], self._kin_seen[branch] = line.heard or (line.seen, dict(family.seen))
         self._held[branch] = mediator.held
+        self._held_seen[branch] = {
+            name: self._seen[name]
+            for limb in family.tree
+            if (name := f"{family.run}@{limb.name}") in self._seen
+            and name not in (branch, *family.seen)
+            and limb.status is Status.OPEN
+        }
 
     async def _end(self, line: Line, mediator: Mediator, answer: object) -> object:
         """Write the answer of a line that has come to its end, after what its run left behind was taken back."""
@@ -237,15 +249,15 @@ class Lives:
             asyncio.run(self.store.append(branch, [], epoch=epoch, release=True))
         self._busy.discard(branch)
 
-    async def _state(self, log: Log, agent: Agent, shape: Shape | None) -> object:
+    async def _state(self, restored: Checkpoint | None, agent: Agent, shape: Shape | None) -> object:
         if shape is None:
             return None
-        if log.checkpoint is None:
+        if restored is None:
             try:
                 return agent.state()
             except TypeError:
                 return None
-        payload = log.checkpoint.state
+        payload = restored.state
         return shape.read(await read_payload(self.store, payload), payload.encoding).value
 
     async def _ended(self, branch: str) -> Payload | None:
@@ -286,13 +298,26 @@ class Lives:
             return True
         if await self._ended(branch) is not None:
             return True
+        return await self._kin_moved(branch)
+
+    async def _kin_moved(self, branch: str) -> bool:
+        """Whether another branch of the run has written anything but that somebody came to it, and waits: two that wait
+        for people would else wake each other for ever."""
+        for name, after in self._held_seen.get(branch, {}).items():  # of a candidate that waits, only people are news
+            for entry in await self.store.read(name, after=after, unclaimed=True, newest=1):
+                self._seen[name] = entry.seq
+                return True
         seen = self._kin_seen.get(branch)
         if not seen:
             return await self._has_moved(branch)
-        return any(
-            found.name != branch and found.seq > seen.get(found.name, 0)
-            for found in await self.store.branches(f"{branch.partition('@')[0]}@")
-        )
+        for found in await self.store.branches(f"{branch.partition('@')[0]}@"):
+            if found.name == branch or found.seq <= seen.get(found.name, 0):
+                continue
+            for entry in await self.store.read(found.name, after=seen.get(found.name, 0)):
+                if not isinstance(decode(entry.body), Claim | Sleep):
+                    return True
+            seen[found.name] = found.seq
+        return False
 
     async def _has_moved(self, branch: str) -> bool:
         """Whether a branch that looks at no other has got another place in its run: promoted, abandoned, superseded."""

@@ -14,11 +14,11 @@ import hashlib
 from collections.abc import Awaitable, Callable
 
 from holdfast.core.payload import Packed
-from holdfast.core.record import Checkpoint, Decision, Draw, Signal, Sleep
+from holdfast.core.record import Checkpoint, Decision, Draw, Planned, Signal, Sleep
 from holdfast.core.signals import sort_signals
 from holdfast.core.slot import Decided
 from holdfast.core.wake import SIGNAL
-from holdfast.errors import AwaitingSignal, InDoubt, Waiting
+from holdfast.errors import AwaitingSignal, InDoubt, Ready, Waiting
 from holdfast.gateway.diverge import TURNS
 from holdfast.gateway.line import Line, signal_key
 from holdfast.gateway.mediate import Mediator
@@ -200,6 +200,14 @@ class Memory:
         here too."""
         self._mediator.enter()
         await self._mediator.settled()
+        if restores and self._mediator.held and any(slot.last is Planned for slot in self._line.log.slots.values()):
+            raise self._mediator.park(
+                Ready(
+                    "a checkpoint cannot stand on what is planned: nobody would do it who goes on from there",
+                    where=self._line.branch,
+                    fix=f"holdfast promote {self._line.branch.replace('@', ' ')}",
+                )
+            )
         state = dump()
         doubts = self._line.log.doubts()
         if doubts:

@@ -110,6 +110,10 @@ class Family:
             self.kin is not None and self.kin.needed(f"{self.run}@{self.name}", seq)
         )
 
+    def needed_beside(self, seq: int) -> bool:
+        """As `needed`, by another branch than this one."""
+        return self.kin is not None and self.kin.needed(f"{self.run}@{self.name}", seq)
+
     def _base_of(self, name: str) -> int:
         """After which entry another branch's history is not this one's."""
         own = dict(self.tree.lineage(self.name))

@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from holdfast.core.payload import Packed
 from holdfast.core.record import (
     Abandoned,
     Adopted,
+    Checkpoint,
     Decision,
     Forked,
     Intent,
@@ -35,10 +37,11 @@ from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
 from holdfast.gateway.family import TREE_KEY, KnownTree, read_tree
-from holdfast.gateway.line import key_for, node_of, read_log
+from holdfast.gateway.line import CHECKPOINT_KEY, STARTED_KEY, key_for, node_of, read_log
 from holdfast.store import Branch, Draft, Readable, Store
 
 TRIES = 200
+NO_STATE = hashlib.sha256(b"null").hexdigest()  # of the checkpoints of an agent that is replayed from its beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ async def prepared(store: Readable, cutting: Cutting, known: KnownTree) -> Birth
         raise Unknown(f"there is no branch `{name}`", where=cutting.run, fix=f"holdfast show {cutting.run}")
     parent = next(each for each, upto in tree.lineage(name) if upto is None or cutting.at <= upto)
     entry = await _entry(store, f"{cutting.run}@{parent}", cutting.at, cutting.node)
+    await _has_begun(store, cutting)
     there = await store.branches(f"{cutting.run}@")
     forked = Forked(
         branch=_free_name(there), parent=parent, at=cutting.at, digest=entry.digest.hex(),
@@ -283,6 +287,7 @@ async def _check_edit(store: Readable, cutting: Cutting, tree: Tree, edit: Edit)
     entry = await _entry(store, f"{cutting.run}@{home}", edit.target, cutting.node)
     record = decode(entry.body)
     if isinstance(record, Decision) or (isinstance(record, Seal) and record.intent is None):
+        await _check_checkpoints(store, cutting, tree, edit.target)
         return
     kind = type(record).__name__.lower()
     raise BadCall(
@@ -290,6 +295,26 @@ async def _check_edit(store: Readable, cutting: Cutting, tree: Tree, edit: Edit)
         where=cutting.node,
         fix="what happened in the world has happened: fork before it instead",
     )
+
+
+async def _check_checkpoints(store: Readable, cutting: Cutting, tree: Tree, target: int) -> None:
+    """Raise BadCall if a state that was kept rests on what is to be replaced."""
+    for name, upto in tree.lineage(cutting.branch.partition("@")[2]):
+        most = cutting.at if upto is None else min(upto, cutting.at)
+        for entry in await store.read(f"{cutting.run}@{name}", key=CHECKPOINT_KEY, after=target, upto=most):
+            record = decode(entry.body)
+            if isinstance(record, Checkpoint) and record.state.digest != NO_STATE:
+                raise BadCall(
+                    f"the checkpoint at {entry.seq} rests on entry {target}",
+                    where=cutting.node,
+                    fix=f"fork before it: {node_of(f'{cutting.run}@{name}', entry.seq - 1)}",
+                )
+
+
+async def _has_begun(store: Readable, cutting: Cutting) -> None:
+    started = await store.read(f"{cutting.run}@{MAIN}", key=STARTED_KEY, newest=1)
+    if not started or started[0].seq > cutting.at:
+        raise BadCall("the run has not begun at this place", where=cutting.node, fix="fork at a later entry")
 
 
 async def _entry(store: Readable, branch: str, seq: int, node: str) -> Entry:

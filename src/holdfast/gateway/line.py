@@ -17,6 +17,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from holdfast.core.codec import decode, encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
@@ -92,10 +93,11 @@ def key_for(record: Record, log: Log) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A branch as it was read: its log, and its first record."""
+    """A branch as it was read: its log, its first record, and the checkpoint that it was read from."""
 
     log: Log
     started: Started | None
+    restored: Checkpoint | None = None
 
 
 Lineage = Sequence[tuple[str, int | None]]
@@ -137,10 +139,14 @@ async def read_log(store: Readable, branch: str, *, restore: bool = False, upto:
     check_chain(base.digest if base else origin(lineage[0][0]), entries)
     for entry in entries:
         log.fold(entry)
-    if base:
-        for entry in await store.read(lineage[0][0], key=STARTED_KEY, newest=1):
+    if base is None:
+        return Opened(log, log.started)
+    for entry in await store.read(lineage[0][0], key=STARTED_KEY, newest=1):
+        log.fold(entry)
+    for stretch, last in lineage[1:]:
+        for entry in await store.read(stretch, key=OVERRIDE_KEY, upto=_least(last, base.seq)):
             log.fold(entry)
-    return Opened(log, log.started)
+    return Opened(log, log.started, cast(Checkpoint, decode(base.body)))
 
 
 def _least(one: int | None, other: int | None) -> int | None:
@@ -148,17 +154,11 @@ def _least(one: int | None, other: int | None) -> int | None:
 
 
 async def _newest_checkpoint(store: Readable, lineage: Lineage, most: int | None) -> Entry | None:
-    """The newest checkpoint, up to position `most`, that what was overridden later does not lie before."""
+    """The newest checkpoint, up to position `most`."""
     for branch, upto in reversed(lineage):
         found = await store.read(branch, key=CHECKPOINT_KEY, newest=1, upto=_least(most, upto))
         if found:
             return found[0]
-        for entry in await store.read(branch, key=OVERRIDE_KEY) if len(lineage) > 1 else ():
-            override = decode(entry.body)
-            if isinstance(override, Override) and (override.target or override.name == "input"):
-                most = _least(most, override.target - 1)
-        if most is not None and most < 1:
-            return None
     return None
 
 
@@ -186,6 +186,7 @@ class Line:
         self.seen = opened.log.seq
         self.heard: tuple[int, dict[str, int]] | None = None
         self._recalled: set[bytes] = set()
+        self._behind: list[Entry] | None = None
         self._known: set[bytes] = set()
         self._later: deque[tuple[Record, Sequence[Blob]]] = deque()
         self._unplaced: dict[bytes, Blob] = {}  # payloads of what waits, or is on its way
@@ -303,21 +304,60 @@ class Line:
             for entry in await self.store.read(f"{self.family.run}@{name}", key=key, upto=upto, newest=newest)
         ]
 
-    async def recall(self, identity: bytes) -> None:
+    async def _unlisted(self) -> list[Entry]:
+        """What lies behind the checkpoint of this life on branches that this one came from, after the last checkpoint
+        that they have: no store looks that up by identity, so it is read, once."""
+        if self._behind is None:
+            self._behind = []
+            for name, upto in self.family.tree.lineage(self.family.name):
+                place = f"{self.family.run}@{name}"
+                listed = await self.store.read(place, key=CHECKPOINT_KEY, newest=1)
+                last, most = listed[0].seq if listed else 0, _least(upto, self.log.base)
+                if most is not None and last < most:
+                    self._behind += await self.store.read(place, after=last, upto=most)
+        return self._behind
+
+    async def recall(self, identity: bytes) -> bool:
         """Behind a checkpoint: bring in what the log knows of this identity. Costs one look-up per identity and
-        life."""
+        life. False if there was nothing to look up."""
         if self.log.base == 0 or identity in self._recalled:
-            return
+            return False
         self._recalled.add(identity)
-        for entry in await self.read_back(identity, RECALL):
-            if entry.seq <= self.log.base:
-                self.log.fold(entry)
+        found = {entry.seq: entry for entry in await self.read_back(identity, RECALL) if entry.seq <= self.log.base}
+        found.update({entry.seq: entry for entry in await self._unlisted() if entry.key == identity})
+        for _, entry in sorted(found.items()):
+            self.log.fold(entry)
         for n in range(self.log.counts.get(identity, 0)):
             slot = self.log.slot(identity, n)
             if slot is not None and slot.kind is Kind.REVERSIBLE:  # which may have been taken back, and done anew
                 await self.recall(undo_identity(identity, n))
                 if slot.undone:
                     await self.recall(redone_identity(identity, n))
+        return True
+
+    async def made_behind(self, identity: bytes) -> int:
+        """How often this identity was called behind the checkpoint."""
+        await self.recall(identity)
+        made = n = 0
+        while (slot := await self._stands(identity, n)) is not None or n < self.log.counts.get(identity, 0):
+            n += 1
+            if slot is None or slot.first_seq <= self.log.base:
+                made = n
+        return made
+
+    async def _stands(self, identity: bytes, n: int) -> Slot | None:
+        """What stands for a call: where another branch has used up its key, under another identity."""
+        kin = self.family.kin
+        while (slot := self.log.slot(identity, n)) is None and kin is not None and kin.used_up(self.log, identity, n):
+            identity, n = redone_identity(identity, n), 0
+            await self.recall(identity)
+        return slot
+
+    async def recall_adopted(self) -> None:
+        """Behind a checkpoint: bring in what was adopted there of what the other branches did."""
+        if self.log.base and self.family.kin is not None:
+            for relative in self.family.kin.stranded(self.log):
+                await self.recall(relative.slot.identity)
 
     async def payload(self, payload: Payload) -> bytes:
         """The bytes of a payload, put together from its pieces and checked against its digest. If they cannot be had,

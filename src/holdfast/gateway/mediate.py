@@ -20,19 +20,7 @@ from holdfast.core.kin import Relative
 from holdfast.core.record import Adopted, Hold, Planned, Refusal
 from holdfast.core.record import Cancelled as WasCancelled
 from holdfast.core.slot import Slot
-from holdfast.core.step import (
-    Adopt,
-    Await,
-    Perform,
-    Plan,
-    Refuse,
-    Replay,
-    Settle,
-    Standing,
-    Step,
-    Wait,
-    next_step,
-)  # fmt: skip
+from holdfast.core.step import Adopt, Await, Perform, Plan, Refuse, Replay, Settle, Standing, Step, Wait, next_step
 from holdfast.core.tree import Status
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Superseded, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
@@ -91,14 +79,7 @@ class Mediator:
 
     async def recall(self, identity: bytes) -> None:
         """Behind a checkpoint: learn how often this identity was called before."""
-        await self.line.recall(identity)
-        log = self.line.log
-        behind = [n for n in range(log.counts.get(identity, 0)) if self._behind(identity, n)]
-        self._counts.setdefault(identity, max(behind, default=-1) + 1)
-
-    def _behind(self, identity: bytes, n: int) -> bool:
-        slot = self.line.log.slot(identity, n)
-        return slot is None or slot.first_seq <= self.line.log.base
+        self._counts.setdefault(identity, await self.line.made_behind(identity))
 
     def count(self, identity: bytes) -> int:
         """The number of the call that is being made now, among those of its identity on this line."""
@@ -182,6 +163,8 @@ class Mediator:
         while True:
             self.check()
             step = self._step(asked)
+            if isinstance(step, Perform | Wait | Adopt | Plan) and await self.line.recall(step.call.identity):
+                continue  # it stands under another identity, of which more was known behind the checkpoint
             if news and isinstance(step, Perform | Wait | Adopt | Plan) and self.line.log.unclaimed():
                 news = False
                 if self.line.log.slot(step.call.identity, step.call.n) is None:
@@ -277,11 +260,12 @@ class Mediator:
         if asked.contract.kind is Kind.READ:
             return await self.sender.read(asked)
         if step.undo_first is not None:
+            first = step.undo_first
             if step.undo_on is None:
-                await self.settler.undo(asked, step.undo_first)
+                await self.settler.undo(asked, first, unless=lambda: self.line.family.needed_beside(first.intent_seq))
             else:
-                await self._undo_aside(asked, step.undo_on, step.undo_first)
-            return None  # there may be more of it
+                await self._undo_aside(asked, step.undo_on, first)
+            return None  # there may be more of it, or another branch rests on it since a moment ago
         return await self.sender.first(asked, step.call, step.approval_seq)
 
     # --- other branches ---
@@ -309,13 +293,14 @@ class Mediator:
 
     async def _await(self, asked: Asked, relative: Relative) -> None:
         """Another branch has sent it. While its owner lives, it will be sealed soon; else its doubt must be settled."""
-        slot, branch = relative.slot, relative.branch
+        slot, branch, kin = relative.slot, relative.branch, self.line.family.kin
         for turn in range(AWAITED):
             await asyncio.sleep(min(0.02 * 2**turn, 0.5))
             await self.line.refresh()
+            if kin is not None:
+                kin.look(relative)
             if not slot.open:
                 return
-        kin = self.line.family.kin
         undoes = None if slot.intent is None else slot.intent.undoes
         if kin is not None and undoes is not None and (undone := kin.at(branch, undoes)) is not None:
             await self._undo_aside(asked, branch, undone)  # which is going on with it

@@ -7,7 +7,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NoReturn, cast
 
 from holdfast.errors import Ready, Waiting
@@ -49,13 +49,19 @@ class Pending:
     __eq__ = __ne__ = __hash__ = __format__ = __await__ = __enter__ = __aiter__ = __mod__ = __rmod__ = _stop
 
 
-def stop_at_pending(value: object, depth: int = 50) -> None:
+def stop_at_pending(value: object) -> None:
     """Raise Ready if `value` is, or holds, an answer that is still held."""
-    if type(value) is Pending:
-        value.needed()
-    if depth and isinstance(value, Mapping):
-        for item in cast("Mapping[object, object]", value).values():
-            stop_at_pending(item, depth - 1)
-    elif depth and isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
-        for item in cast("Sequence[object]", value):
-            stop_at_pending(item, depth - 1)
+    todo, met = [value], set[int]()
+    while todo:
+        value = todo.pop()
+        if type(value) is Pending:
+            value.needed()
+        if isinstance(value, str | bytes | bytearray | int | float | None) or id(value) in met:
+            continue
+        met.add(id(value))
+        if isinstance(value, Mapping):
+            todo.extend(cast("Mapping[object, object]", value).values())
+        elif isinstance(value, Sequence | Set):
+            todo.extend(cast("Sequence[object]", value))
+        else:
+            todo.extend(getattr(value, "__dict__", {}).values())
