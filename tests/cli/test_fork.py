@@ -76,7 +76,13 @@ def test_a_dry_run_as_a_page_says_what_becomes_of_each_effect(trip: str) -> None
     page = typed("fork", "t@4", "--set", '4.output="Rome"', "--dry-run")
     lines = page.stdout.splitlines()
     assert lines[0] == "t@4  a recovery fork: b2 becomes the run's line in place of main"
-    assert next(line for line in lines if "trip.book" in line).split()[:5] == ["main:5", "trip.book", "taken", "back", "at"]
+    assert next(line for line in lines if "trip.book" in line).split()[:5] == [
+        "main:5",
+        "trip.book",
+        "taken",
+        "back",
+        "at",
+    ]
     assert "stays; it is irreversible" in next(line for line in lines if "trip.mail" in line)
     assert page.stderr.startswith("nothing was written\nHint: ")
 
@@ -411,10 +417,16 @@ def test_a_fork_leaves_a_killed_worker_behind_and_its_doubt_is_settled_once(
 
     # A place behind its intent cannot be forked; one before it can be looked at, beside the running worker.
     between = process("fork", "t@8", cwd=here)
-    assert (between.returncode, between.stderr.startswith("InDoubt: `trip.mail` was sent before this place")) == (3, True)
+    assert (between.returncode, between.stderr.startswith("InDoubt: `trip.mail` was sent before this place")) == (
+        3,
+        True,
+    )
     told = json.loads(process("fork", "t@4", "--dry-run", "--json", cwd=here).stdout)
     assert told["advanced_by"].endswith(f":{work.pid}")
-    assert [(each["tool"], each["state"]) for each in told["stranded"]] == [("trip.book", "undone"), ("trip.mail", "doubt")]
+    assert [(each["tool"], each["state"]) for each in told["stranded"]] == [
+        ("trip.book", "undone"),
+        ("trip.mail", "doubt"),
+    ]
 
     work.kill()
     work.wait()

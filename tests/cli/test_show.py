@@ -21,7 +21,8 @@ SHOW = {
 }  # fmt: skip
 NEED = {"why", "node", "what", "args", "about", "commands"}
 EFFECT = {
-    "node", "tool", "kind", "args", "outcome", "answer", "at_ms", "sent", "settled_by", "undone", "key", "inherited", "adopted",
+    "node", "tool", "kind", "args", "outcome", "answer", "at_ms", "sent", "settled_by", "undone", "key", "inherited",
+    "adopted",
 }  # fmt: skip
 LINE = {"node", "branch", "inherited", "seq", "at_ms", "epoch", "digest", "name", "words", "record"}
 ENTRY = {"node", "seq", "at_ms", "epoch", "digest", "name", "words", "fields"}
