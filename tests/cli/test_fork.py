@@ -105,7 +105,7 @@ def test_on_80_columns_each_line_of_the_page_fits(trip: str, here: Path) -> None
 def test_a_recovery_fork_goes_another_way_and_takes_back_what_nobody_asks_for(trip: str) -> None:
     made = typed("fork", "t@4", "--set", '4.output="Rome"', "--why", "Paris is full", "--by", "ann")
     assert made.stdout == "t@b2  a recovery fork of t@4, the run's line now\n"
-    assert "stranded: 1 taken back at the end, 1 stays" in made.stderr
+    assert "stranded: 1 taken back at the end, 1 left in the world" in made.stderr
     assert f"Hint: holdfast resume t --agent {BAND}:trip" in made.stderr
     assert resume("t", "trip").stdout == '"room in Rome"\n'
     assert world() == ["book Paris", "mail ann", "book Rome", "unbook Paris"]  # the mail is not sent again
