@@ -256,7 +256,7 @@ def _changed(each: Change) -> tuple[Text, ...]:
     name = each.name if each.node else f"setting {each.name}"
     return (
         styled(short(each.node) if each.node else ""),
-        styled(each.name),
+        styled(name),
         styled(before, "dim") + styled(each.after, "bold", 2 * SHORT),
     )
 
