@@ -277,6 +277,8 @@ def _taken_back(slot: Slot, seq: int | None, outcome: Outcome, node: str) -> Dra
 
 
 async def _check_edit(store: Readable, cutting: Cutting, tree: Tree, edit: Edit) -> None:
+    if edit.target == 0 and not edit.name:
+        raise BadCall("there is no entry 0 whose answer could be replaced", where=cutting.node, fix="name its place")
     if edit.target == 0:
         return
     name = cutting.branch.partition("@")[2]
