@@ -292,6 +292,23 @@ def test_who_was_superseded_in_its_sleep_sends_nothing(
     trial.census([tool], ["b", "c"])
 
 
+@pytest.mark.parametrize("tool", ["make", "mail"])
+def test_who_was_superseded_on_a_branch_in_its_sleep_sends_nothing(nursery: Nursery, ground: Path, tool: str) -> None:
+    """The news stands on main, which it does not write to."""
+    trial = journey(ground, nursery, tool)
+    trial.finish()
+    fork(trial, tool, ["c", "d"])
+    sleeper = trial.bear(stops=["before Intent 2"])
+    assert nursery.wait(sleeper)[0] == "stopped"
+    fork(trial, tool, OTHER)
+    trial.finish()
+    nursery.signal(sleeper, signal.SIGCONT)
+    assert nursery.wait(sleeper)[0] == "left"
+    assert not trial.world.effects(tool, "d"), "sent by a branch that was superseded"
+    trial.deed("clear", run="trial")
+    trial.census([tool], ["b", "c"])
+
+
 @pytest.mark.parametrize("boundary", ["after Intent 2", "in acting 2", "in acted 2", "before Seal 2"])
 @pytest.mark.parametrize("tool", ["put", "build", "mail"])
 def test_who_sleeps_between_intent_and_seal_is_waited_for(
