@@ -63,6 +63,7 @@ class Mediator:
         self._aside = aside
         self.parked: Waiting | None = None
         self.closed: HoldfastError | None = None
+        self.asked = 0  # how often this life has asked for anything
         self.sender = Sender(line, run, now_ms, self.park)
         self.settler = Settler(self.sender, self.check, self.park, self._stopped)
         self.divergences = Divergences(line, on_divergence, self.park, self.close)
@@ -195,6 +196,7 @@ class Mediator:
 
     def enter(self) -> None:
         """Raise what keeps this run from asking for anything more."""
+        self.asked += 1
         if self.closed is not None:
             raise self.closed
         if self.line.broken is not None:
