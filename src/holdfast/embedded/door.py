@@ -187,14 +187,15 @@ class EmbeddedDoor:
     async def stranded(self, *, undone: bool) -> list[Stranded]:
         """As `Door.stranded`."""
         line, kin = self._mediator.line, self._mediator.line.family.kin
-        own = [(line.branch, slot) for slot in line.log.unclaimed()]
-        beside = [] if kin is None else [(each.branch, each.slot) for each in kin.stranded(line.log)]
+        found = [(line.branch, slot, False) for slot in line.log.unclaimed()]
+        found += [(each.branch, each.slot, False) for each in (kin.stranded(line.log) if kin else ())]
         if undone:
-            own += [(line.branch, slot) for slot in line.log.effects if slot.undone and not _redone(line.log, slot)]
-            beside += [(each.branch, each.slot) for each in kin or () if each.slot.undone]
-        return [await self._stranded(*each) for each in (*own, *beside)]
+            gone = [slot for slot in line.log.effects if slot.undone and not _redone(line.log, slot)]
+            found += [(line.branch, slot, True) for slot in gone]
+            found += [(each.branch, each.slot, True) for each in (kin.undone() if kin else ())]
+        return [await self._stranded(*each) for each in found]
 
-    async def _stranded(self, branch: str, slot: Slot) -> Stranded:
+    async def _stranded(self, branch: str, slot: Slot, undone: bool) -> Stranded:
         line = self._mediator.line
         assert slot.asked is not None, "an effect was asked for with arguments"
         arguments = Shape(object).read(await line.payload(slot.asked), Encoding.JSON).woven
@@ -203,7 +204,7 @@ class EmbeddedDoor:
             payload = slot.outcome.answer
             answer = Shape(object).read(await line.payload(payload), payload.encoding).value
         node = node_of(branch, slot.intent_seq or slot.first_seq)
-        return Stranded(node, slot.tool, arguments, slot.outcome is not None, answer, slot.undone)
+        return Stranded(node, slot.tool, arguments, slot.outcome is not None, answer, undone)
 
 
 def _redone(log: Log, slot: Slot) -> bool:
