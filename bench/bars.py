@@ -39,6 +39,7 @@ def _bars(rows: dict[str, Any]) -> Iterator[Bar]:
     yield _at_least("decisions, one run", 4.0, against["decision, 1 run"])
     yield from _resumes(rows["resume time"])
     yield _bytes(rows["bytes on disk per step"])
+    yield from _files(rows)
     imports = rows["import time"]
     yield _at_most("`import holdfast`", 100.0, imports["holdfast ms"], "ms")
     yield _at_most("`import holdfast` / `import asyncio, sqlite3`", 3.0, imports["holdfast / (asyncio, sqlite3)"], "×")
@@ -90,3 +91,22 @@ def _bytes(found: dict[str, Any]) -> Bar:
         measured=f"{times} × ({alone} × the messages alone)",
         met=times <= 1.5,
     )
+
+
+def _files(rows: dict[str, Any]) -> Iterator[Bar]:
+    what = "capture of 10 000 files after 10 changed, besides reading these"
+    found = rows["workspace"].get("10000 files, 10 changed")
+    if found is None:
+        yield Bar(what=what, bar="", measured="not measured at this size", met=None)
+    else:
+        middle = {name: each["median"] for name, each in found.items()}
+        ratio = (middle["capture, warm"] - middle["reading what changed"]) / middle["walk"]
+        yield Bar(what=what, bar="≤ 1.5 × one walk of the tree", measured=f"{ratio:.2f} ×", met=ratio <= 1.5)
+    closed = rows["unchanged checkpoint"]
+    what, bar = "checkpoint whose files did not change, counted", "1 flush, nothing written but the log"
+    if "skipped" in closed:
+        yield Bar(what=what, bar=bar, measured=closed["skipped"], met=None)
+        return
+    flushes, elsewhere = closed["flushes"], closed["writes elsewhere"]
+    measured = f"{flushes:g} flushes, {elsewhere:g} writes elsewhere, {closed['ms']:g} ms"
+    yield Bar(what=what, bar=bar, measured=measured, met=flushes <= 1 and elsewhere == 0)

@@ -42,6 +42,14 @@ def run(name: str, given: dict[str, Any]) -> object:
             from bench import storage
 
             return storage.grow(folder, texts, given["steps"])
+        case "close":
+            from bench import closing
+
+            return closing.close(folder, given["steps"])
+        case "files":
+            from bench import workspace
+
+            return workspace.compare(folder, given["files"], given["changed"], given["rounds"])
     raise ValueError(f"no measurement is called `{name}`")
 
 

@@ -31,11 +31,12 @@ def why_not(folder: Path) -> str | None:
     if shutil.which("strace") is None:
         return "strace is not installed"
     trace = folder / "probe.strace"
-    tried = subprocess.run([*_strace(trace), "true"], capture_output=True, text=True, check=False, timeout=60)
+    tried = subprocess.run([*strace(trace), "true"], capture_output=True, text=True, check=False, timeout=60)
     return None if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()[:200]}"
 
 
-def _strace(trace: Path) -> list[str]:
+def strace(trace: Path, calls: str = CALLS) -> list[str]:
+    """The command that writes every one of these `calls`, of all threads and children, to the file `trace`."""
     return [
         "strace",
         "-f",
@@ -44,7 +45,7 @@ def _strace(trace: Path) -> list[str]:
         "-ttt",
         "-qq",
         "-e",
-        f"trace={CALLS}",
+        f"trace={calls}",
         "-e",
         "signal=none",
         "-o",
@@ -88,7 +89,7 @@ def _each(child: Child, folder: Path, kind: str, runs: int, steps: int) -> float
     totals: list[int] = []
     for number in (steps, 2 * steps):
         trace = folder / f"{kind}-{runs}-{number}.strace"
-        child("take", before=_strace(trace), kind=kind, runs=runs, steps=number)
+        child("take", before=strace(trace), kind=kind, runs=runs, steps=number)
         totals.append(counted(trace).total())
     return (totals[1] - totals[0]) / (steps * runs)
 
@@ -97,7 +98,7 @@ def _beside(child: Child, folder: Path, kind: str, seconds: float) -> dict[str, 
     """With the default settings, for some seconds: flushes of the write-ahead log beyond those of the steps, of the
     anchor, and of the database (a transfer of the write-ahead log, before and after which the log is flushed too)."""
     trace = folder / f"{kind}-beside.strace"
-    done = child("pace", before=_strace(trace), kind=kind, seconds=seconds)
+    done = child("pace", before=strace(trace), kind=kind, seconds=seconds)
     found = counted(trace, done["began"], done["ended"])
     owed = done["steps"] if kind == "idempotent" else 0
     return {

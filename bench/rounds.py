@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import bars, flushes, importing, machine, slowdisk, text
+from bench import bars, closing, flushes, importing, machine, slowdisk, text
 from bench.spread import spread
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +50,8 @@ LEGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is measured. `lengths`: steps of the logs that are resumed; `talks`: turns of growing conversations."""
+    """How much is measured. `lengths`: steps of the logs that are resumed; `talks`: turns of growing conversations;
+    `trees`: files of workspaces, how many of them change, and how often that is measured."""
 
     rounds: int
     seconds: float
@@ -62,15 +63,18 @@ class Size:
     flush_steps: int
     beside_seconds: float
     slow_rounds: int
+    trees: tuple[tuple[int, int, int], ...]
+    closings: int
 
 
 FULL = Size(
     rounds=6, seconds=1.2, floor_seconds=0.7, warming=True, lengths=(100, 1000, 10_000), talks=(100, 300, 1000),
     imports=3, flush_steps=100, beside_seconds=5.0, slow_rounds=3,
+    trees=((200, 10, 5), (10_000, 1, 3), (10_000, 10, 7), (10_000, 1000, 2), (50_000, 10, 2)), closings=100,
 )  # fmt: skip
 QUICK = Size(
     rounds=1, seconds=0.25, floor_seconds=0.25, warming=False, lengths=(100, 300), talks=(100, 300),
-    imports=1, flush_steps=20, beside_seconds=1.5, slow_rounds=1,
+    imports=1, flush_steps=20, beside_seconds=1.5, slow_rounds=1, trees=((200, 10, 1), (1000, 10, 1)), closings=20,
 )  # fmt: skip
 
 
@@ -101,7 +105,14 @@ class Bench:
         self._say("flushes, under strace")
         traces = self._fresh("traces")
         counted = flushes.measure(self.child, traces, steps=self._size.flush_steps, seconds=self._size.beside_seconds)
-        rows = {**self._rows(counted), "slower flush": slowly}
+        self._say("checkpoints of files that did not change")
+        closed = closing.measure(self.child, traces, self._size.closings)
+        rows = {
+            **self._rows(counted),
+            "slower flush": slowly,
+            "workspace": self._trees(),
+            "unchanged checkpoint": closed,
+        }
         rows["bars"] = bars.judged(rows)
         loads = {"load before": load, "load after": machine.load(), "seconds": round(time.monotonic() - began)}
         return {
@@ -234,6 +245,15 @@ class Bench:
             "bytes on disk per step": {str(turns): self._talk(turns) for turns in self._size.talks},
             "import time": self._imported(),
         }
+
+    def _trees(self) -> dict[str, Any]:
+        """Times in ms, by the size of the tree and what was done."""
+        rows: dict[str, Any] = {}
+        for files, changed, rounds in self._size.trees:
+            self._say(f"a workspace of {files} files, {changed} of them changed")
+            found = self.child("files", files=files, changed=changed, rounds=rounds)
+            rows[f"{files} files, {changed} changed"] = {name: spread(values, 2) for name, values in found.items()}
+        return rows
 
     def _resumed(self, field: str, digits: int) -> dict[str, Any]:
         rows: dict[str, Any] = {"restore": {}, "replay": {}}

@@ -26,6 +26,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         _bytes(result),
         _imports(result),
         _slower(result),
+        _files(result),
         _bars(result),
     )
 
@@ -105,6 +106,14 @@ def _slower(result: Mapping[str, Any]) -> Table | str:
     )
     for name, against in found["steps/s against the floor"].items():
         table.add_row(name, shown(against))
+    return table
+
+
+def _files(result: Mapping[str, Any]) -> Table:
+    rows = result["workspace"]
+    table = _table("Workspaces: ms, by what is done", "", *rows)
+    for name in dict.fromkeys(name for found in rows.values() for name in found):
+        table.add_row(name, *(f"{found[name]['median']:g}" if name in found else "" for found in rows.values()))
     return table
 
 

@@ -40,7 +40,8 @@ UNWANTED = set(
     "session workflow thread action activity event commit rollback snapshot permission manager helper util utils "
     "handler service".split()
 )
-OF_THE_MACHINE = {"thread"}  # a function may run something in one; nothing of Holdfast is one
+# A function may run something in a thread, or be told which services an agent has started; nothing of Holdfast is one.
+OF_THE_MACHINE = {"thread", "service", "services"}
 
 HEAVY = set("apsw boto3 click cryptography moto openai pydantic rich typer zstandard".split())
 

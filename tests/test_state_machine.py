@@ -38,7 +38,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.record import Approval, Intent, Seal, Settled
 from holdfast.embedded import House
 from holdfast.errors import AwaitingSignal
-from holdfast.gateway.line import read_log
+from holdfast.gateway.history import read_log
 from holdfast.store import Draft
 from holdfast.store.memory import MemoryStore
 from holdfast.store.sqlite import SqliteStore

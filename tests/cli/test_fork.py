@@ -76,8 +76,14 @@ def test_a_dry_run_as_a_page_says_what_becomes_of_each_effect(trip: str) -> None
     page = typed("fork", "t@4", "--set", '4.output="Rome"', "--dry-run")
     lines = page.stdout.splitlines()
     assert lines[0] == "t@4  a recovery fork: b2 becomes the run's line in place of main"
-    assert next(line for line in lines if "book" in line).split()[:5] == ["main:5", "book", "taken", "back", "at"]
-    assert "stays; it is irreversible" in next(line for line in lines if "mail" in line)
+    assert next(line for line in lines if "trip.book" in line).split()[:5] == [
+        "main:5",
+        "trip.book",
+        "taken",
+        "back",
+        "at",
+    ]
+    assert "stays; it is irreversible" in next(line for line in lines if "trip.mail" in line)
     assert page.stderr.startswith("nothing was written\nHint: ")
 
 
@@ -99,7 +105,7 @@ def test_on_80_columns_each_line_of_the_page_fits(trip: str, here: Path) -> None
 def test_a_recovery_fork_goes_another_way_and_takes_back_what_nobody_asks_for(trip: str) -> None:
     made = typed("fork", "t@4", "--set", '4.output="Rome"', "--why", "Paris is full", "--by", "ann")
     assert made.stdout == "t@b2  a recovery fork of t@4, the run's line now\n"
-    assert "stranded: 1 taken back at the end, 1 stays" in made.stderr
+    assert "stranded: 1 taken back at the end, 1 left in the world" in made.stderr
     assert f"Hint: holdfast resume t --agent {BAND}:trip" in made.stderr
     assert resume("t", "trip").stdout == '"room in Rome"\n'
     assert world() == ["book Paris", "mail ann", "book Rome", "unbook Paris"]  # the mail is not sent again
@@ -274,7 +280,7 @@ def test_a_speculative_branch_shows_what_it_would_do_and_does_it_once_it_is_prom
     assert (ready.exit_code, ready.stdout) == (3, "")
     assert 'it offers: {"would": "bob"}' in ready.stderr
     assert "fix: holdfast promote o b2" in ready.stderr
-    assert [(each["tool"], each["outcome"]) for each in read("show", "o@b2")["effects"]][-1] == ("mail", "planned")
+    assert [(each["tool"], each["outcome"]) for each in read("show", "o@b2")["effects"]][-1] == ("trip.mail", "planned")
     assert world() == ["mail ann"]
     assert done("promote", "o", "b2", "--by", "ann").endswith("b2 is promoted by ann\n")
     assert resume("o", "offerer").stdout == '"mail to bob"\n'
@@ -312,7 +318,7 @@ def test_what_other_branches_did_is_listed_and_taken_back_on_demand(trip: str) -
     ]  # fmt: skip
     assert typed("stranded", "t", "--undo").exit_code == 2  # the log alone does not say what is imported
     took = typed("stranded", "t", "--undo", "--agent", f"{BAND}:trip")
-    assert took.stdout.splitlines()[0] == "t@5  book is taken back"
+    assert took.stdout.splitlines()[0] == "t@5  trip.book is taken back"
     assert took.stderr == "1 effect taken back, 1 left in the world\n"
     assert world() == ["book Paris", "mail ann", "unbook Paris"]
     again = read("stranded", "t", "--undo", "--agent", f"{BAND}:trip")
@@ -411,17 +417,23 @@ def test_a_fork_leaves_a_killed_worker_behind_and_its_doubt_is_settled_once(
 
     # A place behind its intent cannot be forked; one before it can be looked at, beside the running worker.
     between = process("fork", "t@8", cwd=here)
-    assert (between.returncode, between.stderr.startswith("InDoubt: `mail` was sent before this place")) == (3, True)
+    assert (between.returncode, between.stderr.startswith("InDoubt: `trip.mail` was sent before this place")) == (
+        3,
+        True,
+    )
     told = json.loads(process("fork", "t@4", "--dry-run", "--json", cwd=here).stdout)
     assert told["advanced_by"].endswith(f":{work.pid}")
-    assert [(each["tool"], each["state"]) for each in told["stranded"]] == [("book", "undone"), ("mail", "doubt")]
+    assert [(each["tool"], each["state"]) for each in told["stranded"]] == [
+        ("trip.book", "undone"),
+        ("trip.mail", "doubt"),
+    ]
 
     work.kill()
     work.wait()
     Path("stuck").unlink()
     assert process("fork", "t@4", cwd=here).returncode == 0
     waits = process("resume", "t", "--agent", f"{BAND}:trip", "--no-wait", cwd=here)
-    assert (waits.returncode, waits.stderr.startswith("InDoubt: `mail` may have happened")) == (3, True)
+    assert (waits.returncode, waits.stderr.startswith("InDoubt: `trip.mail` may have happened")) == (3, True)
     assert [need["node"] for need in read("show", "t")["needs"]] == ["t@8"]
     assert process("settle", "t@8", "--happened", '"mail to ann"', cwd=here).returncode == 0
     assert process("resume", "t", "--agent", f"{BAND}:trip", cwd=here).stdout == '"room in Paris"\n'

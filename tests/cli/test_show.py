@@ -14,16 +14,17 @@ import pytest
 from tests.cli.keyboard import TROUPE, done, on_a_terminal, play, read, typed
 from tests.cli.troupe import HOSTILE
 
-LIST = {"run", "branch", "status", "about", "entries", "epoch", "newest_ms", "holder"}
+LIST = {"run", "branch", "status", "about", "entries", "epoch", "newest_ms", "holder", "branches"}
 SHOW = {
     "run", "branch", "status", "about", "agent", "input", "answer", "error", "entries", "epoch", "holder", "started_ms",
-    "newest_ms", "wakes_ms", "counts", "resume", "needs", "effects",
+    "newest_ms", "wakes_ms", "counts", "resume", "needs", "effects", "line", "held", "branches",
 }  # fmt: skip
 NEED = {"why", "node", "what", "args", "about", "commands"}
 EFFECT = {
-    "node", "tool", "kind", "args", "outcome", "answer", "at_ms", "sent", "settled_by", "undone", "key",
+    "node", "tool", "kind", "args", "outcome", "answer", "at_ms", "sent", "settled_by", "undone", "key", "inherited",
+    "adopted",
 }  # fmt: skip
-LINE = {"node", "seq", "at_ms", "epoch", "digest", "name", "words", "record"}
+LINE = {"node", "branch", "inherited", "seq", "at_ms", "epoch", "digest", "name", "words", "record"}
 ENTRY = {"node", "seq", "at_ms", "epoch", "digest", "name", "words", "fields"}
 
 

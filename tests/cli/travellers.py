@@ -15,7 +15,7 @@ def told(what: str) -> None:
         world.write(f"{what}\n")
 
 
-@tool(kind="read", name="price")
+@tool(kind="read", name="trip.price")
 def price(city: str) -> str:
     return f"{city}: 90"
 
@@ -24,13 +24,13 @@ def unbook(city: str) -> None:
     told(f"unbook {city}")
 
 
-@tool(kind="reversible", name="book", resource=["city"], undo=unbook)
+@tool(kind="reversible", name="trip.book", resource=["city"], undo=unbook)
 def book(city: str) -> str:
     told(f"book {city}")
     return f"room in {city}"
 
 
-@tool(kind="irreversible", name="mail")
+@tool(kind="irreversible", name="trip.mail")
 def mail(to: str) -> str:
     """While there is a file `stuck`, it never comes back from the world."""
     told(f"mail {to}")
@@ -39,7 +39,7 @@ def mail(to: str) -> str:
     return f"mail to {to}"
 
 
-@tool(kind="irreversible", name="pay", approval="one")
+@tool(kind="irreversible", name="trip.pay", approval="one")
 def pay(cents: int) -> str:
     told(f"pay {cents}")
     return "paid"

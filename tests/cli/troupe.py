@@ -207,3 +207,18 @@ def lonely(run: Run) -> str:
 
 
 not_an_agent = 7
+
+
+@agent(state=dict, workspace=True)
+def builder(run: Run, task: Any) -> int:
+    """Builds `parts` files, one a turn; while there is a file `broken`, it fails after the second."""
+    while len(run.state) < task["parts"]:
+        part = len(run.state)
+        (run.workspace / f"part {part}").write_text("x" * (part + 1))
+        run.state[str(part)] = True
+        run.checkpoint(services=[f"serve {part}"])
+        if part == 1 and Path("broken").exists():
+            (run.workspace / "part 0").unlink()
+            (run.workspace / HOSTILE.replace("\x00", "").replace("/", "")).write_text("an hour of work")
+            raise ValueError("broken")
+    return len(run.state)

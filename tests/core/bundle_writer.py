@@ -249,7 +249,7 @@ class Story:
         self.put("sleep", name="sleep", n=0, until_ms=2**53 + 1)
 
     def checkpoint(self) -> None:
-        self.put("checkpoint", state=self.some)
+        self.put("checkpoint", state=self.some, workspace="ab" * 32, services=["serve"], labels=[])
 
     def diverge(self) -> None:
         self.put("divergence", asked="tool", why="“why” \\ \x7f\n", unclaimed=[1, 2])

@@ -47,7 +47,7 @@ OTHERS: tuple[Record, ...] = (
     Started(agent="m:f", input=ARGS),
     DECISION,
     DRAW,
-    Checkpoint(state=ANSWER),
+    Checkpoint(state=ANSWER, workspace=None, services=(), labels=()),
     Divergence(asked="t", why="new", unclaimed=(1,)),
     Signal(name="s", value=ANSWER, by="ann"),
     Sleep(name="sleep", n=0, until_ms=5),

@@ -26,6 +26,7 @@ OF_TYPE: dict[object, st.SearchStrategy[object]] = {
     Kind: st.sampled_from(Kind),
     Payload: PAYLOAD,
     tuple[int, ...]: st.lists(NATURAL, max_size=3).map(tuple),
+    tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
     effect.Outcome: st.builds(Happened, PAYLOAD, st.none() | TEXT) | st.builds(NotHappened, TEXT),
     str | None: st.none() | TEXT,
     int | None: st.none() | NATURAL,
@@ -136,7 +137,8 @@ def test_a_field_of_another_type_is_corrupt(kind: type[Record], data: st.DataObj
     for name, hint in hints.items():
         for wrong in WRONG:
             if fits(wrong, hint):
-                assert getattr(decode(spelt({**body, name: wrong})), name) == (tuple(wrong) if wrong == [] else wrong)
+                read = tuple(wrong) if isinstance(wrong, list) else wrong
+                assert getattr(decode(spelt({**body, name: wrong})), name) == read
             else:
                 with pytest.raises(Corrupt):
                     decode(spelt({**body, name: wrong}))
@@ -154,7 +156,9 @@ def fits(value: object, hint: object) -> bool:
         case int():
             return value >= 0 and hint in (int, int | None)
         case []:
-            return hint == tuple[int, ...]
+            return hint in (tuple[int, ...], tuple[str, ...])
+        case [str()]:
+            return hint == tuple[str, ...]
         case _:
             return False
 

@@ -48,7 +48,7 @@ SIGNAL = Signal(name="go", value=ONE, by="ann")
 ADOPTED = Adopted(
     tool="t", kind=Kind.IRREVERSIBLE, identity=IDENTITY, n=0, args=ONE, node="b2:5", undoes=None, outcome=Happened(TWO)
 )
-CHECKPOINT = Checkpoint(state=ONE)
+CHECKPOINT = Checkpoint(state=ONE, workspace=None, services=(), labels=())
 FINISHED = Finished(answer=TWO, error=None)
 
 

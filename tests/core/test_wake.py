@@ -275,7 +275,17 @@ def test_a_worker_that_was_overtaken_without_proof_counts_as_a_death() -> None:
 
 
 @pytest.mark.parametrize(
-    "done", [DECISION, DRAW, intent(), read(), hold(), sleep(5), FOR_SIGNAL, Checkpoint(state=ANSWER)]
+    "done",
+    [
+        DECISION,
+        DRAW,
+        intent(),
+        read(),
+        hold(),
+        sleep(5),
+        FOR_SIGNAL,
+        Checkpoint(state=ANSWER, workspace=None, services=(), labels=()),
+    ],
 )
 def test_deaths_are_counted_from_the_last_life_in_which_something_was_done(done: Record) -> None:
     log = (FIRST, STARTED, *[AFTER_DEATH] * 3)

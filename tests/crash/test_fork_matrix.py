@@ -62,6 +62,24 @@ def test_a_fork_is_there_or_it_is_not(nursery: Nursery, ground: Path, tool: str,
     assert trial.doubts == []
 
 
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_fork_survives_a_death_at_any_write(nursery: Nursery, ground: Path, side: str) -> None:
+    """At every write and flush that SQLite asks of the system: the store opens, the tree is whole, the run goes on."""
+    trial = journey(ground, nursery, "mail")
+    answers = trial.finish()
+    trial.life["task"] = None
+    number, ended = 0, KILLED
+    while ended == KILLED:
+        number += 1
+        assert number < 200, "it never comes to its end"
+        told = len(notices(trial))
+        ended = trial.deed("fork", deaths=[f"{side} write {number}"], node=start(trial))
+        assert len(notices(trial)) - told in ((0, 1) if ended == KILLED else (1,))
+        assert trial.finish() == answers
+    assert number > 3
+    trial.census(["mail"], NAMES)
+
+
 OF_THE_OLD = ["before Intent 2", "after Intent 2", "in acted 2", "before Seal 2", "after Seal 2", "before Finished 1"]
 
 
@@ -288,6 +306,23 @@ def test_who_was_superseded_in_its_sleep_sends_nothing(
     assert ended == "left"
     assert result.get("answer", answers) == answers, result
     assert [line for line in trial.world.lines() if "did" in line] == before, "sent by a branch that was superseded"
+    trial.deed("clear", run="trial")
+    trial.census([tool], ["b", "c"])
+
+
+@pytest.mark.parametrize("tool", ["make", "mail"])
+def test_who_was_superseded_on_a_branch_in_its_sleep_sends_nothing(nursery: Nursery, ground: Path, tool: str) -> None:
+    """The news stands on main, which it does not write to."""
+    trial = journey(ground, nursery, tool)
+    trial.finish()
+    fork(trial, tool, ["c", "d"])
+    sleeper = trial.bear(stops=["before Intent 2"])
+    assert nursery.wait(sleeper)[0] == "stopped"
+    fork(trial, tool, OTHER)
+    trial.finish()
+    nursery.signal(sleeper, signal.SIGCONT)
+    assert nursery.wait(sleeper)[0] == "left"
+    assert not trial.world.effects(tool, "d"), "sent by a branch that was superseded"
     trial.deed("clear", run="trial")
     trial.census([tool], ["b", "c"])
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -169,3 +170,26 @@ def test_a_plain_search_inside_a_beam_is_decided_there(house: House) -> None:
 
     assert house.run(both, id="r") == "baba"
     assert done == ["ba", "ba"]
+
+
+@dataclass
+class Place:
+    way: str = ""
+
+
+@agent(state=Place)
+async def careful(run: Run, task: None) -> str:
+    """Takes a checkpoint at the head of each step: who is started from it comes to it once more."""
+    while len(run.state.way) < DEPTH:
+        await run.checkpoint()
+        step = await run.explore(["b", "a"], score=worth)
+        await run.offer(run.state.way + step)
+        await lay(step)
+        run.state.way += step
+    return run.state.way
+
+
+def test_a_search_right_behind_a_checkpoint_is_found_again_by_who_starts_from_it(house: House) -> None:
+    assert house.run(careful, id="r") == "aaa"
+    assert done == ["a", "a", "a"]
+    assert len(limbs(house)) == 2 * DEPTH

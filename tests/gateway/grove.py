@@ -20,7 +20,7 @@ from holdfast.core.codec import decode
 from holdfast.core.record import Record
 from holdfast.embedded import House
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import Opened, read_log
+from holdfast.gateway.history import Opened, read_log
 from tests.stage import RUN, Killed
 
 

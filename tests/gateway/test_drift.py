@@ -26,7 +26,7 @@ from holdfast.core.record import Claim, Intent, Promoted
 from holdfast.embedded import House
 from holdfast.errors import Corrupt, Misuse, NoCandidate, Unknown
 from holdfast.gateway import drift as asking
-from holdfast.gateway.line import read_log
+from holdfast.gateway.history import read_log
 from tests.gateway.wiki import Wiki, wiki
 from tests.stage import RUN, life, of, records
 

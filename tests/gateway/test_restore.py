@@ -1,6 +1,8 @@
 """A run that goes on from its checkpoint: it sees its state, knows what it did, and reads no more than it needs."""
 
 import asyncio
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,10 @@ from typing import Any
 import pytest
 
 from holdfast import Held, House, InDoubt, agent, key, open_store, tool
-from holdfast.core.record import Checkpoint, Divergence, Intent
+from holdfast.core.payload import pack_text
+from holdfast.core.record import Checkpoint, Divergence, Hold, Intent, Seal, Sleep
 from holdfast.errors import Misuse
-from tests.stage import Killed, life, of, story
+from tests.stage import Killed, life, of, records, story
 
 
 @dataclass
@@ -375,19 +378,187 @@ def test_a_checkpoint_does_not_stand_on_a_doubt(url: str) -> None:
     async def first(run: Any) -> None:
         await fire()
 
-    async def second(run: Any) -> None:
+    async def another_way(run: Any) -> None:
+        await run.decide(lambda: "no fire", lane="main")
         await run.checkpoint()
 
-    endings, house = lives(url, first, second)
+    endings, house = lives(url, first, another_way)
     with house:
         assert isinstance(endings[1], InDoubt)
         assert "a checkpoint cannot stand on a doubt" in str(endings[1])
         assert endings[1].where == "r@3"
         assert not of(Checkpoint, house)
         house.settle("r@3", happened=None, by="ann")
-    endings, house = lives(url, second)
+    endings, house = lives(url, another_way)
     with house:
         assert len(of(Checkpoint, house)) == 1
+
+
+# --- what lies behind the newest checkpoint is not put behind a newer one before it was asked for ---
+
+
+def loop(world: World, deaths: list[str], *steps: Any) -> Any:
+    """An agent that closes at the top of each turn and then takes its steps; it dies where `deaths` says, in order."""
+
+    async def body(run: Any) -> list[Any]:
+        while len(run.state.done) < 3:
+            await run.checkpoint()
+            told: list[Any] = []
+            for at, step in enumerate(steps):
+                if deaths and deaths[0] == f"turn {len(run.state.done)} before {at}":
+                    del deaths[0]
+                    raise Killed
+                told.append(await step(run, len(run.state.done)))
+            if deaths and deaths[0] == f"turn {len(run.state.done)} end":
+                del deaths[0]
+                raise Killed
+            run.state.done.append(json.dumps(told))
+        return [json.loads(each) for each in run.state.done]
+
+    return body
+
+
+DEATHS = [
+    ["turn 1 end", "turn 1 before 0", "turn 1 before 0", "turn 1 end"],
+    ["turn 1 before 1", "turn 1 before 0", "turn 1 before 1", "turn 2 before 1", "turn 2 before 0"],
+    ["turn 0 end", "turn 0 before 0", "turn 0 before 1", "turn 0 end", "turn 1 before 1"],
+]
+
+
+@pytest.mark.parametrize("deaths", DEATHS)
+def test_an_agent_that_closes_before_it_acts_acts_once(url: str, deaths: list[str]) -> None:
+    world = World()
+    left = list(deaths)
+
+    async def one(run: Any, turn: int) -> Any:
+        return await world.each(f"one {turn}")
+
+    async def other(run: Any, turn: int) -> Any:
+        return await world.each(f"other {turn}")
+
+    endings, house = lives(url, *[loop(world, left, one, other)] * (len(deaths) + 1))
+    house.close()
+    assert world.did == [f"{which} {turn}" for turn in range(3) for which in ("one", "other")]
+    assert len(endings[-1]) == 3
+
+
+@pytest.mark.parametrize("deaths", DEATHS)
+def test_an_agent_that_closes_before_it_is_given_something_is_given_it_once(url: str, deaths: list[str]) -> None:
+    """Times, ids and the model's answers, as long as the program goes the same way: told again, not made again."""
+    world, told = World(), list[list[Any]]()
+    left = list(deaths)
+
+    async def drawn(run: Any, turn: int) -> Any:
+        found = [turn, str(await run.uuid()), await run.now(), await run.decide(think, turn)]
+        told.append(found)
+        return found
+
+    async def act(run: Any, turn: int) -> Any:
+        return await world.each(f"act {turn}")
+
+    def think(turn: int) -> str:
+        return os.urandom(4).hex()
+
+    _, house = lives(url, *[loop(world, left, drawn, act)] * (len(deaths) + 1))
+    house.close()
+    assert {turn: len({str(each) for each in told if each[0] == turn}) for turn in range(3)} == {0: 1, 1: 1, 2: 1}
+
+
+@pytest.mark.parametrize("deaths", DEATHS)
+def test_an_agent_that_closes_before_it_listens_loses_no_signal(url: str, deaths: list[str]) -> None:
+    world = World()
+    left = list(deaths)
+
+    async def listen(run: Any, turn: int) -> Any:
+        return await run.wait_for("word")
+
+    async def act(run: Any, turn: int) -> Any:
+        return await world.each(f"act {turn}")
+
+    endings: list[Any] = []
+    for number in range(len(deaths) + 4):
+        found, house = lives(url, loop(world, left, listen, act))
+        with house:
+            if number < 3:
+                house.signal("r", "word", number)
+        endings += found
+    assert [told[0] for told in endings[-1]] == [0, 1, 2]
+    assert world.did == ["act 0", "act 1", "act 2"]
+
+
+def test_an_agent_that_closes_before_it_sleeps_wakes(url: str) -> None:
+    """Each life would begin its sleep anew, and none would ever end."""
+    slept: list[Any] = []
+
+    async def body(run: Any) -> str:
+        await run.checkpoint()
+        await run.sleep(1.0)
+        slept.append(True)
+        raise Killed
+
+    async def again(run: Any) -> str:
+        await run.checkpoint()
+        await run.sleep(1000.0)  # it was one second when it was asked for first
+        return "woken"
+
+    endings, house = lives(url, body, again)
+    with house:
+        assert endings[1] == "woken"
+        assert len(of(Sleep, house)) == 1
+
+
+def test_an_approval_is_not_asked_for_again_by_an_agent_that_closes_before_its_call(url: str) -> None:
+    did: list[int] = []
+
+    @tool(kind="irreversible", name="pay", approval="one", repeat="each")
+    async def pay(cents: int) -> int:
+        did.append(cents)
+        return cents
+
+    @agent(state=Progress)
+    async def pays(run: Any, task: Any) -> int:
+        await run.checkpoint()
+        if dies and dies.pop():
+            raise Killed
+        return await pay(7)
+
+    dies = [False]
+    with open_store(url) as house:
+        held = life(house, pays)
+        assert isinstance(held, Held)
+        for _ in range(3):
+            dies.append(True)
+            assert isinstance(life(house, pays), Killed)
+        house.approve(held.where, by="ann")
+        dies.append(True)
+        assert isinstance(life(house, pays), Killed)
+        assert life(house, pays) == 7
+        assert did == [7]
+        assert len(of(Hold, house)) == 1
+
+
+def test_what_an_agent_asks_for_no_more_does_not_keep_it_from_closing(url: str) -> None:
+    world = World()
+
+    async def first(run: Any) -> None:
+        await run.checkpoint()
+        await world.each("given up")
+        raise Killed
+
+    async def another_way(run: Any) -> str:
+        await run.checkpoint()
+        await world.each("done instead")
+        run.state.tally = 1
+        assert await run.checkpoint() is not None
+        raise Killed
+
+    async def last(run: Any) -> int:
+        return run.state.tally
+
+    endings, house = lives(url, first, another_way, last)
+    house.close()
+    assert endings[2] == 1
+    assert world.did == ["given up", "done instead"]
 
 
 # --- cost ---
@@ -429,3 +600,76 @@ def test_a_restore_reads_as_much_of_a_long_run_as_of_a_short_one(url: str, *, mi
             assert len(of(Intent, house, f"run{length}")) == length
     assert read[0] == read[1]
     assert read[0][0] < 60
+
+
+def stands_on_nothing_open(house: House) -> int:
+    """How many checkpoints the log holds; none of them stands on a call that is open."""
+    open_: set[int] = set()
+    for seq, record in enumerate(records(house), 1):
+        match record:
+            case Intent():
+                open_.add(seq)
+            case Seal(intent=int(intent)):
+                open_.discard(intent)
+            case Checkpoint():
+                assert not open_, f"the checkpoint at {seq} stands on open calls"
+            case _:
+                pass
+    return len(of(Checkpoint, house))
+
+
+def test_a_call_that_begins_while_a_checkpoint_is_made_is_not_behind_it_unfinished(url: str) -> None:
+    """At whatever turn of the loop it begins."""
+    world = World()
+
+    async def body(run: Any) -> None:
+        async def later(turns: int) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await world.each(f"after {turns} turns")
+
+        for turns in range(40):
+            await asyncio.gather(run.checkpoint(), later(turns))
+
+    _, house = lives(url, body)
+    with house:
+        assert stands_on_nothing_open(house) == 40
+
+
+class Signalled:
+    """A store in which somebody sends a signal right before the first checkpoint is placed."""
+
+    def __init__(self, house: House) -> None:
+        self._inner: Any = house.store
+        self._house = house
+        self._sent = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def append(self, branch: str, drafts: Any, **how: Any) -> Any:
+        if not self._sent and [draft.key for draft in drafts] == [b"checkpoint"]:
+            self._sent = True
+            await self._house.desk.signal("r@main", "news", pack_text(b"1", 1, lambda _: False), by="ann")
+            await asyncio.sleep(0.02)
+        return await self._inner.append(branch, drafts, **how)
+
+
+def test_a_call_that_begins_while_a_checkpoint_is_tried_again_is_not_behind_it_unfinished(url: str) -> None:
+    @tool(kind="irreversible", name="slow", repeat="each")
+    async def slow() -> int:
+        await asyncio.sleep(0.1)
+        return 1
+
+    @agent(state=Progress)
+    async def keeps(run: Any, task: Any) -> None:
+        async def later() -> None:
+            await asyncio.sleep(0.01)
+            await slow()
+
+        await asyncio.gather(run.checkpoint(), later())
+
+    with open_store(url) as house:
+        house.store = Signalled(house)  # type: ignore[assignment]
+        life(house, keeps)
+        assert stands_on_nothing_open(house) == 1

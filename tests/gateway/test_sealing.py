@@ -20,7 +20,8 @@ import pytest
 from holdfast import Asleep, InDoubt, NotHappened, RetryAfter, Run, agent, open_store, tool
 from holdfast.core.effect import Happened
 from holdfast.core.slot import Slot
-from holdfast.gateway.line import read_log, read_payload
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import read_payload
 from holdfast.store import Store
 
 LOST = object()

@@ -18,7 +18,8 @@ from holdfast.core.record import Abandoned, Adopted, Forked, Intent, Promoted, S
 from holdfast.core.slot import Slot
 from holdfast.core.tree import Status, Tree
 from holdfast.embedded.explore import packed_json
-from holdfast.gateway.line import node_of, read_log
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import node_of
 from tests.model.props import ONCE
 from tests.model.world import IDEMPOTENT, IRREVERSIBLE, Ask
 

@@ -26,7 +26,8 @@ from holdfast.gateway.closing import Residue
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.fork import Cutting, Edit, change, fork
-from holdfast.gateway.line import node_of, read_log
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import node_of
 from holdfast.store import Store
 from holdfast.store.url import Opening
 from tests.model.props import STAGE, Scene, walker

@@ -22,6 +22,10 @@ STEP = "tests/core/test_step.py::"
 WORLD = "tests/gateway/test_one_world.py::"
 PLAYS = "tests/model/test_plays.py::test_no_play_does_anything_twice_or_leaves_anything_behind"
 AGREE = "tests/model/test_plays.py::test_the_model_and_the_engine_leave_the_same_world"
+FORKS = "tests/gateway/test_forks.py::"
+EXPLORE = "tests/gateway/test_explore.py::"
+CLOSING = "tests/gateway/test_closing.py::"
+FORK_MATRIX = "tests/crash/test_fork_matrix.py::"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +144,37 @@ BUGS = (
         old="        if doubts:\n",
         new="        if doubts and self._mediator.parked:\n",
         found_by="tests/gateway/test_restore.py::test_a_checkpoint_does_not_stand_on_a_doubt",
+    ),
+    Bug(
+        name="what was not asked for yet is put behind a checkpoint",
+        file="gateway/decide.py",
+        old="                if closure.restores and self._goes_over():\n",
+        new="                if closure.restores and self._mediator.parked:\n",
+        found_by="tests/gateway/test_restore.py::test_an_agent_that_closes_before_it_acts_acts_once[deaths0]",
+    ),
+    Bug(
+        name="a checkpoint that is tried again does not look again",
+        file="gateway/decide.py",
+        old="        if self._mediator.open:\n            return False\n        record, state = closure.close()\n"
+        "        if not await self._line.attempt(record, blobs=state.blobs):\n            return False\n",
+        new="        record, state = closure.close()\n"
+        "        while not await self._line.attempt(record, blobs=state.blobs):\n            self._mediator.enter()\n",
+        found_by="tests/gateway/test_restore.py::"
+        "test_a_call_that_begins_while_a_checkpoint_is_tried_again_is_not_behind_it_unfinished",
+    ),
+    Bug(
+        name="files are put back without a copy of what is there",
+        file="embedded/files.py",
+        old="        if not files.empty():\n",
+        new="        if files.empty():\n",
+        found_by="tests/embedded/test_files.py::test_what_is_there_is_kept_before_other_files_are_put_back",
+    ),
+    Bug(
+        name="processes go on while their files are captured",
+        file="embedded/files.py",
+        old="        with frozen_below():\n",
+        new="        with contextlib.nullcontext():\n",
+        found_by="tests/embedded/test_files.py::test_files_that_a_process_writes_are_captured_as_they_once_were",
     ),
     Bug(
         name="an agent can swallow a wait",
@@ -502,5 +537,121 @@ BUGS = (
         old="            self.lost(error)\n",
         new="",
         found_by="tests/gateway/test_pruned.py::test_an_agent_that_swallows_the_loss_of_an_answer_does_not_go_on",
+    ),
+    # --- forks: one world, many histories ---
+    Bug(
+        name="what another branch made happen is not adopted",
+        file="core/step.py",
+        old="        elsewhere = at.kin.find(call.identity, call.n) or at.kin.unheld(log, asked.identity)\n",
+        new="        elsewhere = None if at.kin.find(call.identity, call.n) else at.kin.unheld(log, bytes(32))\n",
+        found_by=FORKS + "test_a_recovery_fork_at_every_node_does_nothing_twice[memory]",
+    ),
+    Bug(
+        name="each branch has keys of its own",
+        file="embedded/lives.py",
+        old="Mediator(line, line.family.run, now_ms,",
+        new="Mediator(line, line.branch, now_ms,",
+        found_by=FORK_MATRIX + "test_a_fork_of_a_run_that_died_anywhere[put-in acted 2]",
+    ),
+    Bug(
+        name="calls are counted on the branch and not along its history",
+        file="gateway/line.py",
+        old="            for name, upto in self.family.tree.lineage(self.family.name)\n"
+        '            for entry in await self.store.read(f"{self.family.run}@{name}", key=key',
+        new="            for name, upto in self.family.tree.lineage(self.family.name)[-1:]\n"
+        '            for entry in await self.store.read(f"{self.family.run}@{name}", key=key',
+        found_by=FORKS + "test_calls_of_an_ancestor_are_counted_on_behind_its_last_entry[memory]",
+    ),
+    Bug(
+        name="a speculative branch does what is harmless",
+        file="core/step.py",
+        old="    if at.held and contract.kind is not Kind.READ:\n",
+        new="    if at.held and contract.kind is Kind.IRREVERSIBLE:\n",
+        found_by=EXPLORE + "test_the_best_candidate_is_done_once_and_the_others_are_not[memory]",
+    ),
+    Bug(
+        name="what drifted on a speculative branch is sent when people agree",
+        file="core/step.py",
+        old="    if at.held:\n        return Plan(drifted, known)\n",
+        new="",
+        found_by="tests/core/test_kin.py::test_what_drifted_on_a_held_branch_is_planned",
+    ),
+    Bug(
+        name="of a group more than one goes on",
+        file="core/tree.py",
+        old="            if other is not limb and other.status is not Status.ABANDONED:\n",
+        new="            if other is not limb and other.promoted:\n",
+        found_by=EXPLORE + "test_the_best_candidate_is_done_once_and_the_others_are_not[memory]",
+    ),
+    Bug(
+        name="a branch that was superseded goes on",
+        file="gateway/mediate.py",
+        old="        if limb.status is Status.SUPERSEDED or self.held is not family.held:\n",
+        new="        if self.held is not family.held:\n",
+        found_by=FORK_MATRIX + "test_who_was_superseded_in_its_sleep_sends_nothing[mail-before Intent 2]",
+    ),
+    Bug(
+        name="what is taken back is so first come first",
+        file="gateway/closing.py",
+        old="each.slot.intent_seq), reverse=True)",
+        new="each.slot.intent_seq))",
+        found_by=CLOSING + "test_what_was_stranded_is_taken_back_last_first_when_the_run_ends[memory]",
+    ),
+    Bug(
+        name="what a living branch has adopted is taken back",
+        file="gateway/closing.py",
+        old="unless=lambda: family.needed(slot.intent_seq))",
+        new="unless=lambda: False)",
+        found_by=CLOSING + "test_what_a_living_what_if_has_adopted_stays[memory]",
+    ),
+    Bug(
+        name="what a living branch has inherited is taken back by its owner",
+        file="core/step.py",
+        old="at.kin.needed(branch or at.log.branch, slot.intent_seq))\n",
+        new="(branch is not None and at.kin.needed(branch, slot.intent_seq)))\n",
+        found_by="tests/core/test_kin.py::test_what_another_branch_has_inherited_of_ours_is_not_taken_back[True]",
+    ),
+    Bug(
+        name="a fork between an intent and its seal knows nothing of the seal",
+        file="gateway/fork.py",
+        old="    if slot.intent_seq <= at:\n        return Draft(slot.identity",
+        new="    if slot.intent_seq < 0:\n        return Draft(slot.identity",
+        found_by=FORKS + "test_a_seal_that_came_after_the_place_of_the_fork_is_carried[memory]",
+    ),
+    Bug(
+        name="a fork stands on a doubt",
+        file="gateway/fork.py",
+        old="        if slot.intent_seq <= cutting.at:\n            raise InDoubt(",
+        new="        if slot.intent_seq < 0:\n            raise InDoubt(",
+        found_by=FORKS + "test_a_fork_between_an_intent_and_the_seal_that_nobody_has_is_refused[memory]",
+    ),
+    Bug(
+        name="what was taken back on another branch is believed",
+        file="gateway/fork.py",
+        old=" + await _since_elsewhere(store, parent, cutting.at)\n",
+        new="\n",
+        found_by=FORKS + "test_what_a_child_took_back_of_its_history_is_not_believed_by_a_later_fork[memory]",
+    ),
+    Bug(
+        name="what a fork has set is forgotten behind a checkpoint",
+        file="gateway/history.py",
+        old="    for stretch, last in lineage[1:]:\n",
+        new="    for stretch, last in lineage[:0]:\n",
+        found_by=FORKS + "test_a_setting_outlives_a_checkpoint_of_its_branch[memory]",
+    ),
+    Bug(
+        name="what is planned before a checkpoint is lost",
+        file="gateway/decide.py",
+        old="        if restores and self._mediator.held and ",
+        new="        if not restores and self._mediator.held and ",
+        found_by=EXPLORE + "test_what_is_planned_before_a_checkpoint_is_not_lost[memory]",
+    ),
+    Bug(
+        name="a dead key is sent beside another branch",
+        file="core/step.py",
+        old="    return isinstance(remedy(contract, attempts, at.now_ms, owner_stopped=False), Redo)\n",
+        new="    return contract.kind is Kind.IDEMPOTENT and attempts.count > 0\n",
+        found_by="tests/core/test_kin.py::"
+        "test_an_idempotent_effect_is_sent_beside_another_only_as_its_key_allows[a key that is dead]",
     ),
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.core.codec import decode as decode_record
+from holdfast.core.record import Checkpoint
 from holdfast.errors import Corrupt
 from holdfast.workspace.manifest import (
     Entry,
@@ -119,3 +124,36 @@ def test_the_format_on_disk_is_this_one() -> None:
     )
     assert encode(tree) == bytes.fromhex(spelled)
     assert decode(bytes.fromhex(spelled)) == tree
+
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "log-format.md").read_text()
+
+
+def text(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def test_the_manifests_of_the_page_are_those_of_its_grammar() -> None:
+    """Put together here a second time, by what the page says in words."""
+    rows = re.findall(r"^\| `([0-9a-f]{40,})` \| `([0-9a-f]{64})` \|$", PAGE, re.MULTILINE)
+    empty = b"hf-tree/1" + struct.pack(">HqH", 0o755, 0, 0) + struct.pack(">I", 0)
+    attribute = text(b"user.x") + text(b"y")
+    whole = b"".join([
+        b"hf-tree/1", struct.pack(">HqH", 0o755, 10**9, 0), struct.pack(">I", 4),
+        b"f", text(b"a"), struct.pack(">HqH", 0o644, 2, 1), attribute,
+        struct.pack(">QB", 6, 0), blake3(b"hello\n").digest(), text(b""),
+        b"d", text(b"d"), blake3(empty).digest(),
+        b"l", text(b"l"), struct.pack(">q", -1), text(b"../a"),
+        b"p", text(b"p"), struct.pack(">HqH", 0o600, 0, 0),
+    ])  # fmt: skip
+    assert rows == [(each.hex(), blake3(each).hexdigest()) for each in (empty, whole)]
+    for each in (empty, whole):
+        assert encode(decode(each)) == each
+
+
+def test_the_checkpoint_of_the_page_reads_back() -> None:
+    (body,) = re.findall(r'^\{"labels".*\}$', PAGE, re.MULTILINE)
+    record = decode_record(body.encode())
+    assert isinstance(record, Checkpoint)
+    assert record.services == ("npm start",)
+    assert f"`{record.workspace}`" in PAGE

@@ -17,9 +17,12 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from holdfast.agent.note import Note, named, noted
 from holdfast.core.canonical import JSON
+from holdfast.core.effect import Kind
 from holdfast.errors import BadCall, Misuse
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LONGEST_S = 1e10
-LONGEST_NAME = 200  # characters
 _current: ContextVar[Run | None] = ContextVar("holdfast_run", default=None)
 
 
@@ -46,13 +48,6 @@ class outside_run:  # noqa: N801 - a block, used like a function
 
     def __exit__(self, *_: object) -> None:
         _current.reset(self._token)
-
-
-def _named(what: str, name: object) -> str:
-    """A name that can be written down. Raises BadCall for any other."""
-    if isinstance(name, str) and name.isprintable() and len(name) <= LONGEST_NAME:
-        return name
-    raise BadCall(f"`{ascii(name)[:60]}` cannot name {what}", fix=f"use a printable text of up to {LONGEST_NAME}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +85,8 @@ class Door(Protocol):
         """Wait, durably: so many seconds, or for the next signal of this name, whose value is the answer."""
         ...
 
-    async def checkpoint(self, state: Callable[[], object]) -> str:
-        """Make a closure with the state as it is when nothing is in flight; its node."""
+    async def checkpoint(self, state: Callable[[], object], note: Note) -> str | None:
+        """Make a closure with the state and the files as they are when nothing is in flight; its node."""
         ...
 
     async def stranded(self, *, undone: bool) -> list[Stranded]:
@@ -134,7 +129,8 @@ class Branches(Protocol):
 
 
 class Run:
-    """One task given to an agent. `id` names it, `branch` the line it is on, `state` is what a checkpoint carries."""
+    """One task given to an agent. `id` names it, `branch` the line it is on, `state` is what a checkpoint carries.
+    `services`: what the checkpoint that it goes on from says is to be started again."""
 
     def __init__(
         self,
@@ -144,15 +140,27 @@ class Run:
         branches: Branches,
         state: Any,
         side: Callable[[], asyncio.AbstractEventLoop],
+        *,
+        workspace: Path | None = None,
+        services: tuple[str, ...] = (),
     ) -> None:
         self.id = id
         self.branch = branch
         self.state = state
+        self.services = services
+        self._workspace = workspace
         self._door = door
         self._branches = branches
         self._side = side
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+
+    @property
+    def workspace(self) -> Path:
+        """The directory of this branch's files, which checkpoints carry. Raises Misuse if the agent declares none."""
+        if self._workspace is None:
+            raise Misuse("this agent has no workspace", where=self.id, fix="declare it: @agent(workspace=True)")
+        return self._workspace
 
     async def call(self, tool: Callable[..., object], /, **arguments: object) -> Any:
         """Call a decorated tool, or its `again(label)`, by its arguments. Raises NotHappened, Refused as outcomes."""
@@ -171,7 +179,7 @@ class Run:
     ) -> Any:
         """The result of `ask(*args, **kwargs)`, a model's answer: asked once, then always the same. Parallel sub-agents
         name their `lane`. `fresh` asks anew if nothing was done on the strength of the recorded answer."""
-        return await self._door.decide(ask, args, kwargs, _named("a lane", lane), fresh)
+        return await self._door.decide(ask, args, kwargs, named("a lane", lane), fresh)
 
     async def now(self) -> float:
         """The time, seconds since 1970 UTC; the same on every resume."""
@@ -195,12 +203,23 @@ class Run:
 
     async def wait_for(self, signal: str) -> Any:
         """The value of the next signal of this name; waiting costs no process."""
-        return await self._door.wait(_named("a signal", signal))
+        return await self._door.wait(named("a signal", signal))
 
-    async def checkpoint(self) -> str:
-        """Make `state`, with everything before this moment, the place from which the run goes on after a crash; its
-        node."""
-        return await self._door.checkpoint(lambda: self.state)
+    async def checkpoint(self, *, services: Sequence[str] = (), labels: Sequence[str] = ()) -> str | None:
+        """Make `state`, the files of the workspace and everything before this moment the place from which the run goes
+        on after a crash; its node. None while the run goes over what it did before it was stopped: the checkpoint that
+        it goes on from stays in force. `services`: what has to be started again then (`run.services`)."""
+        return await self._door.checkpoint(lambda: self.state, noted(services, labels, None))
+
+    async def turn(
+        self, *tools: Callable[..., object], services: Sequence[str] = (), labels: Sequence[str] = ()
+    ) -> str | None:
+        """Mark the boundary of a turn: a program that began here, from its top, with `state` as it is now, would go on
+        the same. A checkpoint is made if the agent's policy wants one before a turn that may call these `tools` (none
+        named: any); its node, or None."""
+        from holdfast.agent.tool import tool_of
+
+        return await self._door.checkpoint(lambda: self.state, noted(services, labels, tuple(map(tool_of, tools))))
 
     async def stranded(self, *, undone: bool = False) -> list[Stranded]:
         """What this run has done in the world, on this branch or another, and its program has not (yet) asked for. With
@@ -236,7 +255,7 @@ class Run:
 
     async def setting(self, name: str, default: JSON = None) -> Any:
         """What the fork of this branch has set under a name (`prompt`, `model`, …), else `default`."""
-        return await self._branches.setting(_named("a setting", name), default)
+        return await self._branches.setting(named("a setting", name), default)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, from code that cannot await."""
@@ -279,11 +298,18 @@ class BlockingRun:
 @dataclass(frozen=True, slots=True)
 class Agent:
     """A function of a run and its input. `state`: the type of `run.state`; None if the agent is replayed from its
-    beginning."""
+    beginning. `workspace`: it works with files, except for those that the patterns `ignore` cover.
+    `checkpoint_every` (entries of the log) and `checkpoint_before` (a kind of effect) are its policy at the boundaries
+    of turns.
+    """
 
     function: Callable[..., object]
     name: str
     state: Any
+    workspace: bool = False
+    ignore: tuple[str, ...] = ()
+    checkpoint_every: int | None = None
+    checkpoint_before: Kind | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The plain function."""
@@ -329,11 +355,40 @@ async def in_thread(work: Callable[[], object]) -> object:
     return await done
 
 
-def agent(function: Callable[..., object] | None = None, /, *, state: Any = None) -> Any:
+def agent(
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    state: Any = None,
+    workspace: bool = False,
+    ignore: Sequence[str] = (),
+    checkpoint_every: int | None = None,
+    checkpoint_before: str | None = None,
+) -> Any:
     """Declare an agent: `def f(run, task)` or `async def f(run, task)`, returning a JSON value. `@agent(state=T)` gives
-    `run.state`, a `T` that checkpoints carry, and from which the run goes on."""
+    `run.state`, a `T` that checkpoints carry, and from which the run goes on; `workspace=True` gives `run.workspace`, a
+    directory whose files they carry, but for those that `ignore` covers (as in .gitignore). At each `run.turn()` a
+    checkpoint is made if `checkpoint_every` entries were written since the last, or anything was and the turn may call
+    a tool of the kind `checkpoint_before` ("irreversible")."""
+    before = _policy(state, checkpoint_every, checkpoint_before)
+    if isinstance(ignore, str) or (ignore and not workspace):
+        raise BadCall("`ignore` is a list of patterns for a workspace", fix='workspace=True, ignore=["build/"]')
 
     def decorate(inner: Callable[..., object]) -> Agent:
-        return Agent(inner, f"{inner.__module__}:{inner.__qualname__}", state)
+        name = f"{inner.__module__}:{inner.__qualname__}"
+        return Agent(inner, name, state, bool(workspace), tuple(ignore), checkpoint_every, before)
 
     return decorate if function is None else decorate(function)
+
+
+def _policy(state: Any, every: int | None, before: str | None) -> Kind | None:
+    """The kind that checkpoints are made before. Raises BadCall for a policy that cannot be."""
+    if state is None and (every, before) != (None, None):
+        raise BadCall("only an agent with a state goes on from its checkpoints", fix="declare it: @agent(state=T)")
+    if every is not None and (type(every) is not int or every < 1):
+        raise BadCall(f"`{every!r}` is no number of entries", fix="checkpoint_every=20")
+    if before is None:
+        return None
+    if before != Kind.IRREVERSIBLE:
+        raise BadCall(f"`{before}` is no kind to make checkpoints before", fix='checkpoint_before="irreversible"')
+    return Kind(before)

@@ -29,7 +29,7 @@ PAUSE_S = 0.5
 
 def advance(
     house: House, agent: Agent, task: JSON, run: str, *, wait: bool, on_divergence: str, store: str,
-    check_drift: bool = False,
+    check_drift: bool = False, workspace: str | None = None,
 ) -> None:  # fmt: skip
     """Write the answer of RUN (its line) or RUN@BRANCH to stdout, once it has one. Raises Waiting if it must wait and
     may not, AgentFailed if the agent raised, and what stops a run."""
@@ -39,7 +39,7 @@ def advance(
         try:
             answer = house.run(
                 agent, task, id=name, branch=branch or None, wait=False, on_divergence=on_divergence,
-                check_drift=check_drift,
+                check_drift=check_drift, workspace=workspace,
             )  # fmt: skip
             break
         except Waiting as waiting:

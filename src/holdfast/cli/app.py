@@ -19,7 +19,7 @@ from holdfast.cli.ending import guarded
 
 VERBS: tuple[str, ...] = (
     "run", "resume", "list", "show", "log", "drift", "approve", "refuse", "settle", "signal", "cancel", "fork",
-    "promote", "abandon", "stranded", "diff", "verify", "anchor", "export", "prune", "doctor", "demo",
+    "promote", "abandon", "stranded", "diff", "verify", "anchor", "export", "files", "prune", "doctor", "demo",
 )  # fmt: skip
 
 

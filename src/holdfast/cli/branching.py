@@ -12,7 +12,7 @@ from holdfast.cli.terminal import hint, out, safe
 from holdfast.cli.tree import agent_of, others_of
 from holdfast.core.outlook import Fate, left_behind
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import FINISHED_KEY, read_log
+from holdfast.gateway.history import FINISHED_KEY, read_log
 from holdfast.store import Readable
 
 if TYPE_CHECKING:

@@ -253,9 +253,10 @@ def _place(told: Forecast) -> str:
 
 def _changed(each: Change) -> tuple[Text, ...]:
     before = f"{each.before} → " if each.before is not None else ""
+    name = each.name if each.node else f"setting {each.name}"
     return (
         styled(short(each.node) if each.node else ""),
-        styled(each.name),
+        styled(name),
         styled(before, "dim") + styled(each.after, "bold", 2 * SHORT),
     )
 
@@ -293,6 +294,8 @@ def summary(told: Forecast) -> str:
     """A fork in one line, after it was made."""
     counts = (many(told.answered_decisions, "decision"), many(told.answered_reads, "read"),
               many(len(told.answered), "effect"))  # fmt: skip
-    fates = [(FATES[fate.value][0], sum(deed.state == fate for deed in told.stranded)) for fate in Fate]
-    left = ", ".join(f"{number} {said}" for said, number in fates if number)
+    said = {Fate.KEPT: "kept", Fate.UNDONE: "taken back at the end", Fate.RESIDUE: "left in the world",
+            Fate.DOUBT: "in doubt"}  # fmt: skip
+    fates = [(words, sum(deed.state == fate for deed in told.stranded)) for fate, words in said.items()]
+    left = ", ".join(f"{number} {words}" for words, number in fates if number)
     return f"answered from the log: {', '.join(counts)}; stranded: {left or 'nothing'}"

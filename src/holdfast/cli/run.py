@@ -25,6 +25,10 @@ def verb(
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for people, signals and sleeps, or exit 3.")
     ] = True,
+    workspace: Annotated[
+        str | None,
+        typer.Option("--workspace", metavar="DIR", help="A directory for the agent's files. [one of the run's own]"),
+    ] = None,
     on_divergence: Annotated[
         str,
         typer.Option(
@@ -47,17 +51,20 @@ def verb(
     if watch:
         from holdfast.cli.watch import watch_store
 
-        if agent is not None or input is not None or id is not None or not wait:
-            fix = "leave out MODULE:AGENT, --input, --id and --no-wait; allow agents with HOLDFAST_AGENTS"
+        if agent is not None or input is not None or id is not None or workspace is not None or not wait:
+            fix = "leave out MODULE:AGENT, --input, --id, --workspace and --no-wait; allow agents with HOLDFAST_AGENTS"
             raise Misuse("`--watch` takes no run of its own: it goes on with those of the store", fix=fix)
         watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting)
     elif agent is None:
         raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
     else:
-        _run(agent, input, id, store, wait=wait, on_divergence=setting)
+        _run(agent, input, id, workspace, store, wait=wait, on_divergence=setting)
 
 
-def _run(agent: str, input: str | None, id: str | None, store: str | None, *, wait: bool, on_divergence: str) -> None:
+def _run(
+    agent: str, input: str | None, id: str | None, workspace: str | None, store: str | None, *, wait: bool,
+    on_divergence: str,
+) -> None:  # fmt: skip
     from holdfast.cli.advance import advance
     from holdfast.cli.agents import agent_named
     from holdfast.embedded import open_store
@@ -69,7 +76,16 @@ def _run(agent: str, input: str | None, id: str | None, store: str | None, *, wa
         if id is None:
             say(f"run {run}")
             hint(f"to go on with it after a crash: holdfast run {safe(agent)} --id {run}{same_store(store)}")
-        advance(house, found, task, run, wait=wait, on_divergence=on_divergence, store=same_store(store))
+        advance(
+            house,
+            found,
+            task,
+            run,
+            wait=wait,
+            on_divergence=on_divergence,
+            store=same_store(store),
+            workspace=workspace,
+        )
 
 
 def divergence(text: str) -> str:

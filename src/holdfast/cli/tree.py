@@ -8,16 +8,16 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from holdfast.cli.options import branch_of
 from holdfast.cli.terminal import styled, table
-from holdfast.cli.view import Status, look
+from holdfast.cli.view import Status, standing
 from holdfast.core.codec import decode
 from holdfast.core.log import Log
 from holdfast.core.record import Forked, Override, Started
@@ -25,7 +25,8 @@ from holdfast.core.tree import MAIN, Tree
 from holdfast.core.tree import Status as Standing
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.gateway.family import TREE_KEY, read_tree
-from holdfast.gateway.line import OVERRIDE_KEY, STARTED_KEY, node_of, read_payload
+from holdfast.gateway.history import OVERRIDE_KEY, STARTED_KEY
+from holdfast.gateway.line import node_of, read_payload
 from holdfast.store import Branch, Readable
 from holdfast.store.reader import Reader
 
@@ -116,12 +117,10 @@ async def _bough(
     reader: Reader, run: str, tree: Tree, name: str, forked: Forked | None, stands: Branch | None
 ) -> Bough:
     limb = tree.limbs[name]
-    status = Status(limb.status.value) if limb.status is not Standing.OPEN else None
-    if status is None:
-        try:
-            status = (await look(reader, f"{run}@{name}")).status(time.time_ns() // 1_000_000)
-        except Corrupt:
-            status = Status.CORRUPT
+    status = Status(limb.status.value) if limb.status is not Standing.OPEN else Status.CORRUPT
+    if status is Status.CORRUPT and stands is not None:
+        with contextlib.suppress(Corrupt):
+            status = await _open(reader, stands, line=name == tree.line)
     return Bough(
         branch=name,
         parent=limb.parent or None,
@@ -164,6 +163,15 @@ def short(node: str) -> str:
     """A place without its run: `BRANCH:SEQ`."""
     place = node.rpartition("@")[2]
     return place if ":" in place else f"{MAIN}:{place}"
+
+
+async def _open(reader: Reader, stands: Branch, *, line: bool) -> Status:
+    """How a branch stands that goes on. One that nobody has advanced yet is not read for that: there may be many."""
+    if stands.holder:
+        return Status.RUNNING
+    if not (stands.epoch or line):
+        return Status.WAITING
+    return (await standing(reader, stands))[0]
 
 
 # --- on the screen ---

@@ -24,7 +24,8 @@ from holdfast.core.tree import Status as Standing
 from holdfast.core.wake import Owner, Quarantined, Rest
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import FINISHED_KEY, Lineage, check_places, node_of, read_payload
+from holdfast.gateway.history import FINISHED_KEY, Lineage, check_places
+from holdfast.gateway.line import node_of, read_payload
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
 from holdfast.store.url import sqlite_files
@@ -239,14 +240,15 @@ async def row(reader: Reader, branch: Branch, newest_ms: int, branches: int) -> 
     """How a run stands, whose line is `branch`, read no further than needed."""
     run, _, line = branch.name.partition("@")
     try:
-        status, about = await _standing(reader, branch)
+        status, about = await standing(reader, branch)
     except Corrupt as error:
         status, about = Status.CORRUPT, f"{error.what} [{error.where}]"
     holder = branch.holder or None
     return Row(run, line, status.value, about, branch.seq, branch.epoch, newest_ms, holder, branches)
 
 
-async def _standing(reader: Reader, branch: Branch) -> tuple[Status, str]:
+async def standing(reader: Reader, branch: Branch) -> tuple[Status, str]:
+    """How a branch stands that goes on, and what about it, read no further than needed. Raises Corrupt."""
     ended = await reader.read(branch.name, key=FINISHED_KEY, newest=1)
     finished = decode(ended[0].body) if ended else None
     if isinstance(finished, Finished) and (finished.error is None or ended[0].seq == branch.seq):

@@ -86,7 +86,7 @@ class Teller:
             case Draw():
                 return Words("draw", f"{record.name} {record.value}", "dim")
             case Checkpoint():
-                return Words("checkpoint", await self._payload(record.state), "bold")
+                return Words("checkpoint", await self._payload(record.state) + _closed(record), "bold")
             case Divergence():
                 lost = ", ".join(self._looked.node(seq) for seq in record.unclaimed)
                 return Words(
@@ -119,7 +119,7 @@ class Teller:
                     "bold",
                 )
             case Override():
-                what = record.name or f"the answer of {self._looked.node(record.target)}"
+                what = f"the answer of {self._looked.node(record.target)}" if record.target else record.name
                 return Words("override", f"{what} = {await self._payload(record.value)}", "bold yellow")
             case Promoted():
                 return Words("promoted", f"{record.branch} by {record.by}", "bold green")
@@ -155,6 +155,9 @@ class Teller:
                 return Words("planned", f"{record.tool} {await self._payload(record.args)} ({record.kind})", "magenta")
             case Adopted():
                 asked = f"{record.tool} {await self._payload(record.args)}"
+                if record.undoes is not None:
+                    back = self._looked.node(record.undoes)
+                    return Words("adopted", f"{record.tool} at {record.node}: {back} was taken back there", "yellow")
                 return Words("adopted", f"{asked} from {record.node} {await self._outcome(record.outcome)}", "green")
             case Refusal():
                 return Words("refusal", f"{record.tool} by {record.by}: {record.reason}", "red")
@@ -180,3 +183,10 @@ class Teller:
                 return f"did not happen: {reason}"
             case _:
                 assert_never(outcome)
+
+
+def _closed(record: Checkpoint) -> str:
+    """What a checkpoint holds besides its state."""
+    files = [] if record.workspace is None else [f"files {record.workspace[:16]}"]
+    services = [f"to start again: {', '.join(record.services)}"] if record.services else []
+    return "".join(f"; {each}" for each in [*files, *services, *record.labels])

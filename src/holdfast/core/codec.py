@@ -68,6 +68,16 @@ def _put_naturals(value: object) -> object:
     return list(cast("tuple[int, ...]", value))
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise Corrupt("a list of texts was expected")
+    return tuple(_text(item) for item in cast("list[object]", value))
+
+
+def _put_texts(value: object) -> object:
+    return [_put_text(item) for item in cast("tuple[object, ...]", value)]
+
+
 _ENCODINGS = {encoding.value: encoding for encoding in Encoding}
 _KINDS = {kind.value: kind for kind in Kind}
 _HEX = frozenset("0123456789abcdef")
@@ -124,6 +134,7 @@ _FIELDS: dict[str, tuple[_Put, _Put]] = {
     "Payload": (_put_payload, _payload),
     "Outcome": (_put_outcome, _outcome),
     "tuple[int, ...]": (_put_naturals, _naturals),
+    "tuple[str, ...]": (_put_texts, _texts),
 }
 
 

@@ -57,6 +57,11 @@ class Kin:
         self._logs[branch] = Log(branch, base)
         self._waiting[branch] = {}
 
+    @property
+    def branches(self) -> set[str]:
+        """The branches that were begun."""
+        return set(self._logs)
+
     def fold(self, entry: Entry) -> None:
         """Take up an entry of a branch that was begun."""
         if len(entry.key) == IDENTITY_BYTES:
@@ -77,12 +82,20 @@ class Kin:
 
     def __iter__(self) -> Iterator[Relative]:
         """All effects that were sent and that nobody took back, by branch and in order of intent."""
+        return (relative for relative, gone in self._all() if not gone)
+
+    def undone(self) -> Iterator[Relative]:
+        """All effects that were sent and that somebody took back, in the same order."""
+        return (relative for relative, gone in self._all() if gone)
+
+    def _all(self) -> Iterator[tuple[Relative, bool]]:
+        """All effects that were sent, and whether somebody took them back."""
         self._take_all()
         gone = self._taken_back()
         for branch, log in self._logs.items():
             for slot in sorted(log.effects, key=lambda slot: slot.intent_seq):
-                if slot.intent is not None and not slot.undone and (branch, slot.intent_seq) not in gone:
-                    yield Relative(branch, slot)
+                if slot.intent is not None:
+                    yield Relative(branch, slot), slot.undone or (branch, slot.intent_seq) in gone
 
     def _take_all(self) -> None:
         for branch, waiting in self._waiting.items():

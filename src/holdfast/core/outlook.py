@@ -273,7 +273,7 @@ def _questions(prospect: Prospect, home: Home, left: Sequence[Left]) -> Iterator
             yield Question(home.node(slot.hold_seq), slot.tool, "it waits for approval, on the new branch too", True)
     for slot in sorted(prospect.whole.slots.values(), key=lambda each: each.hold_seq):
         if slot.hold_seq > prospect.before.seq and slot.intent is None and slot.outcome is None:
-            why = "people are asked again if the same call is made: an approval after this place is not inherited"
+            why = "people are asked again if the same call is made"  # what they said then is not inherited
             yield Question(home.node(slot.hold_seq), slot.tool, why, False)
     for each in left:
         if each.collides and each.fate is not Fate.DOUBT:

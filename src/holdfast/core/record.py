@@ -142,9 +142,13 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A closure: the agent's state with everything before this entry."""
+    """A closure: the agent's state with everything before this entry. `workspace`: the digest (hex) of the manifest of
+    its files, if it has any. `services`: what has to be started again after a restore. `labels`: marks on the state."""
 
     state: Payload
+    workspace: str | None
+    services: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from holdfast.agent.run import Stranded, current, in_thread, outside_run
+from holdfast.agent.run import Agent, Note, Stranded, current, in_thread, outside_run
 from holdfast.agent.tool import Tool
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Call, Encoding, Happened, identity_of, resource_of
 from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_text
 from holdfast.core.slot import Slot
+from holdfast.embedded.policy import Policy
 from holdfast.errors import AnswerLost, BadCall, Misuse
+from holdfast.gateway.closure import Closure, Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.line import node_of
 from holdfast.gateway.mediate import Mediator
@@ -38,13 +40,22 @@ class EmbeddedDoor:
     """One run's door. `secret` keys the commitments to secret arguments (32 bytes)."""
 
     def __init__(
-        self, mediator: Mediator, memory: Memory, functions: dict[object, Function], secret: bytes, state: Shape | None
+        self,
+        mediator: Mediator,
+        memory: Memory,
+        functions: dict[object, Function],
+        secret: bytes,
+        state: Shape | None,
+        agent: Agent,
+        room: Room | None,
     ) -> None:
         self._mediator = mediator
         self._memory = memory
         self._functions = functions
         self._secret = secret
         self._state = state
+        self._policy = Policy(agent.checkpoint_every, agent.checkpoint_before)
+        self._room = room or Roomless()
 
     async def call(self, tool: Tool, values: Mapping[str, object], again: str | None) -> object:
         """As `Door.call`."""
@@ -147,9 +158,21 @@ class EmbeddedDoor:
         signal = await self._memory.wait_for(what)
         return Shape(object).read(await self._mediator.line.payload(signal.value), signal.value.encoding).value
 
-    async def checkpoint(self, state: Callable[[], object]) -> str:
+    async def checkpoint(self, state: Callable[[], object], note: Note) -> str | None:
         """As `Door.checkpoint`."""
-        return await self._memory.checkpoint(lambda: self._dumped(state()), restores=self._state is not None)
+        if note.turn is not None:
+            self._mediator.enter()
+            kinds = frozenset(tool.contract.kind for tool in note.turn)
+            if not self._policy.wants(self._mediator.line.log, kinds):
+                return None
+        closure = Closure(
+            state=lambda: self._dumped(state()),
+            room=self._room,
+            services=note.services,
+            labels=note.labels,
+            restores=self._state is not None,
+        )
+        return await self._memory.checkpoint(closure)
 
     def _dumped(self, state: object) -> Packed:
         if self._mediator.held:
@@ -164,14 +187,15 @@ class EmbeddedDoor:
     async def stranded(self, *, undone: bool) -> list[Stranded]:
         """As `Door.stranded`."""
         line, kin = self._mediator.line, self._mediator.line.family.kin
-        own = [(line.branch, slot) for slot in line.log.unclaimed()]
-        beside = [] if kin is None else [(each.branch, each.slot) for each in kin.stranded(line.log)]
+        found = [(line.branch, slot, False) for slot in line.log.unclaimed()]
+        found += [(each.branch, each.slot, False) for each in (kin.stranded(line.log) if kin else ())]
         if undone:
-            own += [(line.branch, slot) for slot in line.log.effects if slot.undone and not _redone(line.log, slot)]
-            beside += [(each.branch, each.slot) for each in kin or () if each.slot.undone]
-        return [await self._stranded(*each) for each in (*own, *beside)]
+            gone = [slot for slot in line.log.effects if slot.undone and not _redone(line.log, slot)]
+            found += [(line.branch, slot, True) for slot in gone]
+            found += [(each.branch, each.slot, True) for each in (kin.undone() if kin else ())]
+        return [await self._stranded(*each) for each in found]
 
-    async def _stranded(self, branch: str, slot: Slot) -> Stranded:
+    async def _stranded(self, branch: str, slot: Slot, undone: bool) -> Stranded:
         line = self._mediator.line
         assert slot.asked is not None, "an effect was asked for with arguments"
         arguments = Shape(object).read(await line.payload(slot.asked), Encoding.JSON).woven
@@ -180,7 +204,7 @@ class EmbeddedDoor:
             payload = slot.outcome.answer
             answer = Shape(object).read(await line.payload(payload), payload.encoding).value
         node = node_of(branch, slot.intent_seq or slot.first_seq)
-        return Stranded(node, slot.tool, arguments, slot.outcome is not None, answer, slot.undone)
+        return Stranded(node, slot.tool, arguments, slot.outcome is not None, answer, undone)
 
 
 def _redone(log: Log, slot: Slot) -> bool:

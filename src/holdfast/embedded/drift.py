@@ -16,7 +16,7 @@ from holdfast.errors import Drifted
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.drift import Drift, Way, drifted, read_again, stale
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import read_log
+from holdfast.gateway.history import read_log
 from holdfast.gateway.upstreams.python import Function, PythonUpstream
 from holdfast.store import Readable
 

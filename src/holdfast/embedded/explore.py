@@ -25,7 +25,8 @@ from holdfast.embedded.drift import why_stale
 from holdfast.errors import BadCall, Busy, InDoubt, NoCandidate, Ready, Stopped, Superseded, Waiting
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.fork import Cutting, Edit, change, fork
-from holdfast.gateway.line import read_log, read_payload
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import read_payload
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.pending import stop_at_pending
 from holdfast.shape import Shape

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import Coroutine, Mapping
 from enum import Enum
@@ -68,15 +69,24 @@ class House(Lives):
         on_divergence: str = "brief",
         branch: str | None = None,
         check_drift: bool = False,
+        workspace: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Run `agent` on `task` to its end; its answer. An `id` that exists resumes, on the run's line or on `branch`.
         With `wait`, a run that is held, asleep or in doubt blocks here until it can go on; without, it raises Waiting.
         With `check_drift` it raises Drifted, before anything is started and each time that it goes on, if the world is
-        not as the run has seen it. Raises Claimed if another worker is at it, Cancelled, and what the agent raises."""
+        not as the run has seen it. `workspace`: a directory for the agent's files, instead of one of the branch's own.
+        Raises Claimed if another worker is at it, Cancelled, and what the agent raises."""
         self._own_loop = True
         return self._plainly(
             self.arun(
-                agent, task, id=id, wait=wait, on_divergence=on_divergence, branch=branch, check_drift=check_drift
+                agent,
+                task,
+                id=id,
+                wait=wait,
+                on_divergence=on_divergence,
+                branch=branch,
+                check_drift=check_drift,
+                workspace=workspace,
             )
         )
 
@@ -90,6 +100,7 @@ class House(Lives):
         on_divergence: str = "brief",
         branch: str | None = None,
         check_drift: bool = False,
+        workspace: str | os.PathLike[str] | None = None,
     ) -> Any:
         """As `run`, to be awaited."""
         if not isinstance(cast(object, agent), Agent):
@@ -97,6 +108,7 @@ class House(Lives):
         run = checked_id(uuid.uuid4().hex if id is None else id)
         if on_divergence not in tuple(OnDivergence):
             raise BadCall(f"`{on_divergence}` is nothing to do on a divergence", fix="choose brief, ask or stop")
+        at = self.files.checked(agent, workspace)
         while True:
             place = f"{run}@{branch or (await read_tree(self.store, run)).line}"
             if wait:
@@ -104,7 +116,7 @@ class House(Lives):
             if check_drift:
                 await hold_to_the_world(self.store, place)
             try:
-                return await self.life(agent, place, task, OnDivergence(on_divergence))
+                return await self.life(agent, place, task, OnDivergence(on_divergence), at)
             except Superseded:
                 if branch is not None:
                     raise
@@ -215,6 +227,7 @@ class House(Lives):
         if self._side_loop is not None:
             self._side_loop.call_soon_threadsafe(self._side_loop.stop)
         self._plainly(self.store.close())
+        self.files.close()
 
     def __enter__(self) -> House:
         return self
@@ -231,6 +244,7 @@ class House(Lives):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.store.close()
+        self.files.close()
 
 
 def _checked_place(run: str) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 from weakref import WeakValueDictionary
 
@@ -29,12 +30,14 @@ from holdfast.core.tree import MAIN, Status
 from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
+from holdfast.embedded.files import Files, OpenRoom, begin
 from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting
 from holdfast.gateway.closing import Closer, Residue, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, KnownTree, read_tree
-from holdfast.gateway.line import FINISHED_KEY, Line, Opened, read_log, read_payload
+from holdfast.gateway.history import FINISHED_KEY, Opened, read_log
+from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.send import Asked
 from holdfast.gateway.upstreams.python import Function, PythonUpstream, at_work
@@ -51,6 +54,7 @@ class Lives:
 
     def __init__(self, opening: Opening) -> None:
         self.store: Store = opening.store
+        self.files = Files(opening)
         self._secret = opening.secret
         self._functions: dict[object, Function] = {}
         self._closer = Closer(self.store, now_ms, self._found)
@@ -65,8 +69,10 @@ class Lives:
         self._busy: set[str] = set()
         self._own_loop = False
 
-    async def life(self, agent: Agent, branch: str, task: JSON, setting: OnDivergence) -> object:
-        """One life of a branch: from a claim to an end, a wait or a death."""
+    async def life(
+        self, agent: Agent, branch: str, task: JSON, setting: OnDivergence, at: Path | None = None
+    ) -> object:
+        """One life of a branch: from a claim to an end, a wait or a death. `at`: the directory that its user named."""
         ended = await self._ended(branch)
         if ended is not None:
             return await self._recorded(branch, ended, task)
@@ -81,9 +87,10 @@ class Lives:
                 raise was_cancelled(opened.log.cancelled, branch)
             family = await self._family(branch)
             line = Line(self.store, opened, grant.epoch, family)
-            await line.recall_adopted()
-            task = await self._begin(line, opened, agent, task, grant.previous)
-            return await self._drive(line, opened.restored, agent, task, setting)
+            async with self.files.open(opened.log, agent, at) as room:
+                await line.recall_adopted()
+                task = await self._begin(line, opened, agent, task, grant.previous)
+                return await self._drive(line, opened.restored, agent, task, setting, room)
         finally:
             self._lives -= 1
             await self._let_go(branch, line, grant.epoch)
@@ -118,19 +125,24 @@ class Lives:
         return cast(JSON, await self._value(given))
 
     async def _drive(
-        self, line: Line, restored: Checkpoint | None, agent: Agent, task: JSON, setting: OnDivergence
-    ) -> object:
+        self, line: Line, restored: Checkpoint | None, agent: Agent, task: JSON, setting: OnDivergence,
+        room: OpenRoom | None,
+    ) -> object:  # fmt: skip
         own_loop = self._own_loop
         mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
-        line.alone = lambda: own_loop and self._lives == 1 and mediator.alone
+        line.alone = lambda: own_loop and self._lives == 1 and mediator.open <= 1
         line.lost = mediator.close
         shape = None if agent.state is None else Shape(agent.state)
         memory = Memory(mediator)
-        door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape)
+        door = EmbeddedDoor(mediator, memory, self._functions, self._secret, shape, agent, room)
         branches = Explorer(mediator, memory, door, lambda branch: self.life(agent, branch, None, setting))
         state = await self._state(restored, agent, shape)
-        run = Run(mediator.sender.run, line.family.name, door, branches, state, self._side)
+        run = Run(
+            mediator.sender.run, line.family.name, door, branches, state, self._side,
+            workspace=room and room.path, services=restored.services if restored else (),
+        )  # fmt: skip
         try:
+            await begin(run, agent, line.log)
             answer = await agent.advance(run, task)
         except BaseException as raised:
             mediator.close(_left())

@@ -15,7 +15,7 @@ from holdfast.core.record import Finished
 from holdfast.core.wake import Outlook, Over, Owner, Ready, Rest, Waits
 from holdfast.errors import Corrupt
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import FINISHED_KEY, lineage_of
+from holdfast.gateway.history import FINISHED_KEY, lineage_of
 from holdfast.store import Readable
 from holdfast.store.changes import Changes, Newest
 

@@ -22,7 +22,8 @@ from holdfast.core.tree import Status
 from holdfast.errors import Busy, HoldfastError, NotHappened, Waiting
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family
-from holdfast.gateway.line import Line, node_of, read_log
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import Line, node_of
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.send import Asked
 from holdfast.store import Grant, Store

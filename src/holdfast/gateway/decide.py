@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from holdfast.core.payload import Packed
-from holdfast.core.record import Checkpoint, Decision, Draw, Planned, Signal, Sleep
+from holdfast.core.record import Decision, Draw, Planned, Signal, Sleep
 from holdfast.core.signals import sort_signals
 from holdfast.core.slot import Decided
 from holdfast.core.wake import SIGNAL
 from holdfast.errors import AwaitingSignal, InDoubt, Ready, Waiting
+from holdfast.gateway.closure import Closure
 from holdfast.gateway.diverge import TURNS
 from holdfast.gateway.line import Line, signal_key
 from holdfast.gateway.mediate import Mediator
@@ -36,8 +37,11 @@ class Memory:
         self._counted_from = self._line.log.base
         self._asking: dict[str, int] = {}
         self._by_order: list[Decided] = []
+        self._first: dict[str, int] = {}
         self._taken: set[int] = set()
         self._unmatched: dict[str, list[list[bool]]] = {}
+        self._began = self._line.log.seq
+        self._fresh = False  # whether this life was given something that the log did not know
 
     def next(self, name: str) -> int:
         """The number of what is asked for now, among those of this name."""
@@ -69,6 +73,7 @@ class Memory:
         except BaseException:
             if found is not None:
                 found.claimed = False  # it was not made anew: whoever asks next finds it
+                self._first[lane] = 0
             raise
         finally:
             self._asking[lane] -= 1
@@ -82,6 +87,7 @@ class Memory:
             asked=asked.payload,
             answer=packed.payload,
         )
+        self._fresh = True
         await self._line.write(record, blobs=(*asked.blobs, *packed.blobs))
         self._line.log.decided(record).claimed = True
         return None, reply
@@ -113,8 +119,14 @@ class Memory:
         await self._mediator.divergences.drifted(f"a decision of `{name}`", bound[0].seq)
         return bound[0]
 
-    def _unclaimed(self, lane: str) -> list[Decided]:
-        return [decided for decided in self._line.log.lanes.get(lane, ()) if not decided.claimed]
+    def _unclaimed(self, lane: str) -> Iterator[Decided]:
+        """The decisions of a lane that nobody has asked for yet, in order. Those at its beginning that were asked for
+        are not looked at again: a long run would look at them all for each decision."""
+        decided, first = self._line.log.lanes.get(lane, ()), self._first.get(lane, 0)
+        while first < len(decided) and decided[first].claimed:
+            first += 1
+        self._first[lane] = first
+        return (decided[place] for place in range(first, len(decided)) if not decided[place].claimed)
 
     async def _only_one(self, lane: str) -> bool:
         """Whether one request alone waits to be answered by its order in a lane, after all that were started with it
@@ -139,7 +151,7 @@ class Memory:
         known = self._line.log.draws.get((name, n))
         if known is not None:
             return known
-        value = make()
+        value, self._fresh = make(), True
         await self._line.write(Draw(name=name, n=n, value=value))
         return value
 
@@ -151,7 +163,7 @@ class Memory:
         n = self.next("sleep")
         until_ms = self._line.log.sleeps.get(("sleep", n))
         if until_ms is None:
-            until_ms = now_ms() + int(max(0.0, seconds) * 1000)
+            until_ms, self._fresh = now_ms() + int(max(0.0, seconds) * 1000), True
             await self._line.write(Sleep(name="sleep", n=n, until_ms=until_ms))
         await self._mediator.sender.until(until_ms, "the run sleeps")
         await self._line.refresh()  # it may have been cancelled in its sleep
@@ -176,6 +188,7 @@ class Memory:
             if self._line.seen == seen:  # nobody has sent it while it was looked for
                 raise await self._park(name, n)
         self._taken.add(free[0])  # at once: others may be waiting for the same name
+        self._fresh = True
         await self._line.write(Draw(name=taken, n=n, value=str(free[0])))
         return signals[free[0]]
 
@@ -194,39 +207,76 @@ class Memory:
 
     # --- checkpoints ---
 
-    async def checkpoint(self, dump: Callable[[], Packed], *, restores: bool) -> str:
-        """Make the state (`dump`) with everything before it a closure; its node. Waits for calls in flight; refuses to
-        stand on a doubt. `restores`: the program goes on from here after a crash, so what it is given is counted from
-        here too."""
+    async def checkpoint(self, closure: Closure) -> str | None:
+        """Make state and files, with everything before them, a checkpoint; its node. None, and nothing is placed, while
+        the program goes over what it did before it was stopped: that would be behind it, and done anew. Waits for calls
+        in flight; refuses to stand on a doubt. Until it is placed the one before stays in force."""
         self._mediator.enter()
-        await self._mediator.settled()
-        if restores and self._mediator.held and any(slot.last is Planned for slot in self._line.log.slots.values()):
-            raise self._mediator.park(
-                Ready(
-                    "a checkpoint cannot stand on what is planned: nobody would do it who goes on from there",
-                    where=self._line.branch,
-                    fix=f"holdfast promote {self._line.branch.replace('@', ' ')}",
-                )
-            )
-        state = dump()
-        doubts = self._line.log.doubts()
-        if doubts:
-            raise self._mediator.park(
-                InDoubt(
-                    f"`{doubts[0].tool}` may have happened, and a checkpoint cannot stand on a doubt",
-                    where=self._line.node(doubts[0].intent_seq),
-                    fix="settle it first",
-                )
-            )
-        await whole(self._close(state, restores=restores))
-        return self._line.node(self._line.log.checkpoint_seq)
+        async with closure.room.held():
+            while True:
+                await self._mediator.settled()
+                if closure.restores and self._goes_over():
+                    return None
+                if (
+                    closure.restores
+                    and self._mediator.held
+                    and any(slot.last is Planned for slot in self._line.log.slots.values())
+                ):
+                    raise self._mediator.park(
+                        Ready(
+                            "a checkpoint cannot stand on what is planned: nobody would do it who goes on from there",
+                            where=self._line.branch,
+                            fix=f"holdfast promote {self._line.branch.replace('@', ' ')}",
+                        )
+                    )
+                doubts = self._line.log.doubts()
+                if doubts:
+                    raise self._mediator.park(
+                        InDoubt(
+                            f"`{doubts[0].tool}` may have happened, and a checkpoint cannot stand on a doubt",
+                            where=self._line.node(doubts[0].intent_seq),
+                            fix="settle it first",
+                        )
+                    )
+                if await whole(self._close(closure)):
+                    return self._line.node(self._line.log.checkpoint_seq)
+                self._mediator.enter()  # what was placed before it would be behind it
 
-    async def _close(self, state: Packed, *, restores: bool) -> None:
-        """Place a checkpoint, and count from it: never the one without the other."""
-        while not await self._line.attempt(Checkpoint(state=state.payload), blobs=state.blobs):
-            self._mediator.enter()  # what was placed before it would be behind it
-        if restores:  # from here on this life counts as one that is restored from here would
+    async def _close(self, closure: Closure) -> bool:
+        """Place a checkpoint, and count from it: never the one without the other. False if the run has moved on."""
+        if self._mediator.open:
+            return False
+        record, state = closure.close()
+        if not await self._line.attempt(record, blobs=state.blobs):
+            return False
+        if closure.restores:  # from here on this life counts as one that is restored from here would
             self._counts.clear()
             self._counted_from = self._line.log.checkpoint_seq
             self._by_order.clear()
+            self._first.clear()
             self._line.log.begin_anew()
+        return True
+
+    def _goes_over(self) -> bool:
+        """Whether the log holds, after the base, what this life has not asked for and may yet ask for. What the world
+        or people gave counts until a divergence says that it is asked for no more; what cost nothing, for as long as
+        this life has not been given anything new either."""
+        log, asked = self._line.log, self._counts
+        left_behind = {seq for each in log.divergences for seq in each.unclaimed}
+        if any(slot.first_seq not in left_behind for slot in log.unclaimed()):
+            return True
+        people = (slot for slot in log.slots.values() if slot.hold is not None and slot.intent is None)
+        if any(not slot.claimed and slot.first_seq > log.base and slot.sealed_seq <= self._began for slot in people):
+            return True
+        draws = [(name if name.startswith(SIGNAL) else f"draw/{name}", n) for name, n in log.draws]
+        if any(name.startswith(SIGNAL) and n >= asked.get(name, 0) for name, n in draws):
+            return True
+        searched = f"explore/{self._counted_from}/"  # what a search has chosen for this branch
+        if f"{searched}{asked.get('explore', 0)}" in log.settings:
+            return True
+        if self._fresh or log.touched_seq > self._began:
+            return False
+        sleeps = [place for place in log.sleeps if place[0] == "sleep"]  # the others stand for waits
+        return any(n >= asked.get(name, 0) for name, n in [*draws, *sleeps]) or any(
+            not decided.claimed for lane in log.lanes.values() for decided in lane
+        )

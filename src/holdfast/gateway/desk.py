@@ -20,7 +20,8 @@ from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN
 from holdfast.errors import Claimed, Conflict, Misuse, Unknown
 from holdfast.gateway.family import read_tree
-from holdfast.gateway.line import key_for, node_of, read_log
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import key_for, node_of
 from holdfast.store import Draft, Store
 
 APPROVAL_MS = 24 * 3600 * 1000

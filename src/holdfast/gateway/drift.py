@@ -41,7 +41,8 @@ from holdfast.core.tree import Tree
 from holdfast.errors import Corrupt, HoldfastError, RetryAfter, Unknown
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.family import Family
-from holdfast.gateway.line import node_of, read_log, read_payload
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import node_of, read_payload
 from holdfast.gateway.upstreams import Reply, Upstream
 from holdfast.store import Readable
 from holdfast.store.rope import gather

@@ -37,7 +37,8 @@ from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
 from holdfast.gateway.family import TREE_KEY, KnownTree, read_tree
-from holdfast.gateway.line import CHECKPOINT_KEY, STARTED_KEY, key_for, node_of, read_log
+from holdfast.gateway.history import CHECKPOINT_KEY, STARTED_KEY, read_log
+from holdfast.gateway.line import key_for, node_of
 from holdfast.store import Branch, Draft, Readable, Store
 
 TRIES = 200
@@ -276,6 +277,8 @@ def _taken_back(slot: Slot, seq: int | None, outcome: Outcome, node: str) -> Dra
 
 
 async def _check_edit(store: Readable, cutting: Cutting, tree: Tree, edit: Edit) -> None:
+    if edit.target == 0 and not edit.name:
+        raise BadCall("there is no entry 0 whose answer could be replaced", where=cutting.node, fix="name its place")
     if edit.target == 0:
         return
     name = cutting.branch.partition("@")[2]

@@ -16,12 +16,10 @@ import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
 
-from holdfast.core.codec import decode, encode
+from holdfast.core.codec import encode
 from holdfast.core.effect import Kind, Payload, redone_identity, undo_identity
-from holdfast.core.entry import Entry, check_chain, origin
+from holdfast.core.entry import Entry
 from holdfast.core.log import Log
 from holdfast.core.payload import Blob
 from holdfast.core.record import (
@@ -46,16 +44,12 @@ from holdfast.core.record import (
     Started,
 )
 from holdfast.core.slot import Slot
-from holdfast.core.tree import MAIN
 from holdfast.errors import Conflict, Corrupt, Fenced, HoldfastError, Stopped, Unknown, Waiting
-from holdfast.gateway.family import TREE_KEY, Family, tree_record
-from holdfast.store import NOTHING, Draft, Readable, Store
+from holdfast.gateway.family import TREE_KEY, Family
+from holdfast.gateway.history import CHECKPOINT_KEY, FINISHED_KEY, OVERRIDE_KEY, STARTED_KEY, Opened, least
+from holdfast.store import NOTHING, Draft, Store
 from holdfast.store.rope import Blobs, gather
 
-CHECKPOINT_KEY = b"checkpoint"
-OVERRIDE_KEY = b"override"
-STARTED_KEY = b"started"
-FINISHED_KEY = b"finished"
 LATER_S = 0.1
 RECALL = 256  # entries of one identity that are looked at behind a checkpoint
 
@@ -89,86 +83,6 @@ def key_for(record: Record, log: Log) -> bytes:
             return signal_key(name.removeprefix("signal/"))
         case _:
             return b""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A branch as it was read: its log, its first record, and the checkpoint that it was read from."""
-
-    log: Log
-    started: Started | None
-    restored: Checkpoint | None = None
-
-
-Lineage = Sequence[tuple[str, int | None]]
-"""The stretches of a history, oldest first: `RUN@BRANCH`, and the last seq of it that belongs to it (None: all)."""
-
-
-async def lineage_of(store: Readable, branch: str) -> Lineage:
-    """The stretches that a branch stands on. Raises Unknown if there is no such branch."""
-    run, _, name = branch.partition("@")
-    stretches: list[tuple[str, int | None]] = []
-    upto: int | None = None
-    while name != MAIN:
-        stretches.append((f"{run}@{name}", upto))
-        born = await store.read(f"{run}@{name}", key=TREE_KEY, newest=1)
-        if not born:
-            raise Unknown(f"there is no branch `{name}`", where=run, fix=f"holdfast show {run} shows its branches")
-        forked = tree_record(born[0])
-        if not isinstance(forked, Forked) or forked.branch != name or forked.at >= born[0].seq:
-            raise Corrupt("a branch does not begin with its fork", where=f"{run}@{name}", fix="run `holdfast verify`")
-        name, upto = forked.parent, forked.at if upto is None else min(forked.at, upto)
-    return [(f"{run}@{MAIN}", upto), *reversed(stretches)]
-
-
-async def read_log(store: Readable, branch: str, *, restore: bool = False, upto: int | None = None) -> Opened:
-    """Read a branch with all that it stands on, up to position `upto` if given: from its beginning, or (`restore`) from
-    the newest checkpoint on. Raises Corrupt if the chain does not hold."""
-    lineage = [(name, _least(last, upto)) for name, last in await lineage_of(store, branch)]
-    base = await _newest_checkpoint(store, lineage, upto) if restore else None
-    log = Log(branch, base.seq if base else 0)
-    if base:
-        log.fold(base)
-    entries = [
-        entry
-        for stretch, last in lineage
-        if last is None or last > log.base
-        for entry in await store.read(stretch, after=log.base, upto=last)
-    ]
-    check_places(entries, log.base)
-    check_chain(base.digest if base else origin(lineage[0][0]), entries)
-    for entry in entries:
-        log.fold(entry)
-    if base is None:
-        return Opened(log, log.started)
-    for entry in await store.read(lineage[0][0], key=STARTED_KEY, newest=1):
-        log.fold(entry)
-    for stretch, last in lineage[1:]:
-        for entry in await store.read(stretch, key=OVERRIDE_KEY, upto=_least(last, base.seq)):
-            log.fold(entry)
-    return Opened(log, log.started, cast(Checkpoint, decode(base.body)))
-
-
-def _least(one: int | None, other: int | None) -> int | None:
-    return other if one is None else one if other is None else min(one, other)
-
-
-async def _newest_checkpoint(store: Readable, lineage: Lineage, most: int | None) -> Entry | None:
-    """The newest checkpoint, up to position `most`."""
-    for branch, upto in reversed(lineage):
-        found = await store.read(branch, key=CHECKPOINT_KEY, newest=1, upto=_least(most, upto))
-        if found:
-            return found[0]
-    return None
-
-
-def check_places(entries: Sequence[Entry], after: int) -> None:
-    """Raise Corrupt where an entry is missing."""
-    for place, entry in enumerate(entries, after + 1):
-        if entry.seq != place:
-            raise Corrupt(
-                "an entry is missing from the log", where=f"{entry.branch}:{place}", fix="run `holdfast verify`"
-            )
 
 
 class Line:
@@ -312,7 +226,7 @@ class Line:
             for name, upto in self.family.tree.lineage(self.family.name):
                 place = f"{self.family.run}@{name}"
                 listed = await self.store.read(place, key=CHECKPOINT_KEY, newest=1)
-                last, most = listed[0].seq if listed else 0, _least(upto, self.log.base)
+                last, most = listed[0].seq if listed else 0, least(upto, self.log.base)
                 if most is not None and last < most:
                     self._behind += await self.store.read(place, after=last, upto=most)
         return self._behind
@@ -355,9 +269,16 @@ class Line:
 
     async def recall_adopted(self) -> None:
         """Behind a checkpoint: bring in what was adopted there of what the other branches did."""
-        if self.log.base and self.family.kin is not None:
-            for relative in self.family.kin.stranded(self.log):
-                await self.recall(relative.slot.identity)
+        kin = self.family.kin
+        if not self.log.base or kin is None:
+            return
+        lineage = self.family.tree.lineage(self.family.name)
+        behind = lineage[: 1 + sum(upto is not None and upto < self.log.base for _, upto in lineage)]
+        alone = f"{self.family.run}@{behind[0][0]}" if len(behind) == 1 else ""  # which has adopted nothing of its own
+        if kin.branches - {alone}:
+            for relative in kin.stranded(self.log):
+                if relative.branch != alone:
+                    await self.recall(relative.slot.identity)
 
     async def payload(self, payload: Payload) -> bytes:
         """The bytes of a payload, put together from its pieces and checked against its digest. If they cannot be had,

@@ -124,9 +124,9 @@ class Mediator:
         return await self._answer(asked)
 
     @property
-    def alone(self) -> bool:
-        """Whether at most one call is between intent and seal."""
-        return len(self._under_way) <= 1
+    def open(self) -> int:
+        """How many calls are between intent and seal."""
+        return len(self._under_way)
 
     def _done(self, piece: asyncio.Task[Reply]) -> None:
         identity = self._under_way.pop(piece)

@@ -20,7 +20,7 @@ from holdfast.core.retention import Extent, Mark, Marks, payloads_of
 from holdfast.core.tree import Status
 from holdfast.errors import Unknown
 from holdfast.gateway.family import Family, read_tree
-from holdfast.gateway.line import FINISHED_KEY, read_log
+from holdfast.gateway.history import FINISHED_KEY, read_log
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
 from holdfast.store.worker import dead

@@ -11,15 +11,18 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from holdfast.errors import Misuse
 from holdfast.store import Store
 
-_OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor"}
+_OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces"}
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A store that was opened, and the secret (32 bytes) that keys commitments to secret arguments."""
+    """A store that was opened, and the secret (32 bytes) that keys commitments to secret arguments. `workspaces`: where
+    the files of its runs are; None: nowhere that lasts. `own`: its own files, which no workspace may hold."""
 
     store: Store
     secret: bytes
+    workspaces: Path | None = None
+    own: tuple[Path, ...] = ()
 
 
 def open_url(url: str) -> Opening:
@@ -39,11 +42,13 @@ def open_url(url: str) -> Opening:
 
 @dataclass(frozen=True, slots=True)
 class SqliteFiles:
-    """The files of a SQLite store: the database, its log key, and its anchor (None: it has none)."""
+    """The files of a SQLite store: the database, its log key, its anchor (None: it has none), and the directory of its
+    workspaces."""
 
     path: Path
     key: Path
     anchor: Path | Literal["default"] | None
+    workspaces: Path
 
 
 def sqlite_files(url: str) -> SqliteFiles:
@@ -57,6 +62,7 @@ def sqlite_files(url: str) -> SqliteFiles:
         path=path,
         key=Path(options["key"]) if "key" in options else path.with_name(path.name + "-key"),
         anchor="default" if anchor == "default" else None if anchor == "none" else Path(anchor),
+        workspaces=Path(options["workspaces"]) if "workspaces" in options else path.with_name(path.name + "-files"),
     )
 
 
@@ -77,4 +83,5 @@ def _open_sqlite(url: str) -> Opening:
     except ValueError:
         raise Misuse("a store option is not a number", fix="claim_ttl_s=15&flush_s=1") from None
     store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
-    return Opening(store, store.heads.key.secret())
+    own = tuple(path.absolute() for path in (files.path, files.key, store.heads.anchor) if path is not None)
+    return Opening(store, store.heads.key.secret(), files.workspaces.absolute(), own)

@@ -10,10 +10,11 @@ diff(packs.get, one_tree, another_tree)
 collect(packs, every_tree_that_is_kept)
 """
 
-from holdfast.workspace.collect import Collected, collect
+from holdfast.workspace.collect import Collected, collect, waste
 from holdfast.workspace.diff import Added, Change, Changed, Moved, Removed, diff
 from holdfast.workspace.files import Captured, Restored, Workspace
-from holdfast.workspace.freeze import frozen
+from holdfast.workspace.freeze import frozen, frozen_below
+from holdfast.workspace.kept import Keepsake, Kept
 from holdfast.workspace.pack import Packs
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Change",
     "Changed",
     "Collected",
+    "Keepsake",
+    "Kept",
     "Moved",
     "Packs",
     "Removed",
@@ -30,4 +33,6 @@ __all__ = [
     "collect",
     "diff",
     "frozen",
+    "frozen_below",
+    "waste",
 ]

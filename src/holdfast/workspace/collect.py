@@ -46,6 +46,17 @@ def collect(
         return _remove(packs, wasteful)
 
 
+def waste(packs: Packs, roots: Callable[[], Iterable[bytes]], *, part: float = 0.5) -> Collected:
+    """What `collect` would remove, and about how much that would free; nothing is written."""
+    alive: set[bytes] = set()
+    with packs.writing():
+        mark(packs.get, roots(), alive)
+        names = _wasteful(packs, alive, part)
+        sizes = sum((packs.folder / f"{name}.pack").stat().st_size for name in names)
+        moved = sum(size for digest, (name, _, size) in packs.places().items() if name in names and digest in alive)
+    return Collected(len(names), sizes - moved)
+
+
 def _wasteful(packs: Packs, alive: set[bytes], waste: float) -> set[str]:
     living: dict[str, int] = {}
     for digest, (name, _, size) in packs.places().items():

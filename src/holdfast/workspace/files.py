@@ -59,6 +59,16 @@ class Workspace:
                 fix="put it beside the workspace",
             )
 
+    @property
+    def looked(self) -> bool:
+        """Whether this object has looked at the directory: then it knows what has changed without reading it all."""
+        return self._memory is not None
+
+    def empty(self) -> bool:
+        """Whether nothing at all is in the directory."""
+        with os.scandir(self._root) as found:
+            return next(found, None) is None
+
     def capture(self) -> Captured:
         """What is in the directory now, durably. Raises Unreadable or Busy, with nothing captured; Stopped if the packs
         cannot be written."""

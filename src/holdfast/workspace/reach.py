@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from holdfast.errors import Corrupt
-from holdfast.workspace.manifest import File, Folder, decode, decode_map
+from holdfast.workspace.manifest import Entry, File, Folder, decode, decode_map
 
 
 def mark(get: Callable[[bytes], bytes], trees: Iterable[bytes], found: set[bytes]) -> None:
@@ -26,6 +26,15 @@ def mark(get: Callable[[bytes], bytes], trees: Iterable[bytes], found: set[bytes
                         found.update(part for _, part in decode_map(get(entry.content)) if part)
                 case _:
                     pass
+
+
+def walk(get: Callable[[bytes], bytes], tree: bytes, path: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+    """Every path below a tree and what is there, each folder before what is in it. Raises Corrupt."""
+    for entry in decode(get(tree)).entries:
+        here = path + b"/" + entry.name if path else entry.name
+        yield here, entry
+        if isinstance(entry, Folder):
+            yield from walk(get, entry.tree, here)
 
 
 class Whole:

@@ -1,0 +1,267 @@
+"""Where the workspaces of a house are, and how they come back.
+
+    work/RUN@BRANCH       the directory of a branch
+    work/RUN@BRANCH.at    the path of the directory that its user named instead
+    work/RUN@BRANCH.new   while it is being made
+    work/RUN@BRANCH.MS    what a new run found in its place
+    kept/                 what was in a directory before files were put back there (workspace/kept.py)
+    packs/, known/ …      the captures (workspace/pack.py)
+
+Rules
+1. A branch has one directory; nothing outside it is ever changed. A symbolic link in its place is refused.
+2. Files are put back only after what is there has been captured, durably, and its place was told.
+3. A directory that was still being made when its process died is made again.
+4. Neither the store's own files nor these may lie in a workspace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.agent.run import Agent, Run
+from holdfast.core.log import Log
+from holdfast.errors import BadCall, Busy, Misuse
+from holdfast.gateway.closure import tree_of
+from holdfast.gateway.line import node_of
+from holdfast.gateway.whole import whole
+from holdfast.store.url import Opening
+from holdfast.workspace import Kept, Packs, Workspace, frozen_below
+from holdfast.workspace.disk import barrier_folder, storing
+from holdfast.workspace.ignore import Ignore
+
+_told = logging.getLogger("holdfast")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The files that a branch goes on with: of a checkpoint (digest and node), or none. `exactly`: also where there is
+    a directory already. `new`: nothing was written about the run before."""
+
+    branch: str
+    new: bool
+    tree: bytes | None
+    node: str
+    exactly: bool
+    ignore: Sequence[str]
+
+
+class Files:
+    """The workspaces of one house."""
+
+    def __init__(self, opening: Opening) -> None:
+        self._root = opening.workspaces
+        self._own = opening.own
+        self._temporary = ""
+
+    def checked(self, agent: Agent, at: str | os.PathLike[str] | None) -> Path | None:
+        """The directory that a user names, if it can be a workspace. Raises BadCall, Misuse; nothing was done then."""
+        Ignore(agent.ignore)
+        if at is None:
+            return None
+        if not agent.workspace:
+            raise BadCall("this agent has no workspace", where=agent.name, fix="declare it: @agent(workspace=True)")
+        return self._fit(Path(at))
+
+    def _fit(self, at: Path) -> Path:
+        path = at.resolve()
+        if not path.is_dir():
+            raise Misuse("the workspace is not there, or no directory", where=str(at), fix="name one: workspace=PATH")
+        for own in (*self._own, *([self._root] if self._root else [])):
+            if any(real.is_relative_to(path) for real in (own.resolve(), own.parent.resolve() / own.name)):
+                raise Misuse(
+                    f"the store's own `{own.name}` lies in the workspace, and would be captured and restored with it",
+                    where=str(path),
+                    fix="put the store elsewhere, or name a directory that does not hold it",
+                )
+        if self._root and path.is_relative_to(self._root.resolve()):
+            raise Misuse(
+                "this directory belongs to the store", where=str(path), fix="name one of your own, or none at all"
+            )
+        return path
+
+    @contextlib.asynccontextmanager
+    async def open(self, log: Log, agent: Agent, at: Path | None = None) -> AsyncGenerator[OpenRoom | None]:
+        """The room of a branch for one life of it, with the files that it goes on with: those of the newest checkpoint
+        of `log` (its whole lineage), if the agent goes on from there or the branch has no directory yet; else those
+        that are there. None for an agent without files. Raises Busy, Unreadable, Unwritable, Corrupt: then nothing is
+        lost."""
+        if not agent.workspace:
+            yield None
+            return
+        node = node_of(log.branch, log.checkpoint_seq)
+        tree = None if log.checkpoint is None else tree_of(log.checkpoint, node)
+        wanted = _Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore)
+        lost: list[OpenRoom] = []
+        try:
+            room = await whole(asyncio.to_thread(self._open, wanted, at), lost)
+            lost.append(room)
+            yield room
+        finally:
+            for each in lost:
+                each.close()
+
+    def _open(self, wanted: _Wanted, at: Path | None) -> OpenRoom:
+        root = self._made_root()
+        home = _Home(root / "work", wanted.branch)
+        path = self._fit(at) if at else home.named()
+        with contextlib.ExitStack() as undo:
+            if path is not None:
+                undo.callback(os.close, _hold(self._fit(path)))
+            packs = Packs(root)
+            undo.callback(packs.close)
+            fresh = home.begin(new_run=wanted.new) if path is None else home.named() != path
+            files = Workspace(path or home.path, packs, ignore=wanted.ignore)
+            if wanted.tree is not None and (fresh or wanted.exactly):
+                _put_back(files, packs, root, wanted)
+            home.done(path)
+            return OpenRoom(path or home.path, files, packs, undo.pop_all())
+
+    def _made_root(self) -> Path:
+        if self._root is None:
+            self._temporary = tempfile.mkdtemp(prefix="holdfast-files-")
+            self._root = Path(self._temporary)
+        with storing(self._root):
+            (self._root / "work").mkdir(parents=True, exist_ok=True)
+        return self._root
+
+    def close(self) -> None:
+        """Let go of what does not last: the workspaces of a store in memory."""
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+class _Home:
+    """The place of a branch's directory."""
+
+    def __init__(self, work: Path, branch: str) -> None:
+        self.path = work / branch
+        self._at = work / f"{branch}.at"
+        self._new = work / f"{branch}.new"
+
+    def named(self) -> Path | None:
+        """The directory that the user named when the run began, if it has one."""
+        try:
+            return Path(os.fsdecode(self._at.read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    def begin(self, *, new_run: bool) -> bool:
+        """Whether the directory is new, or was never finished; it is there then. Raises Misuse for what is none."""
+        if new_run and not self._new.exists() and self.path.is_dir() and any(self.path.iterdir()):
+            aside = self.path.with_name(f"{self.path.name}.{time.time_ns() // 1_000_000}")
+            self.path.rename(aside)
+            _told.warning("%s has files already, of a run that this log does not know: moved to %s", self.path, aside)
+        new = self._new.exists() or not os.path.lexists(self.path)
+        with storing(self.path):
+            if new:
+                self._new.touch()
+                barrier_folder(self._new.parent)
+                self.path.mkdir(exist_ok=True)
+        if self.path.is_symlink() or self.path.name not in os.listdir(self.path.parent):
+            raise Misuse(
+                "the workspace of this branch is a symbolic link, or has another's name in other letters",
+                where=str(self.path),
+                fix="move that away: what belongs there is restored from the newest checkpoint",
+            )
+        return new
+
+    def done(self, path: Path | None) -> None:
+        """It is made; or the branch works in the directory `path` from now on."""
+        with storing(self.path):
+            if path is None:
+                self._new.unlink(missing_ok=True)
+            elif self.named() != path:
+                beside = self._at.with_name(f".{self._at.name}")
+                beside.write_bytes(os.fsencode(path))
+                beside.replace(self._at)
+
+
+def _hold(path: Path) -> int:
+    """The directory that a user named, held: for as long as it is open, no other run works in it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Busy("another run works in this directory", where=str(path), fix="wait for it, or name another") from None
+    return fd
+
+
+def _put_back(files: Workspace, packs: Packs, root: Path, wanted: _Wanted) -> None:
+    """Make the files those of the checkpoint; what is there, if it differs, is kept first."""
+    assert wanted.tree is not None
+    with packs.writing():
+        found = files.capture().tree
+        if found == wanted.tree:
+            return
+        if not files.empty():
+            kept = Kept(root).keep(found, wanted.branch)
+            _told.warning(
+                "the files of %s were changed after its checkpoint %s and are put back to it; as they were until now "
+                "they are kept: holdfast files kept:%s --into DIR",
+                wanted.branch,
+                wanted.node,
+                kept.tree[:16],
+            )
+        files.restore(wanted.tree)
+
+
+class OpenRoom:
+    """The files of one life of a run. `path`: their directory."""
+
+    def __init__(self, path: Path, files: Workspace, packs: Packs, undo: contextlib.ExitStack) -> None:
+        self.path = path
+        self._files = files
+        self._packs = packs
+        self._undo = undo
+        self._writing = contextlib.ExitStack()
+        self._one = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """As `Room.held`. What has never been captured is captured beforehand, in a thread: the capture that counts,
+        which nothing runs beside, then finds little to read."""
+        async with self._one:
+            try:
+                await whole(asyncio.to_thread(self._hold))
+                yield
+            finally:
+                self._writing.close()
+
+    def _hold(self) -> None:
+        self._writing.enter_context(self._packs.writing())
+        if not self._files.looked:
+            self._files.capture()
+
+    def capture(self) -> str:
+        """As `Room.capture`. All processes that this one has begun stand still meanwhile."""
+        with frozen_below():
+            return self._files.capture().tree.hex()
+
+    def close(self) -> None:
+        """Let go of the directory and the store."""
+        self._undo.close()
+
+
+async def begin(run: Run, agent: Agent, log: Log) -> None:
+    """Before the first step of a run that will go on from its checkpoints: one of how its files are now. Raises BadCall
+    if there is no state yet."""
+    untouched = not (log.slots or log.lanes or log.draws or log.sleeps)
+    if agent.workspace and agent.state is not None and log.checkpoint is None and untouched:
+        if run.state is None:
+            raise BadCall(
+                "the state of an agent with a workspace must be there from the beginning",
+                where=agent.name,
+                fix="let its type be made without arguments: give its fields defaults",
+            )
+        await run.checkpoint()
