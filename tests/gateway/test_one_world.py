@@ -22,8 +22,8 @@ Script = list[tuple[str, str]]
 
 
 class Town:
-    """A world with a few tools, and the scripts of the branches. `fails`: what the next calls and undos come to; `lost`:
-    how many answers get lost."""
+    """A world with a few tools, and the scripts of the branches. `fails`: what the next calls and undos come to;
+    `lost`: how many answers get lost."""
 
     def __init__(self, house: House) -> None:
         self.house = house
