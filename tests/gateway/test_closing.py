@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import NotHappened, Run, agent, open_store
+from holdfast import AwaitingSignal, NotHappened, Run, agent, open_store
 from holdfast.core.record import Adopted, Intent, Seal, Started
 from holdfast.embedded import House
 from holdfast.errors import Misuse
@@ -224,9 +224,31 @@ def test_what_a_living_what_if_has_inherited_stays(house: House, world: World) -
     house.fork(f"{RUN}@{places(house, Seal)[-1]}", kind="what-if", by="op")
     other_way(house, ["mail z"])
     assert world.undone == []
+    (left,) = house.clear(RUN)
+    assert (left.tool, left.why) == ("grove.make", "another branch, which goes on, rests on it")
     house.abandon(RUN, "b2", by="op")
-    house.clear(RUN)
+    assert house.clear(RUN) == []
     assert world.undone == [("make", "a")]
+
+
+def test_what_a_search_stands_on_that_nobody_goes_on_with_is_told(house: House, world: World) -> None:
+    """Its candidates were never given up: a person may still promote one of them."""
+
+    @agent
+    async def searches(run: Run, task: Any) -> Any:
+        return [await do(run, "make early"), await run.explore(["a", "b"]), await run.wait_for("word")]
+
+    assert isinstance(life(house, searches), AwaitingSignal)
+    for branch in [limb.name for limb in tree_of(house) if limb.name != "main"]:
+        assert branch in ("b2", "b3")
+    other_way(house, ["mail z"])
+    assert [(each.tool, each.why) for each in house.clear(RUN)] == [
+        ("grove.make", "another branch, which goes on, rests on it")
+    ]
+    for branch in ("b2", "b3"):
+        house.abandon(RUN, branch, by="op")
+    assert house.clear(RUN) == []
+    assert world.there() == {("mail", "z"): 1}
 
 
 def test_what_a_living_what_if_has_adopted_stays(house: House, world: World) -> None:
