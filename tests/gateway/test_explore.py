@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import AwaitingSignal, Held, Run, agent, open_store
-from holdfast.core.record import Forked, Hold, Intent, Planned, Promoted
+from holdfast import Asleep, AwaitingSignal, Held, Run, agent, open_store
+from holdfast.core.record import Finished, Forked, Hold, Intent, Planned, Promoted
 from holdfast.embedded import House
 from holdfast.errors import Misuse, NoCandidate, Ready
 from tests.gateway.grove import World, do, last, mail, make, new_world, places, put, tree_of, walk
@@ -240,6 +240,27 @@ async def test_who_waits_with_a_waiting_candidate_does_not_turn_in_circles(tmp_p
         await house.desk.signal(f"{RUN}@b2", "word", _packed("go"), by="op")
         assert (await asyncio.wait_for(runs, 30))[0] == "mail before 1"
         assert claims <= 6
+
+
+def test_a_candidate_that_somebody_else_advances_is_waited_for(house: House, world: World) -> None:
+    deaths = [True]
+
+    @agent
+    async def dies(run: Run, task: Any) -> Any:
+        name = await run.explore(["a", "b"])
+        if deaths:
+            deaths.pop()
+            raise Killed
+        return await mail(name)
+
+    assert isinstance(life(house, dies), Killed)
+    grant = asyncio.run(house.store.claim(f"{RUN}@b2"))
+    waiting = life(house, dies)
+    assert isinstance(waiting, Asleep), waiting
+    assert waiting.where == f"{RUN}@b2"
+    assert not places(house, Finished), "it has not failed"
+    asyncio.run(house.store.append(f"{RUN}@b2", [], epoch=grant.epoch, release=True))
+    assert life(house, dies) == "mail a 1"
 
 
 def test_a_candidate_that_dies_is_gone_on_with(house: House, world: World) -> None:
