@@ -101,21 +101,22 @@ def test_every_effect_is_in_the_line_taken_back_or_told(house: House, world: Wor
     assert line == "b5"
 
 
-def test_an_undo_that_fails_is_tried_again_and_what_came_before_it_stays(house: House, world: World) -> None:
+def test_an_undo_that_fails_is_tried_again_and_what_came_before_it_stays(world: World) -> None:
     def fails(verb: str, name: str) -> None:
         if (verb, name) == ("unmake", "c"):
             raise ConnectionError("away")
 
-    life(house, walk, MADE)
-    house.fork(start_of(house), settings={"steps": ["mail z"]}, by="op")
-    world.before = fails
-    assert life(house, walk) == ["mail z 6"]
-    assert world.undone == [("make", "e")]
-    residue = {each.tool + each.node: each.why for each in house.clear(RUN)}
-    assert sum("could not be taken back" in why or "may have happened" in why for why in residue.values()) >= 2
-    world.before = lambda verb, name: None
-    assert [each.tool for each in house.clear(RUN)] == ["grove.put", "grove.mail"]
-    assert world.undone == [("make", "e"), ("make", "c"), ("make", "a")]
+    with open_store("memory://") as house:
+        life(house, walk, MADE)
+        house.fork(start_of(house), settings={"steps": ["mail z"]}, by="op")
+        world.before = fails
+        assert life(house, walk) == ["mail z 6"]
+        assert world.undone == [("make", "e")]
+        residue = {each.tool + each.node: each.why for each in house.clear(RUN)}
+        assert sum("could not be taken back" in why or "may have happened" in why for why in residue.values()) >= 2
+        world.before = lambda verb, name: None
+        assert [each.tool for each in house.clear(RUN)] == ["grove.put", "grove.mail"]
+        assert world.undone == [("make", "e"), ("make", "c"), ("make", "a")]
 
 
 def test_an_undo_that_is_refused_is_told_and_what_came_before_it_stays(house: House, world: World) -> None:

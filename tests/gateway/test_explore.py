@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast import Asleep, AwaitingSignal, Held, Run, agent, open_store
-from holdfast.core.record import Finished, Forked, Hold, Intent, Planned, Promoted
+from holdfast.core.record import Checkpoint, Finished, Forked, Hold, Intent, Planned, Promoted
 from holdfast.embedded import House
 from holdfast.errors import Misuse, NoCandidate, Ready
 from tests.gateway.grove import World, do, last, mail, make, new_world, places, put, tree_of, walk
@@ -166,6 +166,29 @@ def test_what_is_planned_before_a_checkpoint_is_not_lost(house: House, world: Wo
 
     assert life(house, notes) == "mail a 2"
     assert world.there() == {("make", "a"): 1, ("mail", "a"): 1}
+
+
+def test_a_policy_of_checkpoints_does_not_end_a_candidate(house: House, world: World) -> None:
+    seen: list[Any] = []
+
+    def first(attempt: Any) -> float:
+        seen.append((attempt.offer, len(attempt.planned)))
+        return attempt.candidate == "a"
+
+    @agent(state=list, checkpoint_every=1)
+    async def turns(run: Run, task: Any) -> Any:
+        if not run.state:
+            run.state.append(await run.explore(["a", "b"], score=first))
+        for verb in ("make", "put", "mail")[len(run.state) - 1 :]:
+            await do(run, f"{verb} {run.state[0]}")
+            run.state.append(verb)
+            await run.turn()
+        return run.state[0]
+
+    assert life(house, turns) == "a"
+    assert seen == [("a", 3), ("b", 3)]
+    assert world.there() == {("make", "a"): 1, ("put", "a"): 1, ("mail", "a"): 1}
+    assert len(places(house, Checkpoint, "b2")) == 3
 
 
 # --- candidates that fail, wait, die ---

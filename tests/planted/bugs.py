@@ -642,8 +642,8 @@ BUGS = (
     Bug(
         name="what is planned before a checkpoint is lost",
         file="gateway/decide.py",
-        old="                    closure.restores\n                    and self._mediator.held\n",
-        new="                    not closure.restores\n                    and self._mediator.held\n",
+        old="                if closure.restores and self._mediator.plans:\n",
+        new="                if closure.restores and self._mediator.parked and self._mediator.plans:\n",
         found_by=EXPLORE + "test_what_is_planned_before_a_checkpoint_is_not_lost[memory]",
     ),
     Bug(
