@@ -14,7 +14,7 @@ import pytest
 from holdfast import Held, InDoubt, NotHappened, agent, open_store, tool
 from holdfast.core.codec import decode
 from holdfast.core.effect import NotHappened as NotHappenedSeal
-from holdfast.core.record import Adopted, Decision, Intent, Seal
+from holdfast.core.record import Adopted, Attempt, Decision, Intent, Seal
 from holdfast.embedded import House
 from tests.stage import Killed, life, of
 
@@ -22,7 +22,8 @@ Script = list[tuple[str, str]]
 
 
 class Town:
-    """A world with two tools, and the scripts of the branches. `fails`: what the next calls and undos come to."""
+    """A world with a few tools, and the scripts of the branches. `fails`: what the next calls and undos come to;
+    `lost`: how many answers get lost."""
 
     def __init__(self, house: House) -> None:
         self.house = house
@@ -30,6 +31,7 @@ class Town:
         self.paid: list[str] = []
         self.put: list[str] = []
         self.gone: list[str] = []
+        self.lost = 0
         self.scripts: dict[str, Script] = {}
         self.fails: list[BaseException | None] = []
         self.told: dict[str, list[Any]] = {}
@@ -49,6 +51,9 @@ class Town:
         @tool(kind="reversible", name="town.make", identity=["name", "size"], resource=["name"], undo=take_back)
         async def make(name: str, size: str) -> str:
             self.made.append(f"{name}{size} {len(self.made)}")
+            if self.lost:
+                self.lost -= 1
+                raise ConnectionError("no answer")
             return self.made[-1]
 
         @tool(kind="irreversible", name="town.pay", repeat="each")
@@ -203,15 +208,7 @@ def test_a_refusal_is_not_believed_while_another_branch_may_have_sent_the_same(t
 
 def test_the_undo_of_a_doubt_takes_back_nothing_that_was_done_after_it(town: Town) -> None:
     """In main it is done, lost, taken back and done again: a fork in the middle of that holds what is there."""
-    real = town.tools["make"].holdfast.function
-
-    async def lost_once(name: str, size: str) -> str:
-        answer = await real(name, size)
-        if len(town.made) == 1:
-            raise ConnectionError("no answer")
-        return answer
-
-    town.tools["make"].holdfast.function = lost_once
+    town.lost = 1
     assert town.run("main", "make a1") == ["a1 1"]
     town.house.fork(f"r@{town.seq('main', Intent, 0)}", by="ann")
     assert town.run("b2", "make a1") == ["a1 1"]
@@ -233,3 +230,22 @@ def test_everything_on_the_resource_is_taken_back_first_whoever_did_it(town: Tow
     town.house.fork(f"r@{town.seq('main', Decision)}", by="ann")
     assert town.run("b2", "make a2") == ["a2 2"]
     assert sorted(town.gone) == ["a1 0", "a3 1"]
+
+
+def test_what_happened_all_the_same_after_the_undo_of_its_doubt_can_still_be_taken_back(town: Town) -> None:
+    """The first sending is lost and taken back; the worker dies before it sends again; a person finds it there."""
+    honest = town.house.store.append
+
+    async def append(branch: str, drafts: Any, **how: Any) -> Any:
+        if any(isinstance(decode(draft.body), Attempt) for draft in drafts):
+            raise Killed
+        return await honest(branch, drafts, **how)
+
+    town.house.store.append = append
+    town.lost = 1
+    assert isinstance(town.run("main", "make a1"), Killed)
+    town.house.store.append = honest
+    town.house.settle(f"r@{town.seq('main', Intent, 0)}", happened="a1 0", by="ann")
+    town.house.fork(START, by="ann")
+    assert town.run("b2", "make a2") == ["a2 1"]
+    assert town.gone == ["?", "a1 0"]

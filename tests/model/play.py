@@ -62,7 +62,7 @@ class Play:
             [self.steps] * 24
             + [self.begin] * 6
             + [self.recovery, self.what_if, self.what_if, self.kill, self.people, self.people]
-            + [self.chance.choice((self.group, self.promote)), self.promote, self.abandon, self.drift]
+            + [self.group, self.promote, self.promote, self.abandon, self.drift]
         )
 
     def pool(self) -> list[Ask]:
@@ -165,7 +165,9 @@ class Play:
 
     async def group(self) -> None:
         self.groups += 1
-        await self.cut(ForkKind.SPECULATIVE, [(await self.tree()).line], f"g{self.groups}", self.chance.randint(2, 3))
+        tree = await self.tree()
+        names = [tree.line, tree.line, *(limb.name for limb in tree if limb.status is Status.OPEN)]
+        await self.cut(ForkKind.SPECULATIVE, names, f"g{self.groups}", self.chance.randint(2, 3))
 
     async def promote(self) -> None:
         """One promotion, or two that race."""

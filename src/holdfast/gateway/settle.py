@@ -123,7 +123,7 @@ class Settler:
         assert slot.intent is not None
         tool = f"{slot.tool}.undo"
         identity = undo_identity(slot.identity, slot.n)
-        call = Call(tool, identity, slot.sent - 1, identity, None)
+        call = Call(tool, identity, self._times_undone(slot, identity), identity, None)
         answer = None
         if isinstance(slot.outcome, Happened):
             data = await self.line.payload(slot.outcome.answer)
@@ -141,6 +141,14 @@ class Settler:
             if slot.open:
                 raise self.doubt(slot, f"its undo was refused: {refusal.what}") from refusal
             raise Refused(f"`{slot.tool}` could not be taken back: {refusal.what}", where=self.line.branch) from refusal
+
+    def _times_undone(self, slot: Slot, identity: bytes) -> int:
+        """Which undo of `slot` this is. One of a doubt, after which somebody found that it had happened all the same,
+        is not the one of what happened."""
+        n = slot.sent - 1
+        while (known := self.line.log.slot(identity, n)) is not None and known.intent_seq < slot.sealed_seq:
+            n += 1
+        return n
 
     async def _answer_undo(self, undo: Asked, slot: Slot, unless: Callable[[], bool]) -> None:
         sendings = 0
