@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 
-from holdfast import Held, InDoubt, Waiting, open_store
+from holdfast import Held, InDoubt, Waiting, agent, open_store, tool
+from holdfast.core.codec import decode
 from holdfast.core.record import (
     Adopted,
     Checkpoint,
     Decision,
+    Finished,
     Intent,
     Seal,
     Started,
 )
+from holdfast.core.tree import ForkKind
 from holdfast.embedded import House
 from holdfast.errors import BadCall, Misuse, Unknown
+from holdfast.gateway.fork import Cutting, fork
 from tests.gateway.grove import World, last, new_world, places, records, stages, tree_of, walk
 from tests.stage import RUN, Killed, life
 
@@ -390,3 +394,23 @@ async def _ended(house: House) -> Any:
         return await house.arun(walk, id=RUN, wait=False)
     except (Exception, Waiting) as ending:  # noqa: BLE001 - the ending is what is asked for
         return ending
+
+
+async def test_a_branch_that_loses_its_place_with_its_last_effect_has_no_end_of_its_own() -> None:
+    sent: list[str] = []
+    async with open_store("memory://") as house:
+
+        @tool(kind="irreversible")
+        async def post() -> str:
+            if not sent:
+                await fork(house.store, Cutting("r@main", 2, ForkKind.RECOVERY, "ann"))
+            sent.append("once")
+            return "posted"
+
+        @agent
+        async def posts(run: Any, task: Any) -> str:
+            return f"{await post()} on {run.branch}"
+
+        assert await house.arun(posts, id="r") == "posted on b2"
+        assert sent == ["once"]
+        assert not [entry for entry in await house.store.read("r@main") if isinstance(decode(entry.body), Finished)]

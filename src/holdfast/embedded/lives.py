@@ -203,6 +203,8 @@ class Lives:
             )
             await line.write(Finished(answer=None, error=_text_of(lost)), barrier=True, release=True)
             raise lost
+        await line.refresh()
+        mediator.check_place()  # who has lost it meanwhile has no end of its own
         if line.family.kin is not None and line.family.tree.line == line.family.name:
             await self.clear_up(line.branch)
         packed = pack_bytes(written.data, written.encoding)

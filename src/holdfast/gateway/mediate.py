@@ -25,7 +25,6 @@ from holdfast.core.tree import Status
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Superseded, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.diverge import TURNS, Divergences, OnDivergence
-from holdfast.gateway.family import Family
 from holdfast.gateway.line import Line, node_of
 from holdfast.gateway.pending import Pending
 from holdfast.gateway.send import Asked, Sender
@@ -220,12 +219,13 @@ class Mediator:
         cancelled = self.line.log.cancelled
         if cancelled is not None:
             raise self.close(was_cancelled(cancelled, self.line.branch))
-        family = self.line.family
-        if family.tree.size:
-            self._check_place(family)
+        self.check_place()
 
-    def _check_place(self, family: Family) -> None:
+    def check_place(self) -> None:
         """Raise where this branch has lost its place in the run, or has got another than it began with."""
+        family = self.line.family
+        if not family.tree.size:
+            return
         limb = family.limb
         if limb.status is Status.ABANDONED:
             raise self.close(Cancelled(f"the branch `{limb.name}` is {limb.ended}", where=self.line.branch))
