@@ -204,3 +204,52 @@ def test_without_the_option_it_goes_on_all_the_same() -> None:
     done("signal", "c", "go", '"now"')
     paper("a", "one", "two")
     assert done("resume", "c", *CLERK) == '"now"\n'
+
+
+def test_a_fork_that_is_held_to_the_world_is_not_made_where_it_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_AGENTS", TROUPE)
+    paper("a", "one")
+    sees("a")
+    assert done("fork", "c@3", "--what-if", "--check-drift").startswith("c@b2 ")
+    paper("a", "one", "two")
+    before = done("log", "c@main")
+    result = typed("fork", "c@3", "--check-drift")
+    assert result.exit_code == 1
+    assert "Drifted: the world is not as the run has seen it: `desk.sheet` at c@3 has moved" in result.stderr
+    assert done("log", "c@main") == before
+    assert done("fork", "c@2", "--check-drift").startswith("c@b3 ")
+
+
+def test_a_fork_that_is_held_to_the_world_needs_tools_that_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOLDFAST_AGENTS", raising=False)
+    paper("a", "one")
+    sees("a")
+    result = typed("fork", "c@3", "--check-drift")
+    assert result.exit_code == 2
+    assert f"holdfast drift c@3 --agent {TROUPE}:clerk" in result.stderr
+
+
+@pytest.mark.parametrize("words", [CLERK, ()], ids=["named", "allowed"])
+def test_a_branch_that_has_read_what_has_moved_is_not_promoted(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_AGENTS", TROUPE)
+    paper("a", "one")
+    sees("a")
+    done("fork", "c@3", "--what-if")
+    paper("a", "one", "two")
+    result = typed("promote", "c", "b2", *words)
+    assert result.exit_code == 1
+    assert "Drifted: the world has moved on since the branch read it: `desk.sheet`" in result.stderr
+    assert "b2 is promoted" in done("promote", "c", "b2", "--unchecked")
+
+
+def test_a_promotion_whose_tools_are_not_here_says_that_nobody_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOLDFAST_AGENTS", raising=False)
+    paper("a", "one")
+    sees("a")
+    done("fork", "c@3", "--what-if")
+    paper("a", "one", "two")
+    result = typed("promote", "c", "b2")
+    assert result.exit_code == 0
+    assert f"was not looked at: its tools are not here; holdfast drift c@b2 --agent {TROUPE}:clerk" in result.stderr

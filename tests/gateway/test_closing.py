@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import NotHappened, Run, agent, open_store
+from holdfast import AwaitingSignal, NotHappened, Run, agent, open_store
 from holdfast.core.record import Adopted, Intent, Seal, Started
 from holdfast.embedded import House
 from holdfast.errors import Misuse
@@ -101,21 +101,22 @@ def test_every_effect_is_in_the_line_taken_back_or_told(house: House, world: Wor
     assert line == "b5"
 
 
-def test_an_undo_that_fails_is_tried_again_and_what_came_before_it_stays(house: House, world: World) -> None:
+def test_an_undo_that_fails_is_tried_again_and_what_came_before_it_stays(world: World) -> None:
     def fails(verb: str, name: str) -> None:
         if (verb, name) == ("unmake", "c"):
             raise ConnectionError("away")
 
-    life(house, walk, MADE)
-    house.fork(start_of(house), settings={"steps": ["mail z"]}, by="op")
-    world.before = fails
-    assert life(house, walk) == ["mail z 6"]
-    assert world.undone == [("make", "e")]
-    residue = {each.tool + each.node: each.why for each in house.clear(RUN)}
-    assert sum("could not be taken back" in why or "may have happened" in why for why in residue.values()) >= 2
-    world.before = lambda verb, name: None
-    assert [each.tool for each in house.clear(RUN)] == ["grove.put", "grove.mail"]
-    assert world.undone == [("make", "e"), ("make", "c"), ("make", "a")]
+    with open_store("memory://") as house:
+        life(house, walk, MADE)
+        house.fork(start_of(house), settings={"steps": ["mail z"]}, by="op")
+        world.before = fails
+        assert life(house, walk) == ["mail z 6"]
+        assert world.undone == [("make", "e")]
+        residue = {each.tool + each.node: each.why for each in house.clear(RUN)}
+        assert sum("could not be taken back" in why or "may have happened" in why for why in residue.values()) >= 2
+        world.before = lambda verb, name: None
+        assert [each.tool for each in house.clear(RUN)] == ["grove.put", "grove.mail"]
+        assert world.undone == [("make", "e"), ("make", "c"), ("make", "a")]
 
 
 def test_an_undo_that_is_refused_is_told_and_what_came_before_it_stays(house: House, world: World) -> None:
@@ -224,9 +225,31 @@ def test_what_a_living_what_if_has_inherited_stays(house: House, world: World) -
     house.fork(f"{RUN}@{places(house, Seal)[-1]}", kind="what-if", by="op")
     other_way(house, ["mail z"])
     assert world.undone == []
+    (left,) = house.clear(RUN)
+    assert (left.tool, left.why) == ("grove.make", "another branch, which goes on, rests on it")
     house.abandon(RUN, "b2", by="op")
-    house.clear(RUN)
+    assert house.clear(RUN) == []
     assert world.undone == [("make", "a")]
+
+
+def test_what_a_search_stands_on_that_nobody_goes_on_with_is_told(house: House, world: World) -> None:
+    """Its candidates were never given up: a person may still promote one of them."""
+
+    @agent
+    async def searches(run: Run, task: Any) -> Any:
+        return [await do(run, "make early"), await run.explore(["a", "b"]), await run.wait_for("word")]
+
+    assert isinstance(life(house, searches), AwaitingSignal)
+    for branch in [limb.name for limb in tree_of(house) if limb.name != "main"]:
+        assert branch in ("b2", "b3")
+    other_way(house, ["mail z"])
+    assert [(each.tool, each.why) for each in house.clear(RUN)] == [
+        ("grove.make", "another branch, which goes on, rests on it")
+    ]
+    for branch in ("b2", "b3"):
+        house.abandon(RUN, branch, by="op")
+    assert house.clear(RUN) == []
+    assert world.there() == {("mail", "z"): 1}
 
 
 def test_what_a_living_what_if_has_adopted_stays(house: House, world: World) -> None:

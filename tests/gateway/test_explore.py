@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import AwaitingSignal, Held, Run, agent, open_store
-from holdfast.core.record import Forked, Hold, Intent, Planned, Promoted
+from holdfast import Asleep, AwaitingSignal, Held, Run, agent, open_store
+from holdfast.core.record import Checkpoint, Finished, Forked, Hold, Intent, Planned, Promoted
 from holdfast.embedded import House
 from holdfast.errors import Misuse, NoCandidate, Ready
 from tests.gateway.grove import World, do, last, mail, make, new_world, places, put, tree_of, walk
@@ -168,6 +168,29 @@ def test_what_is_planned_before_a_checkpoint_is_not_lost(house: House, world: Wo
     assert world.there() == {("make", "a"): 1, ("mail", "a"): 1}
 
 
+def test_a_policy_of_checkpoints_does_not_end_a_candidate(house: House, world: World) -> None:
+    seen: list[Any] = []
+
+    def first(attempt: Any) -> float:
+        seen.append((attempt.offer, len(attempt.planned)))
+        return attempt.candidate == "a"
+
+    @agent(state=list, checkpoint_every=1)
+    async def turns(run: Run, task: Any) -> Any:
+        if not run.state:
+            run.state.append(await run.explore(["a", "b"], score=first))
+        for verb in ("make", "put", "mail")[len(run.state) - 1 :]:
+            await do(run, f"{verb} {run.state[0]}")
+            run.state.append(verb)
+            await run.turn()
+        return run.state[0]
+
+    assert life(house, turns) == "a"
+    assert seen == [("a", 3), ("b", 3)]
+    assert world.there() == {("make", "a"): 1, ("put", "a"): 1, ("mail", "a"): 1}
+    assert len(places(house, Checkpoint, "b2")) == 3
+
+
 # --- candidates that fail, wait, die ---
 
 
@@ -240,6 +263,27 @@ async def test_who_waits_with_a_waiting_candidate_does_not_turn_in_circles(tmp_p
         await house.desk.signal(f"{RUN}@b2", "word", _packed("go"), by="op")
         assert (await asyncio.wait_for(runs, 30))[0] == "mail before 1"
         assert claims <= 6
+
+
+def test_a_candidate_that_somebody_else_advances_is_waited_for(house: House, world: World) -> None:
+    deaths = [True]
+
+    @agent
+    async def dies(run: Run, task: Any) -> Any:
+        name = await run.explore(["a", "b"])
+        if deaths:
+            deaths.pop()
+            raise Killed
+        return await mail(name)
+
+    assert isinstance(life(house, dies), Killed)
+    grant = asyncio.run(house.store.claim(f"{RUN}@b2"))
+    waiting = life(house, dies)
+    assert isinstance(waiting, Asleep), waiting
+    assert waiting.where == f"{RUN}@b2"
+    assert not places(house, Finished), "it has not failed"
+    asyncio.run(house.store.append(f"{RUN}@b2", [], epoch=grant.epoch, release=True))
+    assert life(house, dies) == "mail a 1"
 
 
 def test_a_candidate_that_dies_is_gone_on_with(house: House, world: World) -> None:

@@ -599,9 +599,9 @@ BUGS = (
     ),
     Bug(
         name="what a living branch has adopted is taken back",
-        file="gateway/closing.py",
-        old="unless=lambda: family.needed(slot.intent_seq))",
-        new="unless=lambda: False)",
+        file="core/kin.py",
+        old="            (name == branch and (upto is None or seq <= upto)) or self._has_adopted(name, upto, node)\n",
+        new="            name == branch and (upto is None or seq <= upto)\n",
         found_by=CLOSING + "test_what_a_living_what_if_has_adopted_stays[memory]",
     ),
     Bug(
@@ -642,8 +642,8 @@ BUGS = (
     Bug(
         name="what is planned before a checkpoint is lost",
         file="gateway/decide.py",
-        old="        if restores and self._mediator.held and ",
-        new="        if not restores and self._mediator.held and ",
+        old="                if closure.restores and self._mediator.plans:\n",
+        new="                if closure.restores and self._mediator.parked and self._mediator.plans:\n",
         found_by=EXPLORE + "test_what_is_planned_before_a_checkpoint_is_not_lost[memory]",
     ),
     Bug(

@@ -73,6 +73,9 @@ def verb(
     by: ByOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would mean, and write nothing.")] = False,
     run: Annotated[bool, typer.Option("--run", help="Go on with the new branch at once, as `resume` does.")] = False,
+    check_drift: Annotated[
+        bool, typer.Option("--check-drift", help="Fork only if the world is as NODE has seen it; else exit 1.")
+    ] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -89,6 +92,8 @@ def verb(
     url = existing(store)
     wanted = Wanted(node, kind, answers, settings, name_of(by), why)
     told, recorded = asyncio.run(_foreseen(url, wanted))
+    if check_drift:
+        asyncio.run(_hold(url, wanted, recorded, same_store(store)))
     if dry_run:
         _show(told, json=json)
         return
@@ -167,6 +172,22 @@ async def _foreseen(url: str, wanted: Wanted) -> tuple[Forecast, str]:
             told = await forecast(reader, cutting, [*wanted.answers.values(), *wanted.settings.values()])
             recorded = wanted.settings.get("code") or await agent_of(reader, f"{told.run}@{told.parent}")
         return told, str(recorded)
+    finally:
+        await reader.close()
+
+
+async def _hold(url: str, wanted: Wanted, recorded: str, store: str) -> None:
+    """Raise Drifted if the world is not as the place of the fork has seen it. The agent's tools tell, so its module is
+    imported."""
+    from holdfast.cli.agents import agent_named, allowed_name
+    from holdfast.embedded.drift import hold_to_the_world
+
+    branch, at = parse_node(wanted.node)
+    way = f"holdfast drift {wanted.node} --agent {recorded if is_name(recorded) else 'MODULE:AGENT'}{store}"
+    agent_named(recorded if "code" in wanted.settings else allowed_name(recorded, wanted.node, way))
+    reader = reader_of(url)
+    try:
+        await hold_to_the_world(reader, branch, at)
     finally:
         await reader.close()
 

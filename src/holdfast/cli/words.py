@@ -98,7 +98,10 @@ class Teller:
                 if record.name.startswith(SIGNAL):
                     return Words("sleep", f"until the signal `{record.name.removeprefix(SIGNAL)}` comes", "dim")
                 if record.name.startswith(KIN):
-                    return Words("sleep", f"until branch {record.name.removeprefix(KIN)} moves", "dim")
+                    branch, _, seq = record.name.removeprefix(KIN).rpartition(":")
+                    if seq.isdigit():
+                        return Words("sleep", f"until it is known what came of {branch or 'main'}:{seq}", "dim")
+                    return Words("sleep", f"until branch {seq} moves", "dim")
                 return Words("sleep", f"{record.name} until {when(record.until_ms)}", "dim")
             case Cancelled():
                 return Words("cancelled", f"by {record.by}: {record.reason}", "bold")

@@ -163,7 +163,7 @@ class EmbeddedDoor:
         if note.turn is not None:
             self._mediator.enter()
             kinds = frozenset(tool.contract.kind for tool in note.turn)
-            if not self._policy.wants(self._mediator.line.log, kinds):
+            if self._mediator.plans or not self._policy.wants(self._mediator.line.log, kinds):
                 return None
         closure = Closure(
             state=lambda: self._dumped(state()),

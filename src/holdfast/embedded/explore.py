@@ -22,7 +22,18 @@ from holdfast.core.record import Abandoned, Promoted
 from holdfast.core.tree import ForkKind, Limb, Status
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.drift import why_stale
-from holdfast.errors import BadCall, Busy, InDoubt, NoCandidate, Ready, Stopped, Superseded, Waiting
+from holdfast.errors import (
+    Asleep,
+    BadCall,
+    Busy,
+    Claimed,
+    InDoubt,
+    NoCandidate,
+    Ready,
+    Stopped,
+    Superseded,
+    Waiting,
+)
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.fork import Cutting, Edit, change, fork
 from holdfast.gateway.history import read_log
@@ -32,6 +43,7 @@ from holdfast.gateway.pending import stop_at_pending
 from holdfast.shape import Shape
 
 BEAM = "/beam"  # ends the name of a group whose branches are judged with others
+CLAIMED_MS = 1000  # after so long it is looked again whether a candidate that somebody else advances is free
 AT_ONCE = 16  # branches that are advanced at the same time
 PLAIN = Shape(object)
 Score = Callable[[Attempt], object]
@@ -260,6 +272,9 @@ class Explorer:
                 continue
             except Waiting as waiting:
                 return waiting
+            except Claimed as claimed:  # by somebody who may be gone in a moment
+                until_ms = self._mediator.sender.now_ms() + CLAIMED_MS
+                return Asleep(claimed.what, where=f"{self._family.run}@{name}", until_ms=until_ms, fix=claimed.fix)
             except (Busy, Stopped):
                 raise
             except Exception as failure:  # noqa: BLE001 - the candidate's own: it is out of the race

@@ -90,7 +90,9 @@ class Closer:
             if limb.status is Status.OPEN:
                 continue
             why = stuck.get(each.branch) or _never(each.slot)
-            if why is None:
+            if why is None and family.kin is not None and family.kin.needed(each.branch, each.slot.intent_seq):
+                why = "another branch, which goes on, rests on it"
+            elif why is None:
                 why = await self._take_back(each)
                 if why is not None:
                     stuck[each.branch] = f"what came after it could not be taken back: {why}"

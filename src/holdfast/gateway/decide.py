@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from holdfast.core.payload import Packed
-from holdfast.core.record import Decision, Draw, Planned, Signal, Sleep
+from holdfast.core.record import Decision, Draw, Signal, Sleep
 from holdfast.core.signals import sort_signals
 from holdfast.core.slot import Decided
 from holdfast.core.wake import SIGNAL
@@ -217,11 +217,7 @@ class Memory:
                 await self._mediator.settled()
                 if closure.restores and self._goes_over():
                     return None
-                if (
-                    closure.restores
-                    and self._mediator.held
-                    and any(slot.last is Planned for slot in self._line.log.slots.values())
-                ):
+                if closure.restores and self._mediator.plans:
                     raise self._mediator.park(
                         Ready(
                             "a checkpoint cannot stand on what is planned: nobody would do it who goes on from there",

@@ -124,6 +124,11 @@ class Mediator:
         return await self._answer(asked)
 
     @property
+    def plans(self) -> bool:
+        """Whether something waits for the promotion of this branch."""
+        return self.held and any(slot.last is Planned for slot in self.line.log.slots.values())
+
+    @property
     def open(self) -> int:
         """How many calls are between intent and seal."""
         return len(self._under_way)
