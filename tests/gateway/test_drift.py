@@ -300,7 +300,7 @@ def test_a_branch_that_takes_back_what_it_stands_on_is_told_so() -> None:
         life(house, forks(Tools(Wiki("")), at=[]))
         house.clear(RUN)
         assert gone == ["a"]
-        assert [(drift.fate, drift.why) for drift in house.drift(f"{RUN}@4")] == [(GONE, "the run took it back at r@8")]
+        assert [(drift.fate, drift.why) for drift in house.drift(f"{RUN}@4")] == [(GONE, "the run took it back at r@9")]
         assert house.drift(f"{RUN}@main") == []
 
 
