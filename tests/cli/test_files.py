@@ -157,3 +157,25 @@ def test_a_run_works_in_the_directory_that_is_named() -> None:
     assert "lies in the workspace" in refused.stderr
     assert play("builder", {"parts": 2}, "b", "--workspace", "checkout").exit_code == 0
     assert sorted(os.listdir("checkout")) == ["part 0", "part 1"]
+
+
+def test_the_files_of_two_branches_are_compared_with_the_branches() -> None:
+    assert play("builder", {"parts": 3}, "b").stdout == "3\n"
+    told = json.loads(typed("files", "b", "--json").stdout)["checkpoints"]
+    typed("fork", f"{told[1]['node']}", "--what-if", "--by", "ann")
+    assert typed("diff", "b@main", "b@b2").exit_code == 0
+    found = json.loads(typed("diff", "b@main", "b@b2", "--json").stdout)["files"]
+    assert found == [
+        {"change": "removed", "path": "part 1", "to": None},
+        {"change": "removed", "path": "part 2", "to": None},
+    ]
+    shown = typed("diff", "b@b2", "b@main").stdout
+    assert [row.split(maxsplit=1) for row in shown.splitlines() if row.startswith("added")] == [
+        ["added", "part 1"], ["added", "part 2"],
+    ]  # fmt: skip
+
+
+def test_branches_without_files_are_compared_all_the_same() -> None:
+    assert play("failing", None, "m").exit_code == 1
+    typed("fork", "m@2", "--what-if", "--by", "ann")
+    assert json.loads(typed("diff", "m@main", "m@b2", "--json").stdout)["files"] == []

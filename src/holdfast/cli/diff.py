@@ -11,11 +11,12 @@ import asyncio
 import difflib
 import json as json_
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 
+from holdfast.cli.files import FileChange, compared
 from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing
 from holdfast.cli.terminal import json_text, line, out, say, styled, table
 from holdfast.cli.tree import line_of, short
@@ -73,13 +74,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """Two branches as JSON. `common`: the last entry of both."""
+    """Two branches as JSON. `common`: the last entry of both; `files`: how those of the right one's newest checkpoint
+    differ from those of the left one's."""
 
     run: str
     common: str
     left: Side
     right: Side
     steps: list[Pair]
+    files: list[FileChange]
 
 
 Keyed: TypeAlias = tuple[tuple[object, ...], tuple[object, ...], Step]
@@ -92,11 +95,13 @@ def verb(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare two branches of a run from their last common entry on: decisions, calls, effects, answers."""
+    """Compare two branches of a run from their last common entry on: decisions, calls, effects, answers, files."""
     runs = {branch_of(each).partition("@")[0] for each in (left, right)}
     if len(runs) > 1:
         raise BadCall("these are different runs, and have nothing in common", fix="name two branches of one run")
-    diff = asyncio.run(_diff(existing(store), left, right))
+    url = existing(store)
+    diff = asyncio.run(_diff(url, left, right))
+    diff = replace(diff, files=compared(url, f"{diff.run}@{diff.left.branch}", f"{diff.run}@{diff.right.branch}"))
     if json:
         out(json_text(diff, indent=2))
     else:
@@ -115,7 +120,7 @@ async def _diff(url: str, left: str, right: str) -> Diff:
             steps = [await side.steps(common) for side in sides]
             return Diff(
                 names[0].partition("@")[0], sides[0].looked.node(common),
-                await sides[0].told(), await sides[1].told(), list(_pairs(*steps)),
+                await sides[0].told(), await sides[1].told(), list(_pairs(*steps)), [],
             )  # fmt: skip
     finally:
         await reader.close()
@@ -289,6 +294,12 @@ def _print(diff: Diff) -> None:
         table(("", "-" + names[0], "+" + names[1], "WHAT", "CONTENT"), rows)
     else:
         say("nothing was done on either of them")
+    if diff.files:
+        out()
+        moves = [(each.change, each.path + (f" -> {each.to}" if each.to else "")) for each in diff.files]
+        table(("FILES", f"of {names[1]}, from those of {names[0]}"), [
+            (styled(change, "dim"), styled(path)) for change, path in moves
+        ])  # fmt: skip
     out()
     for side, (mark, style) in ((diff.left, MARKS[LEFT]), (diff.right, MARKS[RIGHT])):
         came = f"→ {side.answer}" if side.answer is not None else side.error or ""

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, assert_never
@@ -211,6 +211,30 @@ def _compare(reader: Reader, root: Path, place: str, other: str, *, json: bool) 
                 out(json_text({"change": what, "path": _text(path), "to": _text(to) if to else None}))
             else:
                 line(styled(f"{what:<10}  ", "dim") + styled(path + (f" -> {to}" if to else "")))
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """How a file on the other side differs: `change` is added, removed, changed, attributes or moved (`to`)."""
+
+    change: str
+    path: str
+    to: str | None
+
+
+def compared(url: str, branch: str, other: str) -> list[FileChange]:
+    """What differs between the files of two branches, at the newest checkpoint of each; nothing if one has no files."""
+    root = files_of(url).workspaces
+    reader = reader_of(url)
+    try:
+        with suppress(Unknown):
+            old, new = _tree(reader, root, branch), _tree(reader, root, other)
+            with _packs(root) as packs:
+                changes = [_change(each) for each in diff(packs.get, old, new)]
+            return [FileChange(what, _text(path), _text(to) if to else None) for what, path, to in changes]
+        return []
+    finally:
+        asyncio.run(reader.close())
 
 
 def _change(change: Change) -> tuple[str, str, str]:
