@@ -43,7 +43,7 @@ class Census:
         self.tree = tree
         self.found: list[str] = []
         self.asks: dict[str, Ask] = {act.key: act.ask for act in self.scene.acts}
-        self.readings: list[tuple[str, str, int]] = []
+        self.readings: list[tuple[int, str, str, int]] = []
         self.adoptions: list[tuple[str, int, str]] = []
         self.happened: set[tuple[str, int | None]] = set()
         self.keys = {name: {self.key_of(slot): slot for slot in effects_of(log)} for name, log in logs.items()}
@@ -89,7 +89,7 @@ class Census:
                     self.promoted(record.branch, actor)
             if isinstance(record, Seal) and record.args is not None and isinstance(record.outcome, Happened):
                 told = int((record.outcome.etag or "version -1").removeprefix("version "))
-                self.readings.append((name, LOOKS[record.args.digest], told))
+                self.readings.append((place, name, LOOKS[record.args.digest], told))
             if isinstance(record, Adopted):
                 self.adoptions.append((name, entry.seq, record.node))
             if isinstance(record, Seal | Settled) and isinstance(record.outcome, Happened):
@@ -115,8 +115,9 @@ class Census:
             self.broken("I3", f"{branch} is held and acts")
 
     def promoted(self, branch: str, actor: Actor) -> None:
-        """I12: whoever promoted it has looked again at all that it had read, and found it as it was."""
-        newest = {name: etag for home, name, etag in self.readings if home == branch}
+        """I12: whoever promoted it has looked again at all that it had read by then, and found it as it was."""
+        readings = (each for each in self.readings if each[0] < actor.since and each[1] == branch)
+        newest = {name: etag for _, _, name, etag in readings}
         for name, etag in newest.items():
             if self.scene.looks.get((actor.name, name)) != etag:
                 self.broken("I12", f"{branch} is promoted on `{name}`, which has moved since it was read")

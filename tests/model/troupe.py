@@ -70,7 +70,8 @@ def _but_of_deaths(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> 
 
 class Actor:
     """Somebody who works on the run. `branch` and `epoch`: what it advances, if it has a claim. `at`, `waits`: the
-    boundary that it has passed, and that it stands before. `ending`: what it came to. Who is `free` stops nowhere."""
+    boundary that it has passed, and that it stands before. `since`: how much was written when it came. `ending`: what
+    it came to. Who is `free` stops nowhere."""
 
     def __init__(self, name: str, troupe: Troupe, *, free: bool = False) -> None:
         self.name = name
@@ -82,6 +83,7 @@ class Actor:
         self.dead = False
         self.at = ""
         self.waits = ""
+        self.since = len(troupe.written)
         self.ending: Any = None
         self._gates: deque[asyncio.Future[None]] = deque()
         self._arrived = asyncio.Event()
