@@ -273,6 +273,22 @@ def test_of_two_promotions_of_one_group_one_wins(nursery: Nursery, ground: Path)
 # --- two at once, and who wakes late ---
 
 
+def test_of_many_forks_at_once_each_has_a_name_and_one_is_the_line(nursery: Nursery, ground: Path) -> None:
+    trial = journey(ground, nursery, "mail")
+    answers = trial.finish()
+    trial.life["task"] = None
+    deed = {"url": trial.url, "world": str(trial.world.path), "verdict": "fork"}
+    pids = [nursery.bear(**deed, **{"with": {"node": start(trial), "by": f"{number}"}}) for number in range(6)]
+    results = [nursery.wait(pid)[1] for pid in pids]
+    names = [result["answer"] for result in results]
+    assert len(set(names)) == len(names) == 6
+    assert sorted(notices(trial)) == sorted(names)
+    assert trial.finish() == answers
+    adopted = [name for name in names if trial.records(Adopted, branch=name)]
+    assert adopted == [notices(trial)[-1]], "the last one that the tree was told of goes on"
+    trial.census(["mail"], NAMES)
+
+
 @pytest.mark.parametrize("tool", ["put", "build", "mail", "pay"])
 def test_a_what_if_beside_its_living_parent_sends_nothing_twice(nursery: Nursery, ground: Path, tool: str) -> None:
     """Both go for the same calls at the same time, in processes of their own."""
