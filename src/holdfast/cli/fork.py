@@ -36,6 +36,7 @@ from holdfast.core.tree import ForkKind
 from holdfast.errors import BadCall
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.fork import Cutting, Edit
+from holdfast.store.reader import Reader
 
 ASKED = 5  # questions that are told after a fork; `show` and `stranded` tell all
 _ANSWER = re.compile(r"([1-9][0-9]{0,14})\.output")
@@ -91,9 +92,7 @@ def verb(
     answers = _set(set or [], settings)
     url = existing(store)
     wanted = Wanted(node, kind, answers, settings, name_of(by), why)
-    told, recorded = asyncio.run(_foreseen(url, wanted))
-    if check_drift:
-        asyncio.run(_hold(url, wanted, recorded, same_store(store)))
+    told, recorded = asyncio.run(_foreseen(url, wanted, same_store(store), hold=check_drift))
     if dry_run:
         _show(told, json=json)
         return
@@ -162,8 +161,9 @@ class Wanted:
             )
 
 
-async def _foreseen(url: str, wanted: Wanted) -> tuple[Forecast, str]:
-    """What the fork means, and the agent that would go on with it."""
+async def _foreseen(url: str, wanted: Wanted, store: str, *, hold: bool) -> tuple[Forecast, str]:
+    """What the fork means, and the agent that would go on with it. Raises Drifted if it is to `hold` to the world, and
+    that has moved."""
     cutting = wanted.cutting()
     reader = reader_of(url)
     try:
@@ -171,12 +171,14 @@ async def _foreseen(url: str, wanted: Wanted) -> tuple[Forecast, str]:
             await line_of(reader, cutting.run)
             told = await forecast(reader, cutting, [*wanted.answers.values(), *wanted.settings.values()])
             recorded = wanted.settings.get("code") or await agent_of(reader, f"{told.run}@{told.parent}")
+        if hold:
+            await _hold(reader, wanted, str(recorded), store)
         return told, str(recorded)
     finally:
         await reader.close()
 
 
-async def _hold(url: str, wanted: Wanted, recorded: str, store: str) -> None:
+async def _hold(reader: Reader, wanted: Wanted, recorded: str, store: str) -> None:
     """Raise Drifted if the world is not as the place of the fork has seen it. The agent's tools tell, so its module is
     imported."""
     from holdfast.cli.agents import agent_named, allowed_name
@@ -185,11 +187,7 @@ async def _hold(url: str, wanted: Wanted, recorded: str, store: str) -> None:
     branch, at = parse_node(wanted.node)
     way = f"holdfast drift {wanted.node} --agent {recorded if is_name(recorded) else 'MODULE:AGENT'}{store}"
     agent_named(recorded if "code" in wanted.settings else allowed_name(recorded, wanted.node, way))
-    reader = reader_of(url)
-    try:
-        await hold_to_the_world(reader, branch, at)
-    finally:
-        await reader.close()
+    await hold_to_the_world(reader, branch, at)
 
 
 # --- what was said on the command line ---
