@@ -140,7 +140,7 @@ def test_too_little_room_is_refused() -> None:
 def test_a_run_tells_what_a_branch_before_it_did_and_what_was_undone() -> None:
     told: list[str] = []
 
-    @tool(kind="reversible", name="build", identity=["place"], undo=lambda place: None)
+    @tool(kind="reversible", name="town.build", identity=["place"], undo=lambda place: None)
     def build(place: str) -> str:
         return f"a house on {place}"
 
@@ -166,7 +166,7 @@ def test_a_run_tells_what_a_branch_before_it_did_and_what_was_undone() -> None:
         assert told[0] == ""
         before = [json.loads(line) for line in fenced(told[1])]
         assert [(each["call"], each["state"], each["node"]) for each in before] == [
-            ("build", "happened", "r@4"),
+            ("town.build", "happened", "r@4"),
             ("tell", "happened", "r@6"),
         ]
         assert before[0]["answer"] == "a house on mars"
@@ -176,6 +176,6 @@ def test_a_run_tells_what_a_branch_before_it_did_and_what_was_undone() -> None:
         after = [json.loads(line) for line in fenced(told[2])]
         assert [(each["call"], each["state"]) for each in after] == [
             ("tell", "happened"),
-            ("build", "happened"),
-            ("build", "undone"),
+            ("town.build", "happened"),
+            ("town.build", "undone"),
         ]

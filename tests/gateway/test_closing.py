@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from holdfast import AwaitingSignal, NotHappened, Run, agent, open_store
+from holdfast import AwaitingSignal, NotHappened, Run, agent, open_store, tool
 from holdfast.core.record import Adopted, Intent, Seal, Started
+from holdfast.core.tree import ForkKind
 from holdfast.embedded import House
 from holdfast.errors import Misuse
+from holdfast.gateway.fork import Cutting, fork
 from tests.gateway.grove import World, do, last, new_world, places, records, tree_of, walk
 from tests.stage import RUN, Killed, life
 
@@ -310,3 +312,41 @@ def test_the_tools_that_are_not_here_are_named(house: House, world: World) -> No
     house.fork(start_of(house), by="op")
     (left,) = list(house.clear(RUN))
     assert (left.tool, left.why) == ("grove.passing", "the tool `grove.passing` is not known here")
+
+
+async def test_two_tools_of_one_name_keep_no_run_from_its_end() -> None:
+    """Nobody can tell which of them made it: it is told, and the run ends."""
+    undone: list[str] = []
+
+    def one() -> Any:
+        @tool(kind="reversible", name="twin.make", undo=undone.append)
+        async def make(place: str) -> str:
+            return place
+
+        return make
+
+    def other() -> Any:
+        @tool(kind="reversible", name="twin.make", undo=undone.append)
+        async def made(place: str) -> str:
+            return place
+
+        return made
+
+    make, twin = one(), other()
+
+    @agent
+    async def makes(run: Any, task: Any) -> str:
+        if run.branch == "main":
+            await make("here")
+            raise RuntimeError("a dead end")
+        return "done"
+
+    async with open_store("memory://") as house:
+        with pytest.raises(RuntimeError, match="a dead end"):
+            await house.arun(makes, id="r")
+        await fork(house.store, Cutting("r@main", 2, ForkKind.RECOVERY, "ann"))
+        assert await house.arun(makes, id="r") == "done"
+        assert undone == []
+        (left,) = await house.clear_up("r@b2")
+        assert "different functions are declared" in left.why
+    assert twin is not make

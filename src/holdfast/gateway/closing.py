@@ -19,7 +19,7 @@ from holdfast.core.kin import Relative, in_the_world
 from holdfast.core.record import Claim, Intent
 from holdfast.core.slot import Slot
 from holdfast.core.tree import Status
-from holdfast.errors import Busy, HoldfastError, NotHappened, Waiting
+from holdfast.errors import Busy, HoldfastError, Misuse, NotHappened, Waiting
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family
 from holdfast.gateway.history import read_log
@@ -105,10 +105,10 @@ class Closer:
         """Why it could not be done, or None."""
         slot = relative.slot
         assert slot.intent is not None
-        asked = self._find(slot.intent)
-        if asked is None:
-            return f"the tool `{slot.tool}` is not known here"
         try:
+            asked = self._find(slot.intent)
+            if asked is None:
+                return f"the tool `{slot.tool}` is not known here"
             async with self.open(relative.branch) as other:
                 there = other.line.log.at(slot.intent_seq)
                 if there is not None and there.open:
@@ -116,7 +116,7 @@ class Closer:
                 if there is not None and not there.undone:
                     family = other.line.family
                     await other.settler.undo(asked, there, unless=lambda: family.needed(slot.intent_seq))
-        except (NotHappened, Busy, Waiting) as error:
+        except (NotHappened, Busy, Waiting, Misuse) as error:
             return error.what
         return None
 
