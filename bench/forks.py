@@ -105,7 +105,8 @@ def main() -> None:
 
 
 def summed(results: list[dict[str, Any]]) -> dict[str, float]:
-    """The median, best and worst of all forks; the bytes of one; how long the place was looked for."""
+    """The median, best and worst of all forks; the bytes of one; how long the place was looked for; and what a step
+    cost before, which tells what checkpoints cost."""
     times = [ms for result in results for ms in result["ms"]]
     return {
         "ms": statistics.median(times),
@@ -113,6 +114,7 @@ def summed(results: list[dict[str, Any]]) -> dict[str, float]:
         "worst_ms": max(times),
         "bytes": statistics.median(result["bytes"] for result in results),
         "find_ms": statistics.median(result.get("find_ms", 0.0) for result in results),
+        "step_ms": statistics.median(1000 * result["making_s"] / STEPS for result in results),
     }
 
 
@@ -120,11 +122,14 @@ def show(
     rows: dict[str, dict[str, float]], versions: dict[str, str], pythons: dict[str, tuple[str, str] | None]
 ) -> None:
     """The table, and what the bars say."""
-    table = Table("fork at 900 of 1000", "to the first new step", "best … worst", "bytes", "finding the place")
+    table = Table(title="Fork at 900 of 1000", title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    for column in ("first new step, ms", "bytes", "find, ms", "step before, ms"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
-        spread = f"{row['best_ms']:.1f} … {row['worst_ms']:.1f} ms"
-        finding = f"{row['find_ms']:.2f} ms" if row["find_ms"] else "by number"
-        table.add_row(name, f"{row['ms']:.1f} ms", spread, f"{row['bytes']:,.0f}", finding)
+        first = f"{row['ms']:.1f} ({row['best_ms']:.1f}–{row['worst_ms']:.1f})"
+        finding = f"{row['find_ms']:.2f}" if row["find_ms"] else "–"
+        table.add_row(name, first, f"{row['bytes']:,.0f}", finding, f"{row['step_ms']:.2f}")
     console = Console()
     console.print(table)
     console.print(", ".join(versions.values()), highlight=False)

@@ -80,7 +80,7 @@ class Cutting:
 @dataclass(frozen=True, slots=True)
 class Birth:
     """A branch that is about to be made: what it stands on, and what it begins with. `watch`: how far the branches are
-    that were given up."""
+    that are at rest."""
 
     forked: Forked
     entry: Entry
@@ -120,7 +120,7 @@ async def prepared(store: Readable, cutting: Cutting, known: KnownTree) -> Birth
         kind=cutting.kind, group=cutting.group, by=legible(cutting.by, 200), why=legible(cutting.why, 500),
     )  # fmt: skip
     _allow(tree, forked, cutting.node)
-    watch = _given_up(there, tree)
+    watch = _at_rest(there, tree)
     for edit in cutting.edits:
         await _check_edit(store, cutting, tree, edit)
     edits = [Override(target=edit.target, name=edit.name, value=edit.value.payload) for edit in cutting.edits]
@@ -337,13 +337,14 @@ def _free_name(there: Sequence[Branch]) -> str:
     return f"b{number}"
 
 
-def _given_up(there: Sequence[Branch], tree: Tree) -> dict[str, int]:
-    """How far each branch is that was given up: what it did may be taken back meanwhile."""
+def _at_rest(there: Sequence[Branch], tree: Tree) -> dict[str, int]:
+    """How far each branch is that was given up, or that nobody advances: what it did may be taken back meanwhile, by
+    who comes to it."""
     return {
         found.name: found.seq
         for found in there
         if (limb := tree.limbs.get(found.name.partition("@")[2])) is not None
-        and limb.status is not Status.OPEN
+        and (limb.status is not Status.OPEN or not found.holder)
         and not tree.held(limb.name)
     }
 
