@@ -28,7 +28,7 @@ from holdfast.gateway.closure import checkpoints, trees
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
-from holdfast.workspace import Added, Change, Changed, Kept, Moved, Packs, Removed, Workspace, collect, diff, waste
+from holdfast.workspace import Added, Change, Changed, Kept, Layers, Moved, Packs, Removed, Workspace, collect, diff, waste
 from holdfast.workspace.manifest import Entry, File, Folder, Pipe, Symlink
 from holdfast.workspace.reach import walk
 
@@ -258,7 +258,7 @@ def _text(name: str) -> str:
 
 def _collect(reader: Reader, root: Path, *, dry_run: bool, json: bool) -> None:
     if not (root / "packs").is_dir():
-        found, old = None, 0
+        found, old, checkouts = None, 0, 0
     else:
         old = _forget_old(Kept(root), dry_run=dry_run)
         packs = Packs(root)
@@ -266,14 +266,17 @@ def _collect(reader: Reader, root: Path, *, dry_run: bool, json: bool) -> None:
             with busy("looking for what nobody needs"):
                 work = waste if dry_run else collect
                 found = work(packs, lambda: _roots(reader, root))
+                checkouts = len(Layers(root).dead()) if dry_run else Layers(root).collect(packs)
         finally:
             packs.close()
     freed, removed = (found.freed_bytes, found.packs_removed) if found else (0, 0)
     if json:
-        out(json_text({"dry_run": dry_run, "freed_bytes": freed, "packs_removed": removed, "copies_dropped": old}))
+        told = {"dry_run": dry_run, "freed_bytes": freed, "packs_removed": removed, "copies_dropped": old}
+        out(json_text({**told, "checkouts_removed": checkouts}))
         return
     would = "would be removed" if dry_run else "removed"
-    say(f"{many(removed, 'pack')} ({size_text(freed)}) and {many(old, 'old copy')} {would}")
+    gone = f"{many(removed, 'pack')} ({size_text(freed)})" + (f", {many(checkouts, 'checkout')}" if checkouts else "")
+    say(f"{gone} and {many(old, 'old copy')} {would}")
 
 
 def _roots(reader: Reader, root: Path) -> set[bytes]:

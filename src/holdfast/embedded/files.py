@@ -4,6 +4,7 @@
     work/RUN@BRANCH.at    the path of the directory that its user named instead
     work/RUN@BRANCH.new   while it is being made
     work/RUN@BRANCH.MS    what a new run found in its place
+    layers/, checkouts/   of directories that are shown only while somebody uses them (workspace/layers.py)
     kept/                 what was in a directory before files were put back there (workspace/kept.py)
     packs/, known/ …      the captures (workspace/pack.py)
 
@@ -35,7 +36,7 @@ from holdfast.gateway.closure import tree_of
 from holdfast.gateway.line import node_of
 from holdfast.gateway.whole import whole
 from holdfast.store.url import Opening
-from holdfast.workspace import Kept, Packs, Workspace, frozen_below
+from holdfast.workspace import Kept, Layers, Packs, Workspace, frozen_below
 from holdfast.workspace.disk import barrier_folder, storing
 from holdfast.workspace.ignore import Ignore
 
@@ -61,6 +62,7 @@ class Files:
     def __init__(self, opening: Opening) -> None:
         self._root = opening.workspaces
         self._own = opening.own
+        self._least = opening.overlay_files if opening.workspaces else None
         self._temporary = ""
 
     def checked(self, agent: Agent, at: str | os.PathLike[str] | None) -> Path | None:
@@ -119,9 +121,17 @@ class Files:
                 undo.callback(os.close, _hold(self._fit(path)))
             packs = Packs(root)
             undo.callback(packs.close)
+            overlay = _Overlay(root, packs, wanted, undo)
+            if path is None:
+                overlay.again()
             fresh = home.begin(new_run=wanted.new) if path is None else home.named() != path
+            if path is None and fresh and self._least is not None:
+                overlay.spread(home.path, self._least)
             files = Workspace(path or home.path, packs, ignore=wanted.ignore)
-            if wanted.tree is not None and (fresh or wanted.exactly):
+            overlay.seed(files)
+            if overlay.new and wanted.tree is not None:
+                files.restore(wanted.tree)
+            elif wanted.tree is not None and (fresh or wanted.exactly):
                 _put_back(files, packs, root, wanted)
             home.done(path)
             return OpenRoom(path or home.path, files, packs, undo.pop_all())
@@ -138,6 +148,47 @@ class Files:
         """Let go of what does not last: the workspaces of a store in memory."""
         if self._temporary:
             shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+class _Overlay:
+    """The directory of a branch for one life of it, where it is an overlay. `new`: nobody has worked in it yet."""
+
+    def __init__(self, root: Path, packs: Packs, wanted: _Wanted, undo: contextlib.ExitStack) -> None:
+        self._layers = Layers(root)
+        self._packs = packs
+        self._wanted = wanted
+        self._undo = undo
+        self._shown = False
+        self.new = False
+
+    def again(self) -> None:
+        """Show it, if it is one. Raises Busy, Unwritable: then nothing is lost."""
+        branch = self._wanted.branch
+        if self._wanted.new and (aside := self._layers.aside(branch)):
+            _told.warning("%s has files already, of a run that this log does not know: moved to %s", branch, aside)
+        self._hold(self._layers.again(branch))
+
+    def spread(self, path: Path, least: int) -> None:
+        """Make it one, if it is empty, and is to have so many files, and overlays can be had here."""
+        wanted = self._wanted
+        if self._shown or wanted.tree is None or any(path.iterdir()):
+            return
+        with self._packs.writing():
+            fd = self._layers.spread(wanted.branch, wanted.tree, self._packs, ignore=wanted.ignore, least=least)
+        path.mkdir(exist_ok=True)
+        self._hold(fd)
+        self.new = self._shown
+
+    def seed(self, files: Workspace) -> None:
+        """Let `files` know what is known of what it stands on."""
+        if self._shown:
+            self._layers.seed(self._wanted.branch, files, self._packs, ignore=self._wanted.ignore)
+
+    def _hold(self, fd: int | None) -> None:
+        if fd is not None:
+            self._shown = True
+            self._undo.callback(self._layers.leave, self._wanted.branch)
+            self._undo.callback(os.close, fd)
 
 
 class _Home:

@@ -11,18 +11,21 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from holdfast.errors import Misuse
 from holdfast.store import Store
 
-_OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces"}
+_OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces", "overlay"}
+_OVERLAY = {"auto": 1000, "1": 0, "0": None}  # from how many files on a new directory is an overlay; None: never
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
     """A store that was opened, and the secret (32 bytes) that keys commitments to secret arguments. `workspaces`: where
-    the files of its runs are; None: nowhere that lasts. `own`: its own files, which no workspace may hold."""
+    the files of its runs are; None: nowhere that lasts. `own`: its own files, which no workspace may hold.
+    `overlay_files`: a new directory of so many files is an overlay, where that can be had; None: never."""
 
     store: Store
     secret: bytes
     workspaces: Path | None = None
     own: tuple[Path, ...] = ()
+    overlay_files: int | None = None
 
 
 def open_url(url: str) -> Opening:
@@ -71,6 +74,8 @@ def _options(query: str) -> dict[str, str]:
     unknown = options.keys() - _OPTIONS
     if unknown:
         raise Misuse(f"unknown store option `{min(unknown)}`", fix=f"known: {', '.join(sorted(_OPTIONS))}")
+    if options.get("overlay", "auto") not in _OVERLAY:
+        raise Misuse(f"`overlay={options['overlay']}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
     return options
 
 
@@ -84,4 +89,6 @@ def _open_sqlite(url: str) -> Opening:
         raise Misuse("a store option is not a number", fix="claim_ttl_s=15&flush_s=1") from None
     store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
     own = tuple(path.absolute() for path in (files.path, files.key, store.heads.anchor) if path is not None)
-    return Opening(store, store.heads.key.secret(), files.workspaces.absolute(), own)
+    return Opening(
+        store, store.heads.key.secret(), files.workspaces.absolute(), own, _OVERLAY[options.get("overlay", "auto")]
+    )

@@ -15,6 +15,7 @@ from holdfast.workspace.diff import Added, Change, Changed, Moved, Removed, diff
 from holdfast.workspace.files import Captured, Restored, Workspace
 from holdfast.workspace.freeze import frozen, frozen_below
 from holdfast.workspace.kept import Keepsake, Kept
+from holdfast.workspace.layers import Layers
 from holdfast.workspace.pack import Packs
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Collected",
     "Keepsake",
     "Kept",
+    "Layers",
     "Moved",
     "Packs",
     "Removed",

@@ -69,6 +69,24 @@ class Workspace:
         with os.scandir(self._root) as found:
             return next(found, None) is None
 
+    def knowledge(self) -> dict[str, Known]:
+        """What is known of the directory. Nothing, if nobody has looked at it since the machine began."""
+        with self._opened() as (_, memory), self._packs.writing():
+            return dict(self._known(memory))
+
+    def adopt(self, known: dict[str, Known]) -> None:
+        """Know this of the directory, if nothing is known of it: it was seen in another one that has the same files.
+        What has other signs here is read all the same."""
+        with self._opened() as (_, memory), self._packs.writing():
+            if not self._known(memory):
+                memory.keep(known, set(known))
+
+    def forget(self) -> None:
+        """Know nothing of the directory any more, which may be gone already."""
+        if self._memory is not None:
+            self._memory.drop()
+            self._memory = None
+
     def capture(self) -> Captured:
         """What is in the directory now, durably. Raises Unreadable or Busy, with nothing captured; Stopped if the packs
         cannot be written."""

@@ -98,6 +98,12 @@ class Memory:
             file.write(data)
             self._size += len(data)
 
+    def drop(self) -> None:
+        """Know nothing any more."""
+        self._known, self._size = {}, 0
+        with contextlib.suppress(OSError):
+            self._file.unlink()
+
     def _write(self, generation: bytes) -> None:
         self._generation = generation
         known = self._known or {}
