@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.spread import spread
-from holdfast.workspace import Packs, Workspace
+from holdfast.workspace import Layers, Packs, Workspace
+from holdfast.workspace.mount import mountable
 
 ROOT = Path(__file__).parent.parent
 BAR = 1.5
@@ -114,7 +115,8 @@ class Sides:
             self._took("restic: backup", lambda: self._restic("backup", str(self._root)))
 
     def forks(self, tree: bytes) -> None:
-        """The whole tree in a new directory, by each."""
+        """The whole tree in a new directory, by each. An overlay is made twice: the first makes what both stand on."""
+        self._overlays(tree)
         for name, work in self._ways(tree):
             target = self._folder / "fork"
             target.mkdir()
@@ -132,6 +134,33 @@ class Sides:
             )
         if self._has("cp"):
             yield "copy: fork (cp -a)", lambda target: _run("cp", "-a", f"{self._root}/.", str(target))
+
+    def _overlays(self, tree: bytes) -> None:
+        if not mountable(self._store):
+            return
+        work, layers = self._store / "work", Layers(self._store)
+        work.mkdir(exist_ok=True)
+        for name in ("fork, overlay: the first", "fork, overlay"):
+            (work / name).mkdir()
+            held: list[int] = []
+            self._took(name, lambda name=name, held=held: held.extend(self._shown(layers, name, tree)))
+            for fd in held:
+                os.close(fd)
+            self._took("out of sight", lambda name=name: layers.leave(name))
+            shutil.rmtree(self._store / "layers" / name, ignore_errors=True)
+        layers.collect(Packs(self._store))
+
+    def _shown(self, layers: Layers, name: str, tree: bytes) -> list[int]:
+        """A directory on a checkout, as a house begins in it; none where overlays cannot be mounted."""
+        packs = Packs(self._store)
+        with packs.writing():
+            fd = layers.spread(name, tree, packs, ignore=(), least=0)
+            if fd is None:
+                return []
+            files = Workspace(self._store / "work" / name, packs)
+            layers.seed(name, files, packs, ignore=())
+            files.restore(tree)
+            return [fd]
 
     # --- the parts ---
 

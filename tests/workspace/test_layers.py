@@ -69,7 +69,7 @@ class Ground:
 
     def done_with(self, name: str) -> None:
         """Away with the layers of a directory."""
-        (self.root / "layers" / name).rename(self.root / "layers" / f".{name}")
+        (self.root / "layers" / name).rename(self.root / "layers" / f".{os.urandom(4).hex()}")
 
     def let_go(self) -> None:
         for fd in self.held:
@@ -369,6 +369,50 @@ def test_layers_in_use_behind_another_name_are_busy(ground: Ground) -> None:
         ground.let_go()
 
 
+def test_a_damaged_checkout_that_nobody_knows_is_not_stood_on(ground: Ground) -> None:
+    """As after a power cut: nothing is known of it, and it has lost bytes."""
+    ground.spread("first")
+    (ground.root / "checkouts" / ground.tree.hex() / "many1").write_text("")
+    shutil.rmtree(ground.root / "known")
+    packs = Packs(ground.root)
+    with packs.writing():
+        assert Layers(ground.root).spread("second", ground.tree, packs, ignore=(), least=1) is None
+
+
+def test_processes_that_begin_at_once_stand_on_one_checkout(ground: Ground) -> None:
+    def begin(name: str) -> None:
+        assert census(ground.spread(name)) == ground.told
+        (ground.work / name / "done").write_text(name)
+
+    for pid in [life(lambda name=name: begin(name)) for name in ("one", "two", "three", "four")]:
+        os.waitpid(pid, 0)
+    assert [path.name for path in (ground.root / "checkouts").iterdir()] == [ground.tree.hex()]
+    for name in ("one", "two", "three", "four"):
+        fd = Layers(ground.root).again(name)
+        assert fd is not None
+        os.close(fd)
+        assert (ground.work / name / "done").read_text() == name
+
+
+def test_a_full_disk_leaves_nothing_half_made(ground: Ground) -> None:
+    small = ground.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(small)], check=True)
+    try:
+        root = small / "files"
+        (root / "work" / "r@b2").mkdir(parents=True)
+        packs = Packs(root)
+        with packs.writing():
+            shutil.copytree(ground.root / "packs", root / "packs", dirs_exist_ok=True)
+            (small / "ballast").write_bytes(bytes(os.statvfs(small).f_bavail * 4096 - 40_000))
+            assert Layers(root).spread("r@b2", ground.tree, packs, ignore=(), least=1) is None
+        packs.close()
+        assert not list((root / "layers").glob("*"))
+        assert not list((root / "checkouts").glob("*"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 WITHOUT = """
 import sys
 from pathlib import Path
@@ -377,6 +421,7 @@ root = Path(sys.argv[1])
 packs = Packs(root)
 with packs.writing():
     print(Layers(root).spread("r@b2", bytes.fromhex(sys.argv[2]), packs, ignore=(), least=1))
+    Layers(root).again("r@b3")
 """
 
 
@@ -388,6 +433,11 @@ def test_without_the_right_to_mount_nothing_is_done(ground: Ground) -> None:
     assert done.stdout == "None\n", done.stderr
     assert not (ground.root / "layers").exists()
     assert not (ground.root / "checkouts").exists()
+    ground.spread("r@b3")
+    ground.let_go()
+    assert Layers(ground.root).leave("r@b3")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert "run it where overlays may be mounted" in done.stderr
 
 
 _STEPS = ("os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.utime", "ctypes.dlsym", "os.setxattr", "shutil.rmtree")
@@ -415,6 +465,7 @@ def dies_at(step: int, work: Callable[[], object]) -> bool:
 
 def whole_life(ground: Ground) -> None:
     """A directory is made, used, let go, removed, and all that it stood on is collected."""
+    mountable.cache_clear()
     ground.spread()
     ground.let_go()
     Layers(ground.root).leave("r@b2")
@@ -423,7 +474,6 @@ def whole_life(ground: Ground) -> None:
 
 
 def test_a_death_at_any_step_is_mended_by_the_next_life(ground: Ground) -> None:
-    mountable(ground.root)
     steps = 0
     stride = random.Random(7)
     while dies_at(steps, lambda: whole_life(ground)):
@@ -434,6 +484,7 @@ def test_a_death_at_any_step_is_mended_by_the_next_life(ground: Ground) -> None:
         ground.done_with("r@b2")
         ground.collect()
         assert list((ground.root / "checkouts").iterdir()) == []
+        assert list(ground.root.glob(".*")) == []
         steps += 1 if steps < 12 else stride.randrange(1, 7)
     assert steps > 40
 

@@ -28,7 +28,20 @@ from holdfast.gateway.closure import checkpoints, trees
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
-from holdfast.workspace import Added, Change, Changed, Kept, Layers, Moved, Packs, Removed, Workspace, collect, diff, waste
+from holdfast.workspace import (
+    Added,
+    Change,
+    Changed,
+    Kept,
+    Layers,
+    Moved,
+    Packs,
+    Removed,
+    Workspace,
+    collect,
+    diff,
+    waste,
+)
 from holdfast.workspace.manifest import Entry, File, Folder, Pipe, Symlink
 from holdfast.workspace.reach import walk
 

@@ -34,7 +34,7 @@ from holdfast.errors import Busy, HoldfastError, Unwritable
 from holdfast.workspace import place
 from holdfast.workspace.disk import barrier_folder, storing
 from holdfast.workspace.files import Workspace
-from holdfast.workspace.mount import mount, mountable, mounted, unmount
+from holdfast.workspace.mount import PROBE, mount, mountable, mounted, unmount
 from holdfast.workspace.pack import Packs
 from holdfast.workspace.reach import walk
 
@@ -206,9 +206,14 @@ class Layers:
 
     def collect(self, packs: Packs, *, patience_s: float = 60.0) -> int:
         """Show nothing that nobody uses, and remove the checkouts on which nothing stands: how many. Raises Busy."""
-        if not self._layers.is_dir() and not self._checkouts.is_dir():
+        if not any(self._root.glob(f"{PROBE}*")) and not self._layers.is_dir() and not self._checkouts.is_dir():
             return 0
         with packs.alone(patience_s), storing(self._root):
+            for path in self._root.glob(f"{PROBE}*"):
+                with contextlib.suppress(OSError), self._opened(path) as fd:
+                    if mounted("shown", fd):
+                        unmount("shown", fd)
+                    _remove(path)
             for path in self._layers.iterdir() if self._layers.is_dir() else ():
                 if path.name.startswith("."):
                     _remove(path)

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+PROBE = ".overlay-"  # what the names of the directories begin with in which it is tried out
 _SOURCE = "holdfast"
 _HOW = "index=on,redirect_dir=on,metacopy=off"
 _NOFOLLOW = 8  # UMOUNT_NOFOLLOW
@@ -85,7 +86,7 @@ def mountable(folder: Path) -> bool:
     if sys.platform != "linux":
         return False
     try:
-        place = Path(tempfile.mkdtemp(prefix=".overlay-", dir=folder))
+        place = Path(tempfile.mkdtemp(prefix=PROBE, dir=folder))
     except OSError:
         return False
     try:
@@ -94,6 +95,15 @@ def mountable(folder: Path) -> bool:
         return False
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _exact(lower: Path, shown: Path) -> bool:
+    """Whether the kernel does what rule 2 wants; on some file systems it mounts, and does less. Raises OSError."""
+    same = os.lstat(lower / "one").st_ino == os.lstat(shown / "one").st_ino
+    (shown / "one").write_bytes(b"after")
+    (shown / "folder").rename(shown / "moved")
+    told = [path.read_bytes() for path in (lower / "one", shown / "one", shown / "moved" / "two")]
+    return same and told == [b"before", b"after", b"after"]
 
 
 def _tried(place: Path) -> bool:
@@ -105,10 +115,11 @@ def _tried(place: Path) -> bool:
             undo.callback(os.close, opened[name])
         parent = os.open(place, _FOLDER)
         undo.callback(os.close, parent)
-        (place / "lower" / "probe").write_bytes(b"")
+        (place / "lower" / "folder").mkdir()
+        (place / "lower" / "one").write_bytes(b"before")
+        os.link(place / "lower" / "one", place / "lower" / "folder" / "two")
         mount(opened["lower"], opened["upper"], opened["work"], opened["shown"])
         try:
-            lower, shown = (os.lstat(place / side / "probe") for side in ("lower", "shown"))
-            return mounted("shown", parent) and lower.st_ino == shown.st_ino
+            return mounted("shown", parent) and _exact(place / "lower", place / "shown")
         finally:
             unmount("shown", parent)
