@@ -19,6 +19,7 @@ from holdfast.workspace import Layers, Packs
 from holdfast.workspace.mount import mountable
 from tests.stage import Killed, life
 from tests.workspace.census import Census, census
+from tests.workspace.test_layers import dies_at
 
 FILES = 40
 
@@ -31,6 +32,13 @@ def overlays(folder: Path) -> list[str]:
     """What is mounted below a folder."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return [words[4] for line in lines if (words := line.split(" "))[4].startswith(str(folder))]
+
+
+def collect(root: Path) -> None:
+    """Away with what nobody uses."""
+    packs = Packs(root)
+    Layers(root).collect(packs)
+    packs.close()
 
 
 @pytest.fixture
@@ -121,9 +129,7 @@ def test_a_directory_that_is_in_use_stays_where_it_is(folder: Path) -> None:
         finally:
             begun[0].kill()
             begun[0].wait()
-    packs = Packs(folder / "runs.db-files")
-    Layers(folder / "runs.db-files").collect(packs)
-    packs.close()
+    collect(folder / "runs.db-files")
 
 
 DIES = """
@@ -180,3 +186,30 @@ def test_a_directory_that_a_user_names_is_never_an_overlay(folder: Path) -> None
 def test_a_choice_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="overlay=yes"):
         open_url(url(tmp_path, "yes"))
+
+
+def test_a_death_at_any_step_of_a_life_is_mended_by_the_next(folder: Path) -> None:
+    """The child dies right before the step of a number; then the branch begins with the files of its node."""
+    story, store = Story(), f"{url(folder)}&claim_ttl_s=0.5"
+    with open_store(store) as house:
+        first = story.forked(house)
+    root, step, mended, branch = folder / "runs.db-files", 0, 0, first
+
+    def begins(name: str) -> None:
+        mountable.cache_clear()
+        with open_store(store) as house:
+            house.run(story.agent, id="r", branch=name)
+
+    while dies_at(step, lambda name=branch: begins(name)):
+        begins(branch)
+        if story.seen[-1][0] == branch:  # or else it died after the run's end
+            mended += 1
+            assert story.seen[-1][2:] == (True, story.told)
+        assert census(root / "checkouts" / os.listdir(root / "checkouts")[0]) == story.told
+        with open_store(store) as house:
+            branch = house.fork("r@3", by="ann")
+        step += 1
+        assert step < 500
+    assert mended > 20, "hardly anything was done before it was killed: this shows nothing"
+    collect(root)
+    assert list(root.glob(".*")) == []

@@ -110,7 +110,7 @@ class Files:
             yield room
         finally:
             for each in lost:
-                each.close()
+                await whole(asyncio.to_thread(each.close))  # an overlay is flushed when it is unmounted
 
     def _open(self, wanted: _Wanted, at: Path | None) -> OpenRoom:
         root = self._made_root()
