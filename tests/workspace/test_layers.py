@@ -322,6 +322,19 @@ def test_what_was_left_in_its_place_is_moved_aside(ground: Ground, caplog: pytes
     assert "moved to" in caplog.text
 
 
+def test_layers_that_are_put_aside_are_kept_whole_with_what_they_stand_on(ground: Ground) -> None:
+    shown = ground.spread()
+    (shown / "new").write_text("work of a day")
+    ground.let_go()
+    aside = Layers(ground.root).aside("r@b2")
+    assert aside is not None
+    assert not shown.exists()
+    assert Layers(ground.root).again("r@b2") is None
+    assert ground.collect() == 0
+    assert (aside / "upper" / "new").read_text() == "work of a day"
+    assert census(ground.spread()) == ground.told
+
+
 def test_a_link_in_its_place_is_refused_and_nothing_is_mounted_behind_it(ground: Ground) -> None:
     shown, outside = ground.spread(), ground.folder / "outside"
     ground.let_go()

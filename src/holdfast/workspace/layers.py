@@ -79,7 +79,7 @@ class Layers:
 
     def _clear(self, name: str, work: int) -> None:
         """The place where it will be shown: what somebody left there meanwhile is moved aside."""
-        with contextlib.suppress(FileNotFoundError), contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=work)
         with contextlib.suppress(FileNotFoundError):
             os.stat(name, dir_fd=work, follow_symlinks=False)
