@@ -74,7 +74,7 @@ def _options(query: str) -> dict[str, str]:
     unknown = options.keys() - _OPTIONS
     if unknown:
         raise Misuse(f"unknown store option `{min(unknown)}`", fix=f"known: {', '.join(sorted(_OPTIONS))}")
-    if options.get("overlay", "auto") not in _OVERLAY:
+    if options.get("overlay", "0") not in _OVERLAY:
         raise Misuse(f"`overlay={options['overlay']}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
     return options
 
@@ -90,5 +90,5 @@ def _open_sqlite(url: str) -> Opening:
     store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
     own = tuple(path.absolute() for path in (files.path, files.key, store.heads.anchor) if path is not None)
     return Opening(
-        store, store.heads.key.secret(), files.workspaces.absolute(), own, _OVERLAY[options.get("overlay", "auto")]
+        store, store.heads.key.secret(), files.workspaces.absolute(), own, _OVERLAY[options.get("overlay", "0")]
     )
