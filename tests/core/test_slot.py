@@ -8,8 +8,10 @@ import pytest
 
 from holdfast.core.effect import Happened, Kind, Payload
 from holdfast.core.entry import Entry
-from holdfast.core.record import Override, Record
-from holdfast.core.slot import Slot
+from holdfast.core.record import Draw, Override, Record, Sleep
+from holdfast.core.signals import sort_signals
+from holdfast.core.slot import Slot, place_in
+from holdfast.errors import Corrupt
 from tests.core.lives import (
     ANSWER,
     ARGS,
@@ -25,6 +27,7 @@ from tests.core.lives import (
     planned,
     read,
     seal,
+    written,
 )
 
 OTHER = Payload("f6" * 32, ANSWER.encoding, 9)
@@ -95,3 +98,17 @@ def test_the_answer_of_a_read_that_people_allowed_can_be_replaced() -> None:
     log = folded(CLAIM, hold(kind=Kind.READ), approval(2), read())
     log.take(Override(target=4, name="", value=OTHER), entry(5))
     assert log.slots[IDENTITY, 0].outcome == Happened(OTHER)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.0", " 1", "1_0", "\u0661", "9" * 19, "9" * 5000])
+def test_what_is_no_position_is_corrupt_wherever_one_must_stand(text: str) -> None:
+    with pytest.raises(Corrupt, match="where a position must stand"):
+        place_in(text)
+    with pytest.raises(Corrupt, match="where a position must stand"):
+        folded(CLAIM, Sleep(name=f"retry/{text}", n=0, until_ms=1))
+    with pytest.raises(Corrupt, match="where a position must stand"):
+        sort_signals(written(CLAIM, Draw(name="signal/go", n=0, value=text))[1:])
+
+
+def test_a_position_reads_as_it_is_written() -> None:
+    assert [place_in(text) for text in ("0", "7", "9" * 18)] == [0, 7, 10**18 - 1]

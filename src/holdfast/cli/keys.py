@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.core.note import VerifierKey, format_vkey, parse_vkey
+from holdfast.core.note import format_vkey, parse_vkey
 from holdfast.errors import Corrupt, Misuse, Unwritable
 from holdfast.store.heads import default_anchor, load_key
 from holdfast.store.reader import Reader
@@ -56,11 +56,6 @@ def checked(vkey: str) -> str:
 def anchor_of(files: SqliteFiles, log_id: str) -> Path | None:
     """Where a store's anchor is kept; None if it has none."""
     return default_anchor(log_id) if files.anchor == "default" else files.anchor
-
-
-def is_signed(key: VerifierKey, message: bytes, signature: bytes) -> bool:
-    """Whether `key` made that signature."""
-    return ed25519(key.public_key, message, signature)
 
 
 def ed25519(public_key: bytes, message: bytes, signature: bytes) -> bool:

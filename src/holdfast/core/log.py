@@ -39,7 +39,7 @@ from holdfast.core.record import (
     Sleep,
     Started,
 )  # fmt: skip
-from holdfast.core.slot import OVERRIDE, Decided, Slot
+from holdfast.core.slot import OVERRIDE, Decided, Slot, place_in
 from holdfast.errors import Corrupt
 
 CallRecord = Intent | Attempt | Seal | Hold | Approval | Refusal | Settled | Planned | Adopted
@@ -136,7 +136,7 @@ class Log:
             case Attempt(intent=int(seq)) | Seal(intent=int(seq)) | Settled(intent=int(seq)):
                 slot = self.at(seq)
             case Sleep(name=name) if name.startswith(RETRY):
-                slot = self.at(int(name.removeprefix(RETRY)))
+                slot = self.at(place_in(name.removeprefix(RETRY)))
             case _:
                 return False
         return slot is not None and slot.intent is not None and slot.intent.undoes is not None
@@ -286,7 +286,7 @@ class Log:
 
     def _take_retry(self, record: Sleep) -> None:
         """The last sending of an open intent was refused for now: it is not in doubt, and is sent again later."""
-        of = int(record.name.removeprefix(RETRY)) if record.name.startswith(RETRY) else 0
+        of = place_in(record.name.removeprefix(RETRY)) if record.name.startswith(RETRY) else 0
         if (slot := self._by_seq.get(of)) is not None and slot.open:
             slot.retry_ms = record.until_ms
 

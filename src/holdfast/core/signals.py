@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from holdfast.core.codec import decode
 from holdfast.core.entry import Entry
 from holdfast.core.record import Draw, Signal
+from holdfast.core.slot import place_in
 from holdfast.errors import Corrupt
 
 
@@ -19,7 +20,7 @@ def sort_signals(entries: Iterable[Entry]) -> tuple[dict[int, Signal], set[int]]
             case Signal() as signal:
                 signals[entry.seq] = signal
             case Draw(value=value):
-                taken.add(int(value))
+                taken.add(place_in(value))
             case _:
                 raise Corrupt("a signal was expected", where=f"{entry.branch}:{entry.seq}")
     return signals, taken

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from holdfast.core.effect import Kind, Outcome, Payload
 from holdfast.core.record import Adopted, Approval, Decision, Hold, Intent, Planned, Record, Refusal
+from holdfast.errors import Corrupt
+
+LONGEST_PLACE = 18  # digits
 
 OVERRIDE = "override"
 """Who settled a read that somebody has put another answer in the place of."""
@@ -76,3 +79,10 @@ class Decided:
     places: tuple[int, ...]
     claimed: bool = False
     replaced: bool = False
+
+
+def place_in(text: str) -> int:
+    """The position that a name or a value speaks of. Raises Corrupt if it is not written as one."""
+    if text.isascii() and text.isdigit() and len(text) <= LONGEST_PLACE:
+        return int(text)
+    raise Corrupt(f"`{text[:40]}` stands where a position must stand")
