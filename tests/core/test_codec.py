@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from holdfast.core import effect, record
 from holdfast.core.codec import decode, encode
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Payload
-from holdfast.core.record import RECORDS, Attempt, Cancelled, Draw, Finished, Record, Seal
+from holdfast.core.record import RECORDS, Attempt, Cancelled, Draw, Finished, Issued, Record, Revoked, Seal
 from holdfast.errors import Corrupt
 from tests.core.lives import ANSWER, intent
 
@@ -56,11 +56,14 @@ def test_what_is_written_reads_back(kind: type[Record], data: st.DataObject) -> 
 @given(data=st.data())
 def test_the_bytes_of_a_record_are_canonical(kind: type[Record], data: st.DataObject) -> None:
     """Written a second time here: names in order, no white space, no escape but those that JSON must have."""
-    written = encode(data.draw(built(kind)))
+    made = data.draw(built(kind))
+    written = encode(made)
     body = json.loads(written)
     assert json.dumps(body, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode() == written
     assert (body["t"], body["v"]) == (kind.__name__.lower(), 1)
-    assert body.keys() - {"t", "v"} == {field.name for field in dataclasses.fields(kind)}
+    later = {"capability", "cost", "policy", "rule"} - {"capability" for _ in [0] if kind in (Issued, Revoked)}
+    left_out = {name for name in later if getattr(made, name, "") is None}
+    assert body.keys() - {"t", "v"} == {field.name for field in dataclasses.fields(kind)} - left_out
 
 
 @EACH

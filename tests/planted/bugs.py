@@ -45,7 +45,8 @@ BUGS = (
         name="the intent is written after the effect",
         file="gateway/send.py",
         old="        if not await self._written(intent, asked.args.blobs):\n            return None\n",
-        new="        await self._within(asked.contract, asked.upstream.perform(None, intent.key))\n"
+        new="        early = for_effect(self.line.branch, 1, call.tool, intent.key)\n"
+        "        await self._within(asked.contract, asked.upstream.perform(None, early))\n"
         "        if not await self._written(intent, asked.args.blobs):\n            return None\n",
         found_by=MATRIX + "test_a_call_survives_a_death_at_any_boundary[mail-in acted 1]",
     ),
@@ -195,8 +196,8 @@ BUGS = (
     Bug(
         name="a key is drawn at random for each sending",
         file="gateway/send.py",
-        old="asked.upstream.perform(args, slot.intent.key))",
-        new="asked.upstream.perform(args, __import__('os').urandom(16).hex()))",
+        old="asked.upstream.perform(args, self.receipt(slot)))",
+        new="asked.upstream.perform(args, for_effect('r@main', 1, 't', __import__('os').urandom(16).hex())))",
         found_by=DOUBTS + "test_an_idempotent_effect_is_sent_again_with_the_same_key",
     ),
     Bug(
@@ -360,18 +361,18 @@ BUGS = (
     Bug(
         name="an approval does not expire",
         file="core/step.py",
-        old="    if approval.call != hold.call or at.now_ms >= approval.expires_ms:",
-        new="    if approval.call != hold.call:",
+        old="each.call == hold.call and at.now_ms < each.expires_ms for each",
+        new="each.call == hold.call for each",
         found_by=STEP + "test_an_approval_expires",
     ),
     Bug(
         name="an approval is used for the next call too",
         file="core/step.py",
-        old="    if isinstance(beside, Perform) and contract.approval is not Level.NONE:\n",
+        old="    if isinstance(beside, Perform) and contract.approval.people:\n",
         new="    before = at.log.slot(call.identity, call.n - 1)\n"
-        "    if before is not None and before.approval is not None:\n"
+        "    if before is not None and before.approvals:\n"
         "        return Perform(call, before.approval_seq)\n"
-        "    if isinstance(beside, Perform) and contract.approval is not Level.NONE:\n",
+        "    if isinstance(beside, Perform) and contract.approval.people:\n",
         found_by=STEP + "test_an_approval_is_used_once",
     ),
     # --- the log and its proof ---

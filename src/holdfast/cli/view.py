@@ -17,7 +17,19 @@ from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
 from holdfast.core.entry import Entry, check_chain, origin
 from holdfast.core.log import Log
-from holdfast.core.record import Adopted, Claim, Finished, Forked, Intent, Planned, Record, Seal, Started
+from holdfast.core.record import (
+    Adopted,
+    Claim,
+    Finished,
+    Forked,
+    Intent,
+    Issued,
+    Planned,
+    Record,
+    Revoked,
+    Seal,
+    Started,
+)
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, Limb, Tree, TreeRecord
 from holdfast.core.tree import Status as Standing
@@ -89,7 +101,7 @@ class Looked:
         self.started_ms = self.started_ms or entry.at_ms
         self.newest_ms = entry.at_ms
         self.times[entry.seq] = entry.at_ms
-        self.answered = entry.epoch == 0 and not isinstance(record, TreeRecord)
+        self.answered = entry.epoch == 0 and not isinstance(record, TreeRecord | Issued | Revoked)
         self.counts[type(record).__name__.lower()] += 1
         match record:
             case Claim():

@@ -27,11 +27,13 @@ from holdfast.core.record import (
     Forked,
     Hold,
     Intent,
+    Issued,
     Override,
     Planned,
     Promoted,
     Record,
     Refusal,
+    Revoked,
     Seal,
     Settled,
     Signal,
@@ -92,6 +94,8 @@ class Teller:
                 return Words(
                     "divergence", f"{record.asked}: {record.why}{f' (not asked for: {lost})' if lost else ''}", "yellow"
                 )
+            case Issued() | Revoked():
+                return _right(record)
             case Signal():
                 return Words("signal", f"{record.name} = {await self._payload(record.value)}, from {record.by}")
             case Sleep():
@@ -186,6 +190,14 @@ class Teller:
                 return f"did not happen: {reason}"
             case _:
                 assert_never(outcome)
+
+
+def _right(record: Issued | Revoked) -> Words:
+    """What was given to the run, or taken from it."""
+    if isinstance(record, Revoked):
+        return Words("revoked", f"{record.capability} by {record.by}: {record.reason}", "yellow")
+    narrowed = "" if record.parent is None else f", narrowed from {record.parent}"
+    return Words("issued", f"{record.capability} by {record.by}{narrowed}: {record.terms}", "dim")
 
 
 def _closed(record: Checkpoint) -> str:

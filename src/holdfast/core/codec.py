@@ -5,6 +5,8 @@ Rules
    up by a name that the data chose beyond the table below.
 2. Nothing is encoded that could not be decoded: that would end the log.
 3. Encoding is total for every record that can be built: texts pass through `effect.legible` before they come here.
+4. A field that came later has a default, None, and is left out of the body where it has that value: what was written
+   before it came still reads the same.
 """
 
 from __future__ import annotations
@@ -113,6 +115,8 @@ def _outcome(value: object) -> Outcome:
         return Happened(_payload(found["happened"]), etag)
     if found.keys() == {"not_happened"} and isinstance(reason, str):
         return NotHappened(reason)
+    if found.keys() == {"answer", "not_happened"} and isinstance(reason, str):
+        return NotHappened(reason, _payload(found["answer"]))
     raise Corrupt("an outcome was expected")
 
 
@@ -123,6 +127,8 @@ def _put_outcome(value: object) -> object:
             "etag": None if outcome.etag is None else _put_text(outcome.etag),
             "happened": _put_payload(outcome.answer),
         }
+    if outcome.answer is not None:
+        return {"answer": _put_payload(outcome.answer), "not_happened": outcome.reason}
     return {"not_happened": outcome.reason}
 
 
@@ -168,12 +174,17 @@ def _values_of(record: type[Record]) -> Callable[[Record], tuple[object, ...]]:
     return cast("Callable[[Record], tuple[object, ...]]", operator.attrgetter(*names))
 
 
-_Field: TypeAlias = tuple[str, _Put, _Put, type]
+_Field: TypeAlias = tuple[str, _Put, _Put, type, bool]  # the last: it came later
 _TABLE: dict[type[Record], tuple[str, tuple[_Field, ...], Callable[[Record], tuple[object, ...]]]] = {
     record: (
         name_of(record),
         tuple(
-            (field.name, *_codec(cast(str, field.type)), _usual(cast(str, field.type)))
+            (
+                field.name,
+                *_codec(cast(str, field.type)),
+                _usual(cast(str, field.type)),
+                field.default is not dataclasses.MISSING,
+            )
             for field in dataclasses.fields(record)
         ),
         _values_of(record),
@@ -193,8 +204,9 @@ def encode(record: Record) -> bytes:
     """The canonical JSON body of a record."""
     name, fields, values_of = _TABLE[type(record)]
     body: dict[str, object] = {"t": name, "v": VERSION}
-    for (field, put, _, usual), value in zip(fields, values_of(record), strict=True):
-        body[field] = value if type(value) is usual else put(value)
+    for (field, put, _, usual, later), value in zip(fields, values_of(record), strict=True):
+        if not (later and value is None):
+            body[field] = value if type(value) is usual else put(value)
     return "".join(_write(body, 0)).encode()
 
 
@@ -227,11 +239,13 @@ def decode(body: bytes) -> Record:
 
 def _build(record: type[Record], name: str, found: dict[str, object]) -> Record:
     fields = _TABLE[record][1]
-    if len(found) != len(fields):
-        raise Corrupt(f"a `{name}` record has missing or additional fields")
+    if not found.keys() <= {field[0] for field in fields}:
+        raise Corrupt(f"a `{name}` record has additional fields")
     values: dict[str, object] = {}
-    for field, _, get, _ in fields:
+    for field, _, get, _, later in fields:
         if field not in found:
+            if later:
+                continue
             raise Corrupt(f"a `{name}` record has no field `{field}`")
         try:
             values[field] = get(found[field])

@@ -33,15 +33,29 @@ class Drift(StrEnum):
 
 
 class Level(StrEnum):
-    """How many people must agree before a call is carried out."""
+    """How many people must agree before a call is carried out: none, none but they are told, one, or two different
+    ones."""
 
     NONE = "none"
+    NOTIFY = "notify"
     ONE = "one"
+    TWO = "two"
+
+    @property
+    def people(self) -> int:
+        """How many different people must agree."""
+        return {Level.ONE: 1, Level.TWO: 2}.get(self, 0)
+
+
+def strictest(*levels: Level) -> Level:
+    """The level that all of these are content with."""
+    return max(levels, key=list(Level).index, default=Level.NONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """What the tool `name` promises. Times in milliseconds; None: no bound is promised."""
+    """What the tool `name` promises. Times in milliseconds; None: no bound is promised. `policy`: the digest of the
+    rules by which `approval` was chosen, where there are any."""
 
     name: str
     kind: Kind = Kind.IRREVERSIBLE
@@ -56,6 +70,7 @@ class Contract:
     undo: bool = False
     approval: Level = Level.NONE
     secret: tuple[str, ...] = ()
+    policy: str = ""
 
     _digest: list[str] = field(default_factory=list[str], init=False, repr=False, compare=False)
 
@@ -80,6 +95,7 @@ class Contract:
             self.undo,
             self.approval.value,
             [*self.secret],
+            *([self.policy] if self.policy else ()),
         ]
         return hashlib.sha256(b"holdfast/contract/1\0" + canonical(fields)).hexdigest()[:32]
 

@@ -55,9 +55,11 @@ class Happened(Generic[Answer_co]):
 
 @dataclass(frozen=True, slots=True)
 class NotHappened:
-    """It certainly did not happen; `reason` is a person's or a tool's words (at most 4,000 characters)."""
+    """It certainly did not happen; `reason` is a person's or a tool's words (at most 4,000 characters), `answer` what
+    the system said to it, where that is kept."""
 
     reason: str
+    answer: Payload | None = None
 
 
 Outcome: TypeAlias = Happened[Payload] | NotHappened

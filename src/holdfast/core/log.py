@@ -28,11 +28,13 @@ from holdfast.core.record import (
     Forked,
     Hold,
     Intent,
+    Issued,
     Override,
     Planned,
     Promoted,
     Record,
     Refusal,
+    Revoked,
     Seal,
     Settled,
     Signal,
@@ -48,7 +50,7 @@ FOLLOWS: dict[type[Record] | None, frozenset[type[Record]]] = {
     None: frozenset({Hold, Intent, Refusal, Seal, Planned, Adopted}),  # a seal alone is a read
     Planned: frozenset({Hold, Intent, Refusal, Adopted}),
     Hold: frozenset({Approval, Refusal, Hold, Adopted}),  # an expired hold is asked again
-    Approval: frozenset({Intent, Seal, Refusal, Hold, Adopted}),  # a seal: the approved call was a read
+    Approval: frozenset({Approval, Intent, Seal, Refusal, Hold, Adopted}),  # a seal: the approved call was a read
     Intent: frozenset({Attempt, Seal, Settled}),
     Attempt: frozenset({Attempt, Seal, Settled}),
     Seal: frozenset(),
@@ -58,7 +60,7 @@ FOLLOWS: dict[type[Record] | None, frozenset[type[Record]]] = {
 }
 """What may follow what in the life of one call."""
 
-UNCLAIMED = (Approval, Refusal, Settled, Signal, Cancelled, Forked, Promoted, Abandoned)
+UNCLAIMED = (Approval, Refusal, Settled, Signal, Cancelled, Issued, Revoked, Forked, Promoted, Abandoned)
 AT_BIRTH = (Override, Adopted)
 """What may be placed by somebody who holds no claim; and besides, while nobody has claimed the branch yet."""
 
@@ -173,7 +175,7 @@ class Log:
                 self._begin_branch()
             case Override():
                 self._take_override(record)
-            case Signal() | Forked() | Promoted() | Abandoned():
+            case Signal() | Issued() | Revoked() | Forked() | Promoted() | Abandoned():
                 pass
 
     def _begin_branch(self) -> None:
@@ -280,7 +282,7 @@ class Log:
 
     def holds(self) -> list[Slot]:
         """Calls that wait for people, in order."""
-        return sorted((slot for slot in self.slots.values() if slot.last is Hold), key=lambda slot: slot.hold_seq)
+        return sorted((slot for slot in self.slots.values() if slot.waits), key=lambda slot: slot.hold_seq)
 
     # --- the life of one call ---
 
@@ -319,10 +321,11 @@ class Log:
                 slot.undone = self.taken_back.get(slot.intent_seq, 0) > entry.seq
                 self._take_undo(slot)
             case Hold():
-                slot.hold, slot.hold_seq, slot.approval, slot.args = record, entry.seq, None, record.args.digest
+                slot.hold, slot.hold_seq, slot.args = record, entry.seq, record.args.digest
+                slot.approvals.clear()
                 self._by_seq[entry.seq] = slot
             case Approval():
-                slot.approval, slot.approval_seq = record, entry.seq
+                slot.approvals[record.by], slot.approval_seq = record, entry.seq
             case Refusal():
                 slot.refusal = record
             case Planned():

@@ -32,7 +32,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A model's answer to the `n`-th request of this digest (hex) in a lane."""
+    """A model's answer to the `n`-th request of this digest (hex) in a lane. `capability`: by which right it was asked,
+    `cost` what it cost (millionths of a US dollar), where a gateway knows."""
 
     lane: str
     name: str
@@ -40,6 +41,8 @@ class Decision:
     n: int
     asked: Payload
     answer: Payload
+    capability: str | None = None
+    cost: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,8 @@ class Draw:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """An effect is about to be sent. `approval` and `undoes` are positions (seq) on the branch: the approval that
-    allows it, the effect that it undoes."""
+    allows it, the effect that it undoes. Behind a gateway `capability` is the right by which it is asked for, `rule`
+    the name of the rule that allowed it, of the `policy` of this digest (hex)."""
 
     tool: str
     kind: Kind
@@ -68,6 +72,9 @@ class Intent:
     blast: int | None
     approval: int | None
     undoes: int | None
+    capability: str | None = None
+    policy: str | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +89,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
-    """What came of a call; final. A read has no intent row: its seal carries what it asked."""
+    """What came of a call; final. A read has no intent row: its seal carries what it asked, and by which right."""
 
     intent: int | None
     tool: str
@@ -90,6 +97,7 @@ class Seal:
     n: int
     args: Payload | None
     outcome: Outcome
+    capability: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +151,14 @@ class Settled:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A closure: the agent's state with everything before this entry. `workspace`: the digest (hex) of the manifest of
-    its files, if it has any. `services`: what has to be started again after a restore. `labels`: marks on the state."""
+    its files, if it has any. `services`: what has to be started again after a restore. `labels`: marks on the state.
+    `capability`: the terms (canonical JSON) of the right that the agent had, never its handle."""
 
     state: Payload
     workspace: str | None
     services: tuple[str, ...]
     labels: tuple[str, ...]
+    capability: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +233,27 @@ class Abandoned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """The run was given a capability: `handle` is the digest (hex) of what its holder shows, `terms` what it allows
+    (canonical JSON), `parent` the capability that it was narrowed from."""
+
+    capability: str
+    parent: str | None
+    handle: str
+    terms: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """A capability, and all that were narrowed from it, allow nothing any more."""
+
+    capability: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """A resumed program asked for `asked`, which the log does not know, while the effects at `unclaimed` (seqs) were
     not asked for."""
@@ -285,6 +316,8 @@ Record: TypeAlias = (
     | Adopted
     | Promoted
     | Abandoned
+    | Issued
+    | Revoked
     | Divergence
     | Signal
     | Sleep
@@ -293,5 +326,6 @@ Record: TypeAlias = (
 )
 RECORDS: tuple[type[Record], ...] = (
     Started, Claim, Decision, Draw, Intent, Attempt, Seal, Hold, Approval, Refusal, Settled, Checkpoint,
-    Forked, Override, Planned, Adopted, Promoted, Abandoned, Divergence, Signal, Sleep, Cancelled, Finished,
+    Forked, Override, Planned, Adopted, Promoted, Abandoned, Issued, Revoked, Divergence, Signal, Sleep, Cancelled,
+    Finished,
 )  # fmt: skip

@@ -7,7 +7,7 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast.core.effect import Kind, Outcome, Payload
 from holdfast.core.record import Adopted, Approval, Decision, Hold, Intent, Planned, Record, Refusal
@@ -23,9 +23,9 @@ OVERRIDE = "override"
 class Slot:
     """The life of one call: the `n`-th of its identity.
     `claimed`: the program now running has asked for it. `adopted`: another branch made it happen. `undone`: it happened
-    and was taken back. `sent`: how often it was sent, and when first and last (wall clock, ms). `doubtful`: an earlier
-    sending may have happened, so that a later "no" proves nothing. `retry_ms`: the last sending was refused until then.
-    `trouble`: what this process saw when it was sent last (not in the log).
+    and was taken back. `approvals`: of the newest hold, by whom. `sent`: how often it was sent, and when first and last
+    (wall clock, ms). `doubtful`: an earlier sending may have happened, so that a later "no" proves nothing. `retry_ms`:
+    the last sending was refused until then. `trouble`: what this process saw when it was sent last (not in the log).
     """
 
     identity: bytes
@@ -37,7 +37,7 @@ class Slot:
     args: str | None = None
     hold: Hold | None = None
     hold_seq: int = 0
-    approval: Approval | None = None
+    approvals: dict[str, Approval] = field(default_factory=dict[str, Approval])
     approval_seq: int = 0
     refusal: Refusal | None = None
     intent: Intent | None = None
@@ -64,6 +64,13 @@ class Slot:
         return None if record is None else record.args
 
     @property
+    def waits(self) -> bool:
+        """Whether not enough people have answered the newest hold."""
+        if self.hold is None or self.last not in (Hold, Approval):
+            return False
+        return len(self.approvals) < people_for(self.hold)
+
+    @property
     def open(self) -> bool:
         """An intent without an outcome: in doubt, unless its owner is alive."""
         return self.intent is not None and self.outcome is None
@@ -79,6 +86,11 @@ class Decided:
     places: tuple[int, ...]
     claimed: bool = False
     replaced: bool = False
+
+
+def people_for(hold: Hold) -> int:
+    """How many different people must agree before the held call is carried out."""
+    return 2 if hold.level == "two" else 1
 
 
 def place_in(text: str) -> int:

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from holdfast.core.contract import Contract, Drift, Level, Repeat
+from holdfast.core.contract import Contract, Drift, Repeat
 from holdfast.core.effect import Call, Happened, Kind, Outcome
 from holdfast.core.kin import Kin, Relative, place_of
 from holdfast.core.log import Log
 from holdfast.core.record import Planned
 from holdfast.core.recovery import AskPerson, Attempts, Redo, Remedy, remedy
-from holdfast.core.slot import Slot
+from holdfast.core.slot import Slot, people_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +156,11 @@ def _earlier(call: Call, at: Standing) -> Slot | None:
 def _new(call: Call, earlier: Slot | None, contract: Contract, at: Standing) -> Step:
     """A call that nobody has made before. `earlier`: another of its identity happened."""
     if contract.kind is Kind.READ:
-        return Perform(call) if contract.approval is Level.NONE else Wait(call, None, "the contract asks for approval")
+        return Wait(call, None, "the contract asks for approval") if contract.approval.people else Perform(call)
     if earlier is not None and contract.repeat is Repeat.ASK:
         return Wait(call, None, f"the same call happened before, at {earlier.first_seq}")
     beside = _beside_stranded(call, at)
-    if isinstance(beside, Perform) and contract.approval is not Level.NONE:
+    if isinstance(beside, Perform) and contract.approval.people:
         return Wait(call, None, "the contract asks for approval")
     return beside
 
@@ -205,15 +205,16 @@ def _way_out(slot: Slot, contract: Contract, at: Standing) -> Remedy:
 
 
 def _held(call: Call, slot: Slot, contract: Contract, at: Standing) -> Step:
-    hold, approval = slot.hold, slot.approval
+    hold, given = slot.hold, slot.approvals.values()
     assert hold is not None, "a slot without outcome, refusal and intent is a hold"
     if hold.call != call.digest or hold.contract != contract.digest():
         return Wait(call, None, _once_more(hold.why, "the call has changed since people were asked"))
-    if approval is None:
+    valid = sum(each.call == hold.call and at.now_ms < each.expires_ms for each in given)
+    if valid < len(given):
+        return Wait(call, None, _once_more(hold.why, "the approval has expired"))
+    if valid < people_for(hold):
         expired = at.now_ms >= hold.expires_ms
         return Wait(call, None, hold.why) if expired else Wait(call, slot, hold.why)
-    if approval.call != hold.call or at.now_ms >= approval.expires_ms:
-        return Wait(call, None, _once_more(hold.why, "the approval has expired"))
     beside = _beside_stranded(call, at)
     if isinstance(beside, Perform):
         return replace(beside, approval_seq=slot.approval_seq)

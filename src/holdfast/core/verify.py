@@ -123,16 +123,26 @@ _FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     "": ("hold", "intent", "refusal", "read", "planned", "adopted"),  # a read is a seal that names no intent
     "planned": ("hold", "intent", "refusal", "adopted"),
     "hold": ("approval", "refusal", "hold", "adopted"),
-    "approval": ("intent", "read", "refusal", "hold", "adopted"),
+    "approval": ("approval", "intent", "read", "refusal", "hold", "adopted"),
     "intent": ("attempt", "seal", "settled"),
     "attempt": ("attempt", "seal", "settled"),
     **dict.fromkeys(("seal", "settled", "refusal", "adopted"), ()),
 }
 _TREE: Final = ("forked", "promoted", "abandoned")
-_UNCLAIMED: Final = ("approval", "refusal", "settled", "signal", "cancelled", *_TREE)  # others than the owner may place
+_RIGHTS: Final = ("issued", "revoked")
+_UNCLAIMED: Final = (
+    "approval",
+    "refusal",
+    "settled",
+    "signal",
+    "cancelled",
+    *_RIGHTS,
+    *_TREE,
+)  # others than the owner may place
 _AT_BIRTH: Final = ("override", "adopted")  # and these, while nobody has claimed the branch yet
 _OTHERS = re.compile(
-    "started|claim|decision|draw|checkpoint|forked|override|promoted|abandoned|divergence|signal|sleep|cancelled|finished"
+    "started|claim|decision|draw|checkpoint|forked|override|promoted|abandoned|issued|revoked|divergence|signal"
+    "|sleep|cancelled|finished"
 )
 _Call: TypeAlias = tuple[str, int]
 

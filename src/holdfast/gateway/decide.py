@@ -57,10 +57,17 @@ class Memory:
     # --- decisions ---
 
     async def decide(
-        self, lane: str, name: str, asked: Packed, ask: Callable[[], Awaitable[Reply]], *, fresh: bool
+        self,
+        lane: str,
+        name: str,
+        asked: Packed,
+        ask: Callable[[], Awaitable[Reply]],
+        *,
+        fresh: bool,
+        right: str | None = None,
     ) -> tuple[Decided | None, Reply | None]:
         """The recorded decision for this request, or else the reply of `ask`, recorded. `fresh` asks anew where nothing
-        binds."""
+        binds. `right`: the capability by which it is asked."""
         self._mediator.enter()
         request = hashlib.sha256(f"{name}\0{asked.payload.digest}".encode()).hexdigest()
         found = await self._recorded(lane, name, request)
@@ -86,6 +93,8 @@ class Memory:
             n=self._line.log.next_decision(lane, request) if found is None else found.decision.n,
             asked=asked.payload,
             answer=packed.payload,
+            capability=right,
+            cost=reply.cost,
         )
         self._fresh = True
         await self._line.write(record, blobs=(*asked.blobs, *packed.blobs))

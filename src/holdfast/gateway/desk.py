@@ -15,7 +15,7 @@ from holdfast.core.codec import encode
 from holdfast.core.effect import Happened, NotHappened, Outcome, legible
 from holdfast.core.log import Log
 from holdfast.core.payload import Packed
-from holdfast.core.record import Approval, Cancelled, Hold, Record, Refusal, Settled, Signal
+from holdfast.core.record import Approval, Cancelled, Record, Refusal, Settled, Signal
 from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN
 from holdfast.errors import Claimed, Conflict, Misuse, Unknown
@@ -50,6 +50,8 @@ class Desk:
         def verdict(log: Log) -> Record:
             slot = self._held(log, node, seq)
             assert slot.hold is not None
+            if by in slot.approvals:
+                raise Misuse(f"{by} has agreed already; a second person must", where=node, fix="let another approve it")
             now_ms = time.time_ns() // 1_000_000
             if now_ms >= slot.hold.expires_ms:
                 raise Misuse(
@@ -164,6 +166,6 @@ class Desk:
             raise Unknown(
                 f"nothing is held at `{node}`", fix=f"holdfast show {log.branch.partition('@')[0]} lists the holds"
             )
-        if slot.last is not Hold:
+        if not slot.waits:
             raise Misuse(f"`{node}` was answered already", fix=f"holdfast log {log.branch} shows how")
         return slot

@@ -43,6 +43,7 @@ from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.family import Family
 from holdfast.gateway.history import read_log
 from holdfast.gateway.line import node_of, read_payload
+from holdfast.gateway.receipt import for_effect, for_read
 from holdfast.gateway.upstreams import Reply, Upstream
 from holdfast.store import Readable
 from holdfast.store.rope import gather
@@ -266,7 +267,9 @@ class _Asking:
         """What the tool says now, within its time."""
         upstream = way.upstream
         asking: Awaitable[Reply | Happened[Reply] | NotHappened | None] = (
-            upstream.perform(args, "") if then.key is None else upstream.probe(args, then.key)
+            upstream.perform(args, for_read(self.branch, then.tool))
+            if then.key is None
+            else upstream.probe(args, for_effect(self.branch, then.seq, then.tool, then.key))
         )
         timeout_s = TIMEOUT_S if way.contract.timeout_ms is None else way.contract.timeout_ms / 1000
         task = asyncio.ensure_future(_total(asking))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, assert_never
 
-from holdfast.core.contract import Repeat
+from holdfast.core.contract import Level, Repeat
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, legible
 from holdfast.core.kin import Relative
 from holdfast.core.record import Adopted, Hold, Planned, Refusal
@@ -25,11 +25,12 @@ from holdfast.core.tree import Status
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Superseded, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.diverge import TURNS, Divergences, OnDivergence
+from holdfast.gateway.judge import judged
 from holdfast.gateway.line import Line, node_of
 from holdfast.gateway.pending import Pending
 from holdfast.gateway.send import Asked, Sender
 from holdfast.gateway.settle import Settler
-from holdfast.gateway.upstreams import Reply
+from holdfast.gateway.upstreams import Declined, Reply
 
 AWAITED = 10  # looks at a branch that has sent the same call, before the run waits
 HOLD_MS = 7 * 24 * 3600 * 1000
@@ -163,10 +164,13 @@ class Mediator:
         await self.drain()
 
     async def _answer(self, asked: Asked) -> Reply:
-        sendings, news = 0, asked.contract.kind is not Kind.READ
+        sendings, news, unjudged = 0, asked.contract.kind is not Kind.READ, asked
         while True:
             self.check()
             step = self._step(asked)
+            if asked.warrant is not None and not isinstance(step, Replay):
+                slot = self.line.log.slot(asked.call.identity, asked.call.n)
+                asked, step = judged(unjudged, step, sent=slot is not None and slot.open, again=self._step)
             if isinstance(step, Perform | Wait | Adopt | Plan) and await self.line.recall(step.call.identity):
                 continue  # it stands under another identity, of which more was known behind the checkpoint
             if news and isinstance(step, Perform | Wait | Adopt | Plan) and self.line.log.unclaimed():
@@ -256,8 +260,12 @@ class Mediator:
     async def _replay(self, asked: Asked, step: Replay) -> Reply:
         self.line.log.claim(step.slot)
         match step.outcome:
-            case NotHappened(reason):
-                raise DidNotHappen(reason, where=self.line.node(step.slot.first_seq))
+            case NotHappened(reason, said):
+                node = self.line.node(step.slot.first_seq)
+                if said is None:
+                    raise DidNotHappen(reason, where=node)
+                reply = asked.upstream.read(await self.line.payload(said), said.encoding)
+                raise Declined(reason, reply, where=node)
             case Happened(answer):
                 return asked.upstream.read(await self.line.payload(answer), answer.encoding)
 
@@ -336,7 +344,7 @@ class Mediator:
         if step.slot is None:
             await self._ask_people(asked, step)
             return
-        if step.slot.last is not Hold:
+        if not step.slot.waits:
             return  # somebody has answered meanwhile
         node = self.line.node(step.slot.hold_seq)
         raise self.park(
@@ -356,8 +364,8 @@ class Mediator:
             args=asked.args.payload,
             call=step.call.digest,
             contract=asked.contract.digest(),
-            level="one",
-            why=legible(step.why, 500),
+            level=asked.contract.approval if asked.contract.approval.people else Level.ONE,
+            why=legible(f"{step.why} ({asked.why})" if asked.why else step.why, 500),
             expires_ms=self._now_ms() + HOLD_MS,
         )
         await self.line.attempt(hold, blobs=asked.args.blobs)

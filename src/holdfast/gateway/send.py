@@ -23,7 +23,9 @@ from holdfast.core.slot import Slot
 from holdfast.errors import Asleep, RetryAfter, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.line import Line
-from holdfast.gateway.upstreams import Reply, Upstream
+from holdfast.gateway.receipt import Receipt, for_effect, for_read
+from holdfast.gateway.upstreams import Declined, Reply, Upstream
+from holdfast.gateway.warrant import Warrant
 
 PAUSE_S = 1.0  # a flush that takes longer was a pause; shorter than any claim may last
 PATIENCE_S = 30.0  # longer waits free the worker
@@ -31,13 +33,23 @@ PATIENCE_S = 30.0  # longer waits free the worker
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call as a door hands it in: counted and written down, with its contract and its way to the outside."""
+    """A call as a door hands it in: counted and written down, with its contract and its way to the outside. `warrant`:
+    by what right it is made, where it comes from another process; `rule` is then the name of the rule that allowed it,
+    and `why` what people are told if they must agree."""
 
     contract: Contract
     call: Call
     args: Packed
     blast: int | None
     upstream: Upstream
+    warrant: Warrant | None = None
+    rule: str | None = None
+    why: str = ""
+
+    @property
+    def right(self) -> str | None:
+        """The capability by which it is asked for."""
+        return None if self.warrant is None else self.warrant.capability
 
 
 class Sender:
@@ -67,6 +79,9 @@ class Sender:
             blast=asked.blast,
             approval=approval,
             undoes=undoes,
+            capability=asked.right,
+            policy=None if asked.warrant is None else asked.warrant.policy,
+            rule=asked.rule,
         )
         if not await self._written(intent, asked.args.blobs):
             return None
@@ -97,7 +112,8 @@ class Sender:
         assert slot.intent is not None
         self.line.log.claim(slot)
         try:
-            reply = await self._within(asked.contract, asked.upstream.perform(args, slot.intent.key))
+            self._may_be_sent(asked)
+            reply = await self._within(asked.contract, asked.upstream.perform(args, self.receipt(slot)))
         except RetryAfter as later:
             await self._come_back(slot, later.seconds)
             return None
@@ -106,8 +122,13 @@ class Sender:
                 slot.trouble = legible(refusal.what, 300)
                 return None
             reason = legible(refusal.what)
+            node = self.line.node(slot.first_seq)
+            if isinstance(refusal, Declined):
+                packed = self.packed(refusal.reply)
+                await self.seal(slot, NotHappened(reason, packed.payload), packed)
+                raise Declined(reason, refusal.reply, where=node) from refusal
             await self.seal(slot, NotHappened(reason))
-            raise DidNotHappen(reason, where=self.line.node(slot.first_seq)) from refusal  # as a replay says it
+            raise DidNotHappen(reason, where=node) from refusal  # as a replay says it
         except Exception as failure:  # noqa: BLE001 - whatever it is, nobody knows what came of the sending
             slot.doubtful = True
             slot.trouble = f"{type(failure).__name__}: {legible(failure, 300)}"
@@ -133,6 +154,23 @@ class Sender:
         else:
             await self.line.write(record, blobs=blobs, barrier=True)
 
+    def receipt(self, slot: Slot) -> Receipt:
+        """The proof that the intent of `slot` is durable."""
+        assert slot.intent is not None, "only what was written down is sent"
+        return for_effect(self.line.branch, slot.intent_seq, slot.intent.tool, slot.intent.key)
+
+    def read_receipt(self, asked: Asked) -> Receipt:
+        """The proof that a call is a read, by its contract."""
+        assert asked.contract.kind is Kind.READ, "an effect has an intent"
+        return for_read(self.line.branch, asked.call.tool)
+
+    @staticmethod
+    def _may_be_sent(asked: Asked) -> None:
+        """The last look before anything leaves. Raises NotHappened where the right has gone since."""
+        lapsed = None if asked.warrant is None else asked.warrant.lapsed()
+        if lapsed is not None:
+            raise DidNotHappen(f"it was not sent: {lapsed}")
+
     def packed(self, reply: Reply) -> Packed:
         """A reply as the payload that is sealed."""
         if reply.encoding is Encoding.JSON:
@@ -145,7 +183,8 @@ class Sender:
         refused = f"read/{asked.call.digest[:16]}"
         await self.until(self.line.log.sleeps.get((refused, 0), 0), f"`{asked.call.tool}` was refused for now")
         try:
-            reply = await self._within(asked.contract, asked.upstream.perform(None, ""))
+            self._may_be_sent(asked)
+            reply = await self._within(asked.contract, asked.upstream.perform(None, self.read_receipt(asked)))
         except RetryAfter as later:
             await self._wait_out(later.seconds, refused)
             return await self.read(asked)
@@ -169,6 +208,7 @@ class Sender:
             n=call.n,
             args=asked.args.payload,
             outcome=outcome,
+            capability=asked.right,
         )
         await self.line.write(seal, blobs=[blob for packed in (asked.args, *answers) for blob in packed.blobs])
 

@@ -91,7 +91,7 @@ class Settler:
     async def _probe(self, asked: Asked, slot: Slot, args: bytes | None) -> Reply | None:
         assert slot.intent is not None
         try:
-            found = await asked.upstream.probe(args, slot.intent.key)
+            found = await asked.upstream.probe(args, self.sender.receipt(slot))
         except Exception as failure:  # noqa: BLE001 - whatever a probe raises, it has not told
             slot.trouble = f"the probe failed: {type(failure).__name__}: {legible(failure, 300)}"
             return None

@@ -27,6 +27,7 @@ from holdfast.core.canonical import JSON
 from holdfast.core.effect import Encoding, Happened, NotHappened, legible
 from holdfast.errors import BadCall, Misuse
 from holdfast.errors import NotHappened as DidNotHappen
+from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Reply
 from holdfast.shape import Shape, Written, hints_of
 
@@ -88,26 +89,26 @@ class PythonUpstream:
         """Whether a function that was called under this key has not returned yet."""
         return at_work(key)
 
-    async def perform(self, args: bytes | None, key: str) -> Reply:
+    async def perform(self, args: bytes | None, receipt: Receipt) -> Reply:
         """Call the function."""
         function, values = self._function, self._load(args)
         if function.awaited:
             with self._outside():
-                token = _key.set(key or None)
+                token = _key.set(receipt.key or None)
                 try:
                     answer = await cast("Awaitable[object]", function.call(**values))
                 finally:
                     _key.reset(token)
         else:
-            answer = await self._run(function.call, values, key or None)
+            answer = await self._run(function.call, values, receipt.key or None)
         return self._told(answer)
 
-    async def probe(self, args: bytes | None, key: str) -> Happened[Reply] | NotHappened | None:
+    async def probe(self, args: bytes | None, receipt: Receipt) -> Happened[Reply] | NotHappened | None:
         """Ask the tool's probe."""
         assert self._function.probe is not None, "the contract says that there is a probe"
         try:
             values = _fitting(self._function.probe, self._load(args))
-            found = await self._run(self._function.probe, values, key, sends=False)
+            found = await self._run(self._function.probe, values, receipt.key, sends=False)
         except DidNotHappen as absent:
             return NotHappened(absent.what)
         if isinstance(found, Happened):
@@ -121,13 +122,13 @@ class PythonUpstream:
             f"a probe answered {type(found).__name__}", fix="answer Happened(answer), NotHappened(reason) or None"
         )
 
-    async def undo(self, args: bytes | None, answer: Reply | None, key: str) -> Reply:
+    async def undo(self, args: bytes | None, answer: Reply | None, receipt: Receipt) -> Reply:
         """Call the tool's undo."""
         assert self._function.undo is not None, "the contract says that there is an undo"
         values = dict(self._load(args))
         if "answer" in inspect.signature(self._function.undo).parameters:
             values["answer"] = None if answer is None else answer.value
-        undone = await self._run(self._function.undo, _fitting(self._function.undo, values), key)
+        undone = await self._run(self._function.undo, _fitting(self._function.undo, values), receipt.key)
         return _reply(Shape(object).write(undone))
 
     def read(self, data: bytes, encoding: Encoding) -> Reply:

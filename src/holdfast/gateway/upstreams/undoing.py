@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from holdfast.core.effect import Encoding
 from holdfast.errors import NotHappened as DidNotHappen
+from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Reply, Upstream
 
 
@@ -23,15 +24,15 @@ class Undoing:
         """As the upstream knows."""
         return self._upstream.running(key)
 
-    async def perform(self, args: bytes | None, key: str) -> Reply:
+    async def perform(self, args: bytes | None, receipt: Receipt) -> Reply:
         """Take it back."""
-        return await self._upstream.undo(self._args, self._answer, key)
+        return await self._upstream.undo(self._args, self._answer, receipt)
 
-    async def probe(self, args: bytes | None, key: str) -> None:
+    async def probe(self, args: bytes | None, receipt: Receipt) -> None:
         """An undo is sent again, not asked about."""
         return
 
-    async def undo(self, args: bytes | None, answer: Reply | None, key: str) -> Reply:
+    async def undo(self, args: bytes | None, answer: Reply | None, receipt: Receipt) -> Reply:
         """An undo is not undone."""
         raise DidNotHappen("an undo is not undone")
 
