@@ -92,6 +92,10 @@ class Mediator:
     async def call(self, asked: Asked) -> object:
         """The answer to a call, performed or recorded. Raises NotHappened, Refused and AnswerLost as outcomes; Waiting
         if the run cannot go on."""
+        return (await self.reply(asked)).value
+
+    async def reply(self, asked: Asked) -> Reply:
+        """As `call`, with the bytes that are sealed."""
         self.enter()
         known = self.line.log.slot(asked.call.identity, asked.call.n)
         if asked.contract.kind is Kind.READ or (known is not None and known.outcome is not None):
@@ -104,7 +108,7 @@ class Mediator:
                 where=self.line.branch,
                 fix="return JSON values, bytes, or a type that pydantic can dump by the annotation",
             )
-        return reply.value
+        return reply
 
     def _piece(self, asked: Asked) -> asyncio.Task[Reply]:
         """Calls of one identity go one after another where a later one may be answered by an earlier one."""
@@ -241,6 +245,10 @@ class Mediator:
         """From now on the whole run waits."""
         self.parked = self.parked or self.line.parks(waiting)
         return self.parked
+
+    def unpark(self) -> None:
+        """What it waited for may have come: whoever still waits asks again."""
+        self.parked = self.line.heard = None
 
     def _step(self, asked: Asked) -> Step:
         standing = Standing(

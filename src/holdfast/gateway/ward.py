@@ -1,0 +1,348 @@
+"""A run whose program is another process: what it asks for at a door is counted, judged and carried out here.
+
+Rules
+1. A door counts a call when it comes. The same call again, before its answer was delivered, is the same call: it joins,
+   and there is no second effect.
+2. A call that must wait for people keeps its door waiting for a while; then the door is told, and the program may be
+   ended: when it is started again its calls are answered from the log.
+3. What a program has been told by a system whose words others may write marks all that it asks for afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+from holdfast.core.canonical import JSON, Uncanonical, canonical
+from holdfast.core.capability import Used
+from holdfast.core.contract import Contract, strictest
+from holdfast.core.effect import Call, Kind, identity_of, legible, resource_of
+from holdfast.core.payload import Packed, pack_text
+from holdfast.core.policy import Denied, Facts, Held, Policy, Verdict
+from holdfast.core.record import Refusal
+from holdfast.errors import BadCall, Misuse, Refused, Waiting
+from holdfast.gateway.decide import Memory
+from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.receipt import Receipt, for_read
+from holdfast.gateway.rights import Right, Rights
+from holdfast.gateway.send import Asked
+from holdfast.gateway.upstreams import Prepared, Reply
+
+LARGEST_ARGS = 16 << 20  # bytes
+POLL_S = 0.5
+REMEMBERED = 4096  # delivered calls of which a marked resend is answered again
+MOST_REFUSALS = 1000  # of one life, in the log
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The answer of a model; `recorded`: it was given before."""
+
+    reply: Reply
+    recorded: bool
+
+
+@dataclass(slots=True)
+class _Open:
+    """A call that is counted. `replying` is its answer, on its way or there."""
+
+    n: int
+    replying: asyncio.Task[Reply]
+
+    @property
+    def waited_out(self) -> bool:
+        """Whether nobody waits for people on its behalf any more."""
+        done = self.replying.done() and not self.replying.cancelled()
+        return done and isinstance(self.replying.exception(), Waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class CallWarrant:
+    """The right behind one call at a door, as `Warrant`."""
+
+    ward: Ward
+    right: Right
+    prepared: Prepared
+
+    @property
+    def capability(self) -> str:
+        """As `Warrant.capability`."""
+        return self.right.id
+
+    @property
+    def policy(self) -> str:
+        """As `Warrant.policy`."""
+        return self.ward.policy.digest
+
+    def judge(self, call: Call, contract: Contract) -> Verdict:
+        """As `Warrant.judge`."""
+        ward, right, prepared = self.ward, self.right, self.prepared
+        why = ward.rights.lapsed(right) or right.terms.covers(contract.name, prepared.args)
+        if why is not None:
+            return Denied("capability", why)
+        verdict = ward.policy.judge(ward.facts(right, prepared))
+        if isinstance(verdict, Denied) or contract.kind is Kind.READ:
+            return verdict
+        level = strictest(right.terms.level, verdict.level)
+        if level is verdict.level:
+            return verdict
+        if level.people:
+            return Held("capability", "the capability asks for people", level)
+        return replace(verdict, level=level)
+
+    def reserve(self, call: Call) -> str | None:
+        """As `Warrant.reserve`."""
+        use = Used(calls=1, money=self.prepared.money, blast=self.prepared.blast or 0)
+        return self.ward.rights.reserve(self.right, (call.identity, call.n), use)
+
+    def release(self, call: Call) -> None:
+        """As `Warrant.release`."""
+        self.ward.rights.release((call.identity, call.n))
+
+    def lapsed(self) -> str | None:
+        """As `Warrant.lapsed`."""
+        return self.ward.rights.lapsed(self.right)
+
+
+@dataclass(slots=True)
+class Ward:
+    """One life of a run that a process outside advances. `agent` is the name under which it was started; `patience_s`:
+    how long a door is kept waiting for people."""
+
+    mediator: Mediator
+    memory: Memory
+    rights: Rights
+    policy: Policy
+    agent: str
+    patience_s: float = 30.0
+    labels: set[str] = field(default_factory=set[str])
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _open: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
+    _delivered: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
+    _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
+        default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
+    )
+    _refused: int = 0
+
+    # --- calls ---
+
+    async def call(
+        self, right: Right, prepared: Prepared, *, resend: bool = False, again: str | None = None, n: int | None = None
+    ) -> Reply:
+        """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more; `n`:
+        it has counted by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where people or time
+        are waited for longer than the door's patience."""
+        identity, args, packed = self._written(prepared, again)
+        if not self.mediator.counted(identity):
+            await self.mediator.recall(identity)
+        key = (identity, packed.payload.digest)
+        known = self._open.get(key) if n is None else None
+        if known is None and resend and n is None:
+            known = self._delivered.get(key)
+        if known is None or known.waited_out:
+            place = known.n if known else self.mediator.count(identity) if n is None else n
+            name, touches = prepared.contract.name, prepared.touches
+            resource = None if touches is None else resource_of(name, touches, sorted(touches))
+            call = Call(name, identity, place, args, resource)
+            known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
+            known.replying.add_done_callback(_looked_at)
+            if n is None:
+                self._open[key] = known
+        return await asyncio.shield(known.replying)
+
+    def delivered(self, prepared: Prepared, again: str | None = None) -> None:
+        """The client has the whole answer (or refusal): the same call is a new one from now on."""
+        identity, _, packed = self._written(prepared, again)
+        key = (identity, packed.payload.digest)
+        found = self._open.pop(key, None)
+        if found is not None:
+            self._delivered[key] = found
+            if len(self._delivered) > REMEMBERED:
+                self._delivered.pop(next(iter(self._delivered)))
+
+    def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
+        """The identity of a call, its arguments as they are written down, and as they are stored."""
+        name = prepared.contract.name
+        try:
+            args = canonical(cast("JSON", dict(prepared.args)))
+            chosen = args if prepared.chosen is None else canonical(cast("JSON", dict(prepared.chosen)))
+        except Uncanonical as error:
+            raise BadCall(f"the arguments of `{name}` cannot be written down: {error}", fix="send JSON") from None
+        if len(args) > LARGEST_ARGS:
+            raise BadCall(
+                f"the arguments of `{name}` are {len(args)} bytes; at most {LARGEST_ARGS} are written down",
+                fix="send less, or a reference",
+            )
+        packed = pack_text(args, cast("JSON", dict(prepared.args)), self.mediator.line.knows)
+        return identity_of(name, chosen, again), args, packed
+
+    async def _carried_out(self, right: Right, prepared: Prepared, call: Call, packed: Packed) -> Reply:
+        warrant = CallWarrant(self, right, prepared)
+        asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
+        try:
+            return await self._patiently(lambda: self.mediator.reply(asked))
+        finally:
+            self._settle(call)
+            self.labels |= prepared.labels
+
+    def _settle(self, call: Call) -> None:
+        """What was set aside for a call is used up if it was sent, and free again if it was not."""
+        slot = self.mediator.line.log.slot(call.identity, call.n)
+        if slot is None or (slot.intent is None and slot.outcome is None):
+            self.rights.release((call.identity, call.n))
+        else:
+            self.rights.keep((call.identity, call.n))
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What comes of `work`, begun again whenever there is news of what it waits for."""
+        until_s = time.monotonic() + self.patience_s
+        while True:
+            try:
+                return await work()
+            except Waiting as waiting:
+                if not await self._news(waiting, until_s):
+                    raise
+
+    async def _news(self, waiting: Waiting, until_s: float) -> bool:
+        """Whether something came, while the door still waits, that may end the wait."""
+        line, now_ms = self.mediator.line, self.mediator.sender.now_ms
+        while self.mediator.parked is not None:  # else another call of this run has seen it
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            if await line.store.read(line.branch, after=line.seen, unclaimed=True, newest=1):
+                break
+            if waiting.until_ms is not None:
+                if now_ms() >= waiting.until_ms:
+                    break
+                left_s = min(left_s, max(0.001, (waiting.until_ms - now_ms()) / 1000))
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, POLL_S)):
+                    await self.changed.wait()
+        await line.refresh()
+        self.mediator.unpark()
+        return True
+
+    async def refuse(self, tool: str, asked: object, by: str, reason: str) -> None:
+        """Say in the log that a call was turned away before it could be judged. Of a flood only the first are told."""
+        self._refused += 1
+        log = self.mediator.line.log
+        text = hashlib.sha256(legible(asked, LARGEST_ARGS).encode()).hexdigest()
+        identity = identity_of(legible(tool, 200), canonical(text), "refused at a door")
+        if self._refused > MOST_REFUSALS or log.slot(identity, 0) is not None:
+            return
+        record = Refusal(
+            hold=None, tool=legible(tool, 200), identity=identity.hex(), n=0, by=by, reason=legible(reason)
+        )
+        await self.mediator.line.attempt(record)
+
+    def facts(self, right: Right, prepared: Prepared) -> Facts:
+        """What a policy may know of a call."""
+        spent = self.rights.spent if right.parent is None else right.used
+        return Facts(
+            agent=self.agent,
+            run=self.rights.run,
+            capability=right.id,
+            system=prepared.system,
+            tool=prepared.contract.name,
+            kind=prepared.contract.kind,
+            args=prepared.args,
+            blast=prepared.blast,
+            labels=frozenset(self.labels),
+            now_ms=self.mediator.sender.now_ms(),
+            spent_calls=spent.calls,
+            spent_money=spent.money,
+            spent_blast=spent.blast,
+        )
+
+    # --- decisions ---
+
+    async def decide(
+        self,
+        right: Right,
+        prepared: Prepared,
+        ask: Callable[[Receipt], Awaitable[Reply]],
+        *,
+        lane: str = "main",
+        resend: bool = False,
+    ) -> Told:
+        """The answer of a model: asked once, then always the same. `prepared` is what is asked for, and what it may
+        cost. Raises Refused; Waiting as `call`."""
+        _, args, packed = self._written(prepared, None)
+        key = (lane, prepared.contract.name, packed.payload.digest)
+        known = self._asked.get(key) if resend else None
+        if known is None:
+            known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
+            known.add_done_callback(_looked_at)
+            self._asked.pop(key, None)
+            self._asked[key] = known
+            if len(self._asked) > REMEMBERED:
+                self._asked.pop(next(iter(self._asked)))
+        return await asyncio.shield(known)
+
+    async def _decided(
+        self, right: Right, prepared: Prepared, ask: Callable[[Receipt], Awaitable[Reply]], lane: str, args: bytes,
+        packed: Packed,
+    ) -> Told:  # fmt: skip
+        name, told = prepared.contract.name, list[Reply]()
+
+        async def once() -> Reply:
+            if not told:
+                told.append(await self._asked_for(right, prepared, ask, args))
+            return told[0]
+
+        recorded, reply = await self._patiently(
+            lambda: self.memory.decide(lane, name, packed, once, fresh=False, right=right.id)
+        )
+        self.labels |= prepared.labels
+        if recorded is None:
+            assert reply is not None, "what is not recorded was asked for"
+            return Told(reply, recorded=False)
+        answer = recorded.decision.answer
+        data = await self.mediator.line.payload(answer)
+        return Told(Reply(data, answer.encoding, data), recorded=True)
+
+    async def _asked_for(
+        self, right: Right, prepared: Prepared, ask: Callable[[Receipt], Awaitable[Reply]], args: bytes
+    ) -> Reply:
+        """Ask the model, if the right and the policy allow it now."""
+        name, place = prepared.contract.name, object()
+        warrant = CallWarrant(self, right, prepared)
+        verdict = warrant.judge(Call(name, b"", 0, args, None), prepared.contract)
+        by, why = "policy", None
+        if isinstance(verdict, Denied):
+            why = f"{verdict.rule}: {verdict.reason}"
+        elif verdict.level.people:
+            why = f"{verdict.rule}: nobody can be asked about each answer of a model"
+        else:
+            by, why = "budget", self.rights.reserve(right, place, Used(calls=1, money=prepared.money))
+        if why is not None:
+            await self.refuse(name, args, by, why)
+            raise Refused(f"`{name}` was refused by {by}: {why}", where=self.mediator.line.branch)
+        try:
+            reply = await ask(for_read(self.mediator.line.branch, name))
+        except BaseException:
+            self.rights.release(place)
+            raise
+        self.rights.settle(place, Used(calls=1, money=reply.cost or 0))
+        return reply
+
+    # --- the end ---
+
+    async def close(self) -> None:
+        """Bring what is under way to its end. Nothing new is asked for."""
+        self.mediator.close(Misuse("the run's program has ended", fix="start it again"))
+        await self.mediator.drain()
+
+
+def _looked_at(task: asyncio.Task[Any]) -> None:
+    """Whoever asked may be gone: then nobody else would look at what came of it."""
+    if not task.cancelled():
+        task.exception()
