@@ -95,7 +95,8 @@ class Listeners:
             return serve
 
         async def admit(tunnel: Tunnel, headers: dict[str, str]) -> ssl.SSLContext | str:
-            assert run is not None and opened.authority is not None
+            assert run is not None
+            assert opened.authority is not None
             try:
                 visit = self._gate.visit(run, handle_in(headers), "http")
             except HoldfastError as error:
@@ -119,7 +120,7 @@ def _by_name(gate: Gate, authority: Authority) -> ssl.SSLContext:
         connection.context = authority.context(name)
         return None
 
-    context.sni_callback = choose  # pyright: ignore[reportAttributeAccessIssue] - typed for sockets only
+    context.sni_callback = choose
     return context
 
 

@@ -1,0 +1,218 @@
+"""The door for those who start programs: a run is taken up, its listeners are handed in, its end is told.
+
+Rules
+1. Only the gateway's own user, root, and users that the configuration names may start runs: the system says who asks.
+2. Whoever has taken a run up holds it by the connection: when that is gone, so is the claim, as after a crash.
+3. A message is one JSON object in one packet of a local socket; listeners come with it as descriptors.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from holdfast.core.canonical import JSON
+from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
+from holdfast.gateway.doors.told import told
+from holdfast.gateway.whole import whole
+
+LARGEST = 160 << 10  # bytes of a message: a packet of a local socket holds no more
+MOST_LISTENERS = 16
+Listening = Mapping[int, Sequence[socket.socket]]
+
+
+class Starter(Protocol):
+    """What is done for those who start programs."""
+
+    async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
+        """Take a run up: its `run`, `handle`, `environment`, and what else its program needs."""
+        ...
+
+    async def listen(self, run: str, listeners: Listening) -> None:
+        """Serve the run on these sockets."""
+        ...
+
+    async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
+        """The program has ended (`answer`, or `error`), or its starter is gone (None). What the run waits for now."""
+        ...
+
+
+class LaunchDoor:
+    """Listens at `path`. `may`: whether a user (uid) may start runs, and under which name."""
+
+    def __init__(self, path: Path, starter: Starter, may: Callable[[int], str | None], group: int | None) -> None:
+        self._path = path
+        self._starter = starter
+        self._may = may
+        self._group = group
+        self._listener: socket.socket | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Begin to listen."""
+        listener = bound(self._path, socket.SOCK_SEQPACKET, self._group)
+        self._listener = listener
+        self._serving.add(asyncio.create_task(self._accept(listener)))
+
+    async def close(self) -> None:
+        """Let go of every run, and of the socket."""
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            task = asyncio.create_task(self._serve(connection))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        run: str | None = None
+        connection.setblocking(False)
+        try:
+            by = self._may(peer_of(connection))
+            if by is None:
+                raise Refused("this user may not start runs", fix="name it under [people] in holdfast.toml")
+            while (message := await receive(connection)) is not None:
+                asked, sockets = message
+                try:
+                    run, answer = await self._answered(run, asked, sockets, by)
+                except (HoldfastError, Waiting) as error:
+                    answer = told(error).body()
+                await say(connection, answer)
+        except (HoldfastError, Waiting) as error:
+            with contextlib.suppress(OSError):
+                await say(connection, told(error).body())
+        except OSError:
+            pass  # the starter is gone
+        finally:
+            connection.close()
+            if run is not None:
+                await whole(self._starter.let_go(run, None))
+
+    async def _answered(
+        self, run: str | None, asked: dict[str, Any], sockets: list[socket.socket], by: str
+    ) -> tuple[str | None, dict[str, JSON]]:
+        known = {name: cast("dict[str, JSON]", each) for name, each in asked.items() if isinstance(each, dict)}
+        if known.keys() == {"open"} and run is None and not sockets:
+            answer = await self._starter.take_up(known["open"], by)
+            return str(answer["run"]), answer
+        if known.keys() == {"listen"} and run is not None:
+            await self._starter.listen(run, _by_port(known["listen"], sockets))
+            return run, {"listening": True}
+        if known.keys() == {"end"} and run is not None and not sockets:
+            return None, await self._starter.let_go(run, known["end"])
+        for each in sockets:
+            each.close()
+        raise BadCall("the message is not understood", fix="open, listen, end, in this order")
+
+
+def _by_port(ports: Mapping[str, JSON], sockets: list[socket.socket]) -> dict[int, list[socket.socket]]:
+    """The sockets of a message, by port: each port says how many are its own, in order."""
+    found: dict[int, list[socket.socket]] = {}
+    left = list(sockets)
+    for port, many in ports.items():
+        if not (port.isascii() and port.isdigit() and isinstance(many, int) and 0 < many <= len(left)):
+            raise BadCall("the listeners do not fit their ports")
+        found[int(port)], left = left[:many], left[many:]
+    if left:
+        raise BadCall("there are more listeners than ports")
+    for each in sockets:
+        each.setblocking(False)
+    return found
+
+
+def bound(path: Path, kind: int, group: int | None) -> socket.socket:
+    """A local socket that listens at `path`, for its owner, and for `group` if given."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    if group is not None:
+        os.chown(path, -1, group)
+        path.chmod(0o660)
+    listener.listen(256)
+    return listener
+
+
+def peer_of(connection: socket.socket) -> int:
+    """The uid of whoever is at the other end, as the system knows it."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return uid
+
+
+async def receive(connection: socket.socket) -> tuple[dict[str, Any], list[socket.socket]] | None:
+    """The next message and its descriptors; None when the other end is gone. Raises BadCall."""
+    data, sockets, flags = await _readable(connection, lambda: _received(connection))
+    if not data:
+        return None
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise BadCall(f"a message is larger than {LARGEST} bytes, or carries too many listeners")
+        found: object = json.loads(data)
+        if not isinstance(found, dict):
+            raise BadCall("a message is no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise BadCall("a message is not JSON") from error
+    except BadCall:
+        for each in sockets:
+            each.close()
+        raise
+    return cast("dict[str, Any]", found), sockets
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[socket.socket], int]:
+    room = socket.CMSG_SPACE(MOST_LISTENERS * array.array("i").itemsize)
+    data, ancillary, flags, _ = connection.recvmsg(LARGEST + 1, room, socket.MSG_CMSG_CLOEXEC)
+    numbers = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+    return data, [socket.socket(fileno=number) for number in numbers], flags
+
+
+async def say(connection: socket.socket, message: Mapping[str, JSON], sockets: Sequence[socket.socket] = ()) -> None:
+    """Send a message, with descriptors. Raises BadCall if it is too large."""
+    data = json.dumps(message).encode()
+    if len(data) > LARGEST:
+        raise BadCall(f"a message of {len(data)} bytes is too large", fix="put a large input into a file")
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [each.fileno() for each in sockets]))]
+    while True:
+        try:
+            connection.sendmsg([data], rights if sockets else [])
+            return
+        except BlockingIOError:
+            await asyncio.sleep(0.005)
+
+
+async def _readable(
+    connection: socket.socket, read: Callable[[], tuple[bytes, list[socket.socket], int]]
+) -> tuple[bytes, list[socket.socket], int]:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return read()
+        except BlockingIOError:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(connection, lambda waiting=ready: waiting.done() or waiting.set_result(None))
+            try:
+                await ready
+            finally:
+                loop.remove_reader(connection)
