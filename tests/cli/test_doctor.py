@@ -30,7 +30,7 @@ def findings(*words: str) -> dict[str, dict[str, Any]]:
 
 def test_a_place_without_a_store_is_judged_and_left_as_it_was(here: Path) -> None:
     found = findings()
-    assert {"python", "sqlite", "directory", "place", "file system", "flush", "space", "store", "clock"} >= set(found)
+    assert {"python", "sqlite", "place", "file system", "flush", "space", "store", "clock", "confinement"} >= set(found)
     assert found["store"]["what"] == "none yet at holdfast.db; `holdfast run` makes one"
     assert list(here.iterdir()) == []
 
@@ -40,7 +40,7 @@ def test_everything_about_a_store_is_judged() -> None:
     found = findings()
     assert set(found) == {
         "python", "sqlite", "place", "file system", "flush", "space", "settings", "store", "permissions", "log key",
-        "anchor", "clock",
+        "anchor", "clock", "confinement",
     }  # fmt: skip
     assert "5 entries" in found["store"]["what"]
     assert apsw.sqlite_lib_version() in found["sqlite"]["what"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.cli.checks import Check, checks
+from holdfast.cli.confinement import confinement
 from holdfast.cli.keys import files_of
 from holdfast.cli.options import JsonOption, StoreOption, store_url
 from holdfast.cli.terminal import busy, json_text, line, out, styled
@@ -23,12 +24,12 @@ class Findings:
 
 
 def verb(store: StoreOption = None, json: JsonOption = False) -> int:
-    """Check this machine and the store's place. Disk, SQLite, clock, permissions; exits with 1 if any check fails."""
+    """Check this machine and the store's place. Disk, SQLite, clock, sandbox; exits with 1 if any check fails."""
     url = store_url(store)
     if not url.startswith("sqlite:"):
         raise Unknown("only a SQLite store has a place to be checked", where=url, fix="--store sqlite:///FILE")
     with busy("checking"):
-        found = list(checks(files_of(url)))
+        found = [*checks(files_of(url)), *confinement()]
     failed = any(check.state == "fail" for check in found)
     if json:
         out(json_text(Findings(not failed, url, found), indent=2))
