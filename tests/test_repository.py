@@ -43,7 +43,8 @@ UNWANTED = set(
 # A function may run something in a thread, or be told which services an agent has started; nothing of Holdfast is one.
 OF_THE_MACHINE = {"thread", "service", "services"}
 
-HEAVY = set("apsw boto3 click cryptography moto openai pydantic rich typer zstandard".split())
+HEAVY = set("aiohttp apsw boto3 cedarpy click cryptography keyring moto openai pydantic rich typer zstandard".split())
+EXTRAS = ("gateway", "aws", "keyring", "postgres", "s3", "sql")  # what is imported only where it is used
 
 SQL = re.compile(
     r"\b(SELECT\b|INSERT\s|UPDATE\s+\S+\s+SET\b|DELETE\s+FROM\b|REPLACE\s+INTO\b|CREATE\s+(TABLE|INDEX|TRIGGER|VIEW)\b"
@@ -302,8 +303,11 @@ def test_dependencies_are_declared_and_used() -> None:
         return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines}
 
     demo = sources(SRC / "demo")
+    through_aiohttp = {"yarl", "multidict"}  # what its interface speaks in
     core = declared(project["dependencies"])
-    assert distributions([path for path in sources() if path not in demo]) == core
+    extras = set[str]().union(*(declared(project["optional-dependencies"][name]) for name in EXTRAS))
+    used = distributions([path for path in sources() if path not in demo]) - through_aiohttp
+    assert core <= used <= core | extras
     through_moto = {"flask", "flask-cors", "werkzeug", "botocore"}  # what moto's server and boto3 are made of
     extra = declared(project["optional-dependencies"]["demo"])
     assert distributions(demo) - core - through_moto == extra - through_moto
