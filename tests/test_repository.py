@@ -303,7 +303,7 @@ def test_dependencies_are_declared_and_used() -> None:
         return {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in lines}
 
     demo = sources(SRC / "demo")
-    through_aiohttp = {"yarl", "multidict"}  # what its interface speaks in
+    through_aiohttp = {"multidict"}  # what its interface speaks in
     core = declared(project["dependencies"])
     extras = set[str]().union(*(declared(project["optional-dependencies"][name]) for name in EXTRAS))
     used = distributions([path for path in sources() if path not in demo]) - through_aiohttp
