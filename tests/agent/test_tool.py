@@ -128,7 +128,7 @@ def test_seconds_are_kept_as_milliseconds() -> None:
         ({"kind": "sometimes"}, "'sometimes' is not a valid"),
         ({"repeat": "maybe"}, "'maybe' is not a valid"),
         ({"drift": "maybe"}, "'maybe' is not a valid"),
-        ({"approval": "two"}, "'two' is not a valid"),
+        ({"approval": "three"}, "'three' is not a valid"),
         ({"identity": "to"}, "identity is a list of names, not a text"),
         ({"secret": "to"}, "secret is a list of names, not a text"),
         ({"identity": ["nobody"]}, "identity names `nobody`, which is no parameter"),

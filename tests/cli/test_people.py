@@ -36,6 +36,27 @@ def test_who_says_so_is_the_login_name_unless_it_is_told(held: str) -> None:
     assert done("approve", held) == f"pay-5@4  pay-5@3 is approved by {getpass.getuser()}\n"
 
 
+def test_what_two_must_agree_to_is_listed_until_both_have() -> None:
+    play("wirer", {"cents": 5}, "w")
+    assert read("list")[0]["status"] == "held"
+    assert "two people must agree" in done("show", "w")
+    first = typed("approve", "w@3", "--by", "ann")
+    assert (first.exit_code, first.stdout) == (0, "w@4  w@3 is approved by ann\n")
+    assert "Hint: another person must agree too" in first.stderr
+    assert "resume" not in first.stderr
+    assert read("list")[0]["status"] == "held"
+    assert "ann has agreed, another must" in done("show", "w")
+    again = typed("approve", "w@3", "--by", "ann")
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr.startswith("Misuse: ann has agreed already; a second person must")
+    second = typed("approve", "w@3", "--by", "bob")
+    assert (second.exit_code, second.stdout) == (0, "w@5  w@3 is approved by bob\n")
+    assert "resume w" in second.stderr
+    assert read("list")[0]["status"] != "held"
+    assert done("resume", "w", "--agent", f"{TROUPE}:wirer") == '"wired 5"\n'
+    assert Path("paid").read_text() == "5\n"
+
+
 @pytest.mark.parametrize("second", ["approve", "refuse"])
 def test_a_hold_is_answered_once(held: str, second: str) -> None:
     done("approve", held)

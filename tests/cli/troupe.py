@@ -32,6 +32,18 @@ def pay(cents: int) -> str:
     return f"paid {cents}"
 
 
+@tool(kind="irreversible", name="wire", approval="two")
+def wire(cents: int) -> str:
+    with Path("paid").open("a") as paid:
+        paid.write(f"{cents}\n")
+    return f"wired {cents}"
+
+
+@agent
+def wirer(run: Run, task: Any) -> str:
+    return wire(task["cents"])
+
+
 @tool(kind="idempotent", name="put")
 def put(name: str) -> str:
     return f"put {name}"

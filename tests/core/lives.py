@@ -21,11 +21,13 @@ from holdfast.core.record import (
     Forked,
     Hold,
     Intent,
+    Issued,
     Override,
     Planned,
     Promoted,
     Record,
     Refusal,
+    Revoked,
     Seal,
     Settled,
     Signal,
@@ -55,6 +57,8 @@ OTHERS: tuple[Record, ...] = (
     Override(target=0, name="prompt", value=ANSWER),
     Promoted(branch="b2", group=None, by="ann"),
     Abandoned(branch="b2", by="ann", reason="no"),
+    Issued(capability="c1", parent=None, handle="f6" * 32, terms="{}", by="ann"),
+    Revoked(capability="c1", by="ann", reason="no"),
     Cancelled(by="ann", reason="no"),
     Finished(answer=None, error="ValueError"),
 )
@@ -97,15 +101,16 @@ def hold(
     contract: str = "c",
     expires_ms: int = 1_000,
     kind: Kind = Kind.IRREVERSIBLE,
+    level: str = "one",
 ) -> Hold:
     return Hold(
-        tool="t", kind=kind, identity=identity.hex(), n=n, args=ARGS, call=call, contract=contract, level="one",
+        tool="t", kind=kind, identity=identity.hex(), n=n, args=ARGS, call=call, contract=contract, level=level,
         why="asked", expires_ms=expires_ms,
     )  # fmt: skip
 
 
-def approval(at: int, *, call: str = "d4" * 32, expires_ms: int = 1_000) -> Approval:
-    return Approval(hold=at, call=call, by="ann", expires_ms=expires_ms)
+def approval(at: int, *, call: str = "d4" * 32, expires_ms: int = 1_000, by: str = "ann") -> Approval:
+    return Approval(hold=at, call=call, by=by, expires_ms=expires_ms)
 
 
 def refusal(at: int | None, identity: bytes = IDENTITY, n: int = 0) -> Refusal:

@@ -96,6 +96,7 @@ OTHERWISE: dict[str, object] = {
     "undo": True,
     "approval": Level.ONE,
     "secret": ("a",),
+    "policy": "77" * 16,
 }
 
 

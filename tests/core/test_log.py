@@ -41,6 +41,7 @@ BEFORE: dict[str, tuple[list[Record], int, int]] = {
     "nothing": ([], 2, 2),
     "hold": ([hold()], 2, 2),
     "approval": ([hold(), approval(2)], 2, 2),
+    "second approval": ([hold(level="two"), approval(2), approval(2, by="bob")], 2, 2),
     "intent": ([intent()], 2, 2),
     "approved intent": ([hold(), approval(2), intent(approval=3)], 2, 4),
     "attempt": ([intent(), attempt(2)], 2, 2),
@@ -57,15 +58,16 @@ AFTER = (
     "planned", "adopted",
 )  # fmt: skip
 # By hand, from what the records mean. A call begins as a read, with an intent, held or refused. People answer a hold,
-# or it is asked again; what they approved is sent (a read is read), held or refused after all. An effect that was sent
-# is sent again, sealed or settled. After a seal, a verdict or a refusal nothing more is said of a call. A speculative
-# branch plans first; another branch may have made it happen, as long as it was not sent here.
+# one after another, or it is asked again; what they approved is sent (a read is read), held or refused after all. An
+# effect that was sent is sent again, sealed or settled. After a seal, a verdict or a refusal nothing more is said of a
+# call. A speculative branch plans first; another branch may have made it happen, as long as it was not sent here.
 LEGAL: dict[str, set[str]] = {
     "nothing": {"hold", "refusal by a rule", "intent", "read", "planned", "adopted"},
     "planned": {"hold", "refusal by a rule", "intent", "adopted"},
     "adopted": set(),
     "hold": {"approval", "refusal of a hold", "refusal by a rule", "hold", "adopted"},
-    "approval": {"intent", "read", "refusal of a hold", "refusal by a rule", "hold", "adopted"},
+    "approval": {"approval", "intent", "read", "refusal of a hold", "refusal by a rule", "hold", "adopted"},
+    "second approval": {"approval", "intent", "read", "refusal of a hold", "refusal by a rule", "hold", "adopted"},
     "intent": {"attempt", "seal", "settled"},
     "approved intent": {"attempt", "seal", "settled"},
     "attempt": {"attempt", "seal", "settled"},
@@ -161,7 +163,9 @@ def test_an_identity_that_is_not_hexadecimal_is_corrupt(identity: str) -> None:
 # --- who may write ---
 
 # docs/log-format.md: what may be placed without a claim.
-WITHOUT_A_CLAIM = {"Approval", "Refusal", "Settled", "Signal", "Cancelled", "Forked", "Promoted", "Abandoned"}
+WITHOUT_A_CLAIM = {
+    "Approval", "Refusal", "Settled", "Signal", "Cancelled", "Issued", "Revoked", "Forked", "Promoted", "Abandoned",
+}  # fmt: skip
 ONE_OF_EACH: list[tuple[list[Record], Record]] = [
     ([], CLAIM),
     *(([], other) for other in OTHERS),

@@ -26,6 +26,7 @@ from tests.core.lives import (
     intent,
     planned,
     read,
+    refusal,
     seal,
     written,
 )
@@ -82,6 +83,32 @@ def test_a_decision_that_was_made_anew_stands_in_the_place_of_the_one_before() -
     log = folded(CLAIM, DECISION, replace(DECISION, answer=OTHER))
     (decided,) = log.lanes["main"]
     assert (decided.seq, decided.places, decided.decision.answer) == (3, (2, 3), OTHER)
+
+
+TWO = hold(level="two")
+
+
+@pytest.mark.parametrize(
+    ("placed", "waits"),
+    [
+        ([hold()], True),
+        ([hold(), approval(2)], False),
+        ([TWO], True),
+        ([TWO, approval(2)], True),
+        ([TWO, approval(2), approval(2)], True),
+        ([TWO, approval(2), approval(2, by="bob")], False),
+        ([TWO, approval(2), TWO], True),
+        ([TWO, approval(2), TWO, approval(4, by="bob")], True),
+        ([TWO, approval(2), refusal(2)], False),
+        ([TWO, approval(2), approval(2, by="bob"), intent(approval=4)], False),
+        ([intent()], False),
+        ([read()], False),
+    ],
+)
+def test_a_held_call_waits_until_as_many_people_have_agreed_as_must(placed: list[Record], *, waits: bool) -> None:
+    log = folded(CLAIM, *placed)
+    assert log.slots[IDENTITY, 0].waits is waits
+    assert [each.hold_seq for each in log.holds()] == ([max(2, log.slots[IDENTITY, 0].hold_seq)] if waits else [])
 
 
 @pytest.mark.parametrize("target", [2, 3])

@@ -225,12 +225,12 @@ def test_a_refusal_for_now_makes_no_probe_earlier_than_it_may_be() -> None:
 # --- people ---
 
 
-def waiting(*, expires_ms: int = 1_000, contract: Contract = HELD, call: Call = CALL) -> Hold:
-    return hold(call=call.digest, contract=contract.digest(), expires_ms=expires_ms)
+def waiting(*, expires_ms: int = 1_000, contract: Contract = HELD, call: Call = CALL, level: str = "one") -> Hold:
+    return hold(call=call.digest, contract=contract.digest(), expires_ms=expires_ms, level=level)
 
 
-def agreed(*, expires_ms: int = 1_000) -> Record:
-    return approval(2, call=CALL.digest, expires_ms=expires_ms)
+def agreed(*, expires_ms: int = 1_000, by: str = "ann") -> Record:
+    return approval(2, call=CALL.digest, expires_ms=expires_ms, by=by)
 
 
 def test_who_was_asked_is_waited_for() -> None:
@@ -290,6 +290,49 @@ def test_an_approval_that_was_used_settles_no_doubt() -> None:
 def test_a_hold_that_was_asked_again_needs_an_approval_of_its_own() -> None:
     log = folded(CLAIM, waiting(), agreed(), waiting())
     assert step(log, HELD) == Wait(CALL, log.slots[IDENTITY, 0], "asked")
+
+
+BOTH = replace(POST, approval=Level.TWO)
+
+
+def asked_of_two(*given: Record) -> Log:
+    return folded(CLAIM, waiting(contract=BOTH, level="two"), *given)
+
+
+def test_what_two_must_agree_to_waits_until_both_have() -> None:
+    for log in (asked_of_two(), asked_of_two(agreed()), asked_of_two(agreed(), agreed())):
+        assert step(log, BOTH) == Wait(CALL, log.slots[IDENTITY, 0], "asked")
+    assert step(asked_of_two(agreed(), agreed(by="bob")), BOTH) == Perform(CALL, approval_seq=4)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_if_one_of_two_approvals_has_expired_both_are_asked_for_anew(*, first: bool) -> None:
+    ann = agreed(expires_ms=NOW_MS if first else 1_000)
+    bob = agreed(expires_ms=1_000 if first else NOW_MS, by="bob")
+    log = asked_of_two(ann, bob)
+    found = step(log, BOTH)
+    assert isinstance(found, Wait)
+    assert found.slot is None
+    assert found.why.endswith("the approval has expired")
+    assert isinstance(step(log, BOTH, now_ms=NOW_MS - 1), Perform)
+
+
+def test_a_refusal_counts_for_more_than_one_of_two_approvals() -> None:
+    found = step(asked_of_two(agreed(), refusal(2)), BOTH)
+    assert found == Refuse("no", "ann", recorded=True)
+
+
+def test_who_is_only_told_is_not_waited_for() -> None:
+    told = replace(POST, approval=Level.NOTIFY)
+    assert isinstance(step(folded(CLAIM), told), Perform)
+    assert isinstance(step(folded(CLAIM), replace(told, kind=Kind.READ)), Perform)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_two_must_agree_to_is_never_done_unasked(kind: Kind) -> None:
+    found = step(folded(CLAIM), replace(BOTH, kind=kind, undo=kind is Kind.REVERSIBLE))
+    assert isinstance(found, Wait)
+    assert found.slot is None
 
 
 # --- after a divergence: the same resource as an effect that nobody has asked for ---

@@ -596,6 +596,8 @@ HOLD = (
 CLAIM = ("claim", 1, {"worker": "w", "previous": "none"})
 FINISHED = ("finished", 1, {"answer": ["00", "json", 1], "error": None})
 FAILED = ("finished", 1, {"answer": None, "error": "e"})
+ISSUED = ("issued", 0, {"capability": "c", "parent": None, "handle": "", "terms": "{}", "by": "b"})
+REVOKED = ("revoked", 0, {"capability": "c", "by": "b", "reason": ""})
 SIGNAL = ("signal", 0, {"name": "s", "value": None, "by": "b"})
 
 
@@ -629,6 +631,9 @@ HISTORIES: list[tuple[list[tuple[str, int, dict[str, object]]], str | None]] = [
     ([INTENT, attempt(2), settled(2)], None),
     ([HOLD, approval(2), INTENT, seal(4)], None),
     ([HOLD, approval(2), seal(None)], None),
+    ([HOLD, approval(2), approval(2), INTENT, seal(5)], None),
+    ([HOLD, approval(2), approval(2), refusal(2)], None),
+    ([ISSUED, REVOKED, INTENT, ISSUED, seal(4), FINISHED, REVOKED], None),
     ([HOLD, HOLD, approval(3), HOLD, refusal(5)], None),
     ([HOLD, approval(2), refusal(2)], None),
     ([seal(None)], None),
@@ -656,7 +661,9 @@ HISTORIES: list[tuple[list[tuple[str, int, dict[str, object]]], str | None]] = [
     ([HOLD, seal(None)], "succession"),
     ([HOLD, INTENT], "succession"),
     ([HOLD, attempt(2)], "succession"),
-    ([HOLD, approval(2), approval(2)], "succession"),
+    ([HOLD, approval(2), approval(2), attempt(2)], "succession"),
+    ([HOLD, approval(2), approval(2), INTENT, approval(2)], "succession"),
+    ([HOLD, approval(2), refusal(2), approval(2)], "succession"),
     ([HOLD, approval(2), INTENT, approval(2)], "succession"),
     ([HOLD, approval(2), INTENT, refusal(2)], "succession"),
     ([HOLD, refusal(2), approval(2)], "succession"),

@@ -190,6 +190,16 @@ def test_a_held_run_goes_on_when_it_is_answered(verdict: Record) -> None:
     assert released(*log, word(verdict)) == ANSWERED
 
 
+def test_a_call_that_two_must_agree_to_is_not_answered_by_one_of_them() -> None:
+    log = (FIRST, STARTED, hold(level="two", expires_ms=NOW_MS + 5), word(approval(3)))
+    assert released(*log) == Waits(NOW_MS + 5)
+    assert released(*log, AGAIN) == Waits(NOW_MS + 5)
+    assert released(*log, AGAIN, word(approval(3))) == Waits(NOW_MS + 5), "the same person, once more"
+    assert released(*log, word(approval(3, by="bob"))) == ANSWERED
+    assert released(*log, AGAIN, word(approval(3, by="bob"))) == ANSWERED
+    assert released(*log, word(refusal(3))) == ANSWERED
+
+
 def test_a_hold_that_nobody_answered_in_time_is_asked_anew() -> None:
     log = (FIRST, STARTED, hold(expires_ms=NOW_MS))
     assert released(*log) == Ready("it is time")

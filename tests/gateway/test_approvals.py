@@ -147,6 +147,77 @@ def test_an_approval_that_has_expired_is_none() -> None:
         assert bank.paid == []
 
 
+def test_what_two_people_must_agree_to_is_not_done_before_both_have() -> None:
+    bank = Bank()
+    with open_store("memory://") as house:
+        place = held_at(life(house, bank.pays(approval="two")))
+        house.approve(place, by="ann")
+        assert held_at(life(house, bank.pays(approval="two"))) == place
+        assert bank.paid == []
+        second = house.approve(place, by="bob")
+        assert life(house, bank.pays(approval="two")) == [1]
+        assert story(house) == "started hold approval approval intent seal finished"
+        (intent,) = of(Intent, house)
+        assert second == f"r@{intent.approval}"
+        assert (intent.level, of(Hold, house)[0].level) == ("two", "two")
+
+
+@pytest.mark.parametrize("again", ["ann", "x" * 300])
+def test_two_people_are_two(again: str) -> None:
+    bank = Bank()
+    with open_store("memory://") as house:
+        place = held_at(life(house, bank.pays(approval="two")))
+        house.approve(place, by=again)
+        with pytest.raises(Misuse, match="has agreed already; a second person must"):
+            house.approve(place, by=again)
+        assert held_at(life(house, bank.pays(approval="two"))) == place
+        assert len(of(Approval, house)) == 1
+        assert bank.paid == []
+
+
+def test_who_agrees_to_what_one_must_agree_to_leaves_nothing_for_a_second() -> None:
+    with open_store("memory://") as house:
+        place = held_at(life(house, Bank().pays()))
+        house.approve(place, by="ann")
+        with pytest.raises(Misuse, match="was answered already"):
+            house.approve(place, by="bob")
+
+
+def test_one_of_two_approvals_that_has_expired_is_none() -> None:
+    bank = Bank()
+    with open_store("memory://") as house:
+        first = held_at(life(house, bank.pays(approval="two")))
+        asyncio.run(house.desk.approve(first, by="ann", expires_ms=-1))
+        house.approve(first, by="bob")
+        again = held_at(life(house, bank.pays(approval="two")))
+        assert again != first
+        house.approve(again, by="bob")
+        assert held_at(life(house, bank.pays(approval="two"))) == again
+        assert bank.paid == []
+        house.approve(again, by="ann")
+        assert life(house, bank.pays(approval="two")) == [1]
+
+
+def test_the_second_of_two_people_can_still_refuse() -> None:
+    bank = Bank()
+    with open_store("memory://") as house:
+        place = held_at(life(house, bank.pays(approval="two")))
+        house.approve(place, by="ann")
+        house.refuse(place, by="bob", reason="too much")
+        with pytest.raises(Misuse, match="was answered already"):
+            house.approve(place, by="cid")
+        assert isinstance(life(house, bank.pays(approval="two")), Refused)
+        assert bank.paid == []
+
+
+def test_what_people_are_only_told_of_is_done_and_the_intent_says_so() -> None:
+    bank = Bank()
+    with open_store("memory://") as house:
+        assert life(house, bank.pays(approval="notify")) == [1]
+        assert [intent.level for intent in of(Intent, house)] == ["notify"]
+        assert of(Hold, house) == []
+
+
 def test_a_hold_that_has_expired_cannot_be_approved_and_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = Bank()
     with open_store("memory://") as house:

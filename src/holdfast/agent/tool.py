@@ -130,8 +130,8 @@ def tool(
     `kind`: read, idempotent (safe to send again with the same `holdfast.key()`), reversible (has an `undo`),
     irreversible (the default). `identity`: the arguments that make two calls the same (default: all). `resource`: those
     that name what is touched. `repeat`: once, ask or each; `drift`: adopt, ask or refuse. Times in seconds. `probe` and
-    `undo` take the tool's arguments; `undo` may take `answer` too. `approval`: none or one. `secret`: arguments that
-    are written down only as commitments. Raises BadContract if this contradicts itself.
+    `undo` take the tool's arguments; `undo` may take `answer` too. `approval`: none, notify, one or two. `secret`:
+    arguments that are written down only as commitments. Raises BadContract if this contradicts itself.
     """
 
     def decorate(function: Callable[P, Any]) -> Any:

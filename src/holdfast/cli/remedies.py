@@ -10,7 +10,7 @@ from holdfast.cli.tree import agent_of, others_of
 from holdfast.cli.view import Looked, excerpt, when
 from holdfast.cli.words import SHORT
 from holdfast.core.effect import Kind
-from holdfast.core.slot import Slot
+from holdfast.core.slot import Slot, people_for
 from holdfast.core.tree import Status as Standing
 from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Ready, Superseded, Waiting
 from holdfast.gateway.line import node_of
@@ -46,11 +46,22 @@ async def needs_of(reader: Reader, looked: Looked, store: str) -> list[Need]:
         found.append(
             Need(
                 "hold", node, f"{slot.tool} waits for approval  ({slot.kind}, {node})",
-                await excerpt(reader, slot.hold.args, SHORT), f"{slot.hold.why}; until {when(slot.hold.expires_ms)}",
+                await excerpt(reader, slot.hold.args, SHORT),
+                f"{slot.hold.why}{_of_two(slot)}; until {when(slot.hold.expires_ms)}",
                 _answer(node, store),
             )
         )  # fmt: skip
     return found
+
+
+def _of_two(slot: Slot) -> str:
+    """Who else must agree, where one person is not enough."""
+    assert slot.hold is not None
+    if people_for(slot.hold) < 2:
+        return ""
+    return (
+        "; two people must agree" if not slot.approvals else f"; {', '.join(slot.approvals)} has agreed, another must"
+    )
 
 
 async def _doubt(reader: Reader, node: str, slot: Slot, probe: tuple[str, ...], store: str) -> Need:

@@ -13,6 +13,7 @@ from holdfast.cli.tree import agent_of, check_open
 from holdfast.core.tree import Status
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.family import read_tree
+from holdfast.gateway.history import read_log
 from holdfast.store import Readable
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ def place(
         if lives:
             asyncio.run(_must_live(house.store, where))
         node = word(house)
+        lacking = lives and asyncio.run(_waits_still(house.store, where))
         way = safe(asyncio.run(_way_on(house.store, parse_node(node)[0], same_store(store)))) if goes_on else ""
     out(f"{safe(node)}  {safe(said)}")
-    if goes_on and way:
+    if lacking:
+        hint(f"another person must agree too: holdfast approve {safe(where)} --by …")
+    elif goes_on and way:
         hint(f"a process that waits for this run goes on by itself; if there is none: {way}")
 
 
@@ -56,6 +60,15 @@ async def _must_live(store: Readable, where: str) -> None:
     inherited = any(each == name and (upto is None or seq <= upto) for each, upto in tree.lineage(line))
     here = f"say it to the line: {run}@{line}:{seq}" if inherited else f"holdfast show {run} shows the run's line"
     check_open(tree, run, name, here)
+
+
+async def _waits_still(store: Readable, where: str) -> bool:
+    """Whether what is held at `where` (if it is a node) waits for a further person."""
+    if not where.rpartition("@")[2].rpartition(":")[2].isdigit():
+        return False
+    branch, seq = parse_node(where)
+    slot = (await read_log(store, branch)).log.at(seq)
+    return slot is not None and slot.hold_seq == seq and slot.waits
 
 
 async def _way_on(store: Readable, branch: str, same: str) -> str:

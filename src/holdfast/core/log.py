@@ -40,7 +40,7 @@ from holdfast.core.record import (
     Signal,
     Sleep,
     Started,
-)  # fmt: skip
+)
 from holdfast.core.slot import OVERRIDE, Decided, Slot, place_in
 from holdfast.errors import Corrupt
 
@@ -293,8 +293,7 @@ class Log:
             slot.retry_ms = record.until_ms
 
     def _take_call(self, record: CallRecord, entry: Entry) -> None:
-        slot = self._slot_of(record, entry)
-        if slot is None:
+        if (slot := self._slot_of(record, entry)) is None:
             return
         before = None if slot.first_seq == entry.seq else slot.last
         unasked = isinstance(record, Seal) and record.intent is None and slot.intent is not None
@@ -310,14 +309,12 @@ class Log:
                 if record.why != "refused":
                     slot.doubtful = record.why == "doubt"
                 slot.retry_ms = None
-            case Seal():
+            case Seal() | Settled():
                 slot.outcome, slot.sealed_seq = record.outcome, entry.seq
-                if record.args is not None:
+                if isinstance(record, Settled):
+                    slot.settled_by = record.by
+                elif record.args is not None:
                     slot.args = record.args.digest
-                slot.undone = self.taken_back.get(slot.intent_seq, 0) > entry.seq
-                self._take_undo(slot)
-            case Settled():
-                slot.outcome, slot.sealed_seq, slot.settled_by = record.outcome, entry.seq, record.by
                 slot.undone = self.taken_back.get(slot.intent_seq, 0) > entry.seq
                 self._take_undo(slot)
             case Hold():

@@ -129,16 +129,8 @@ _FOLLOWS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("seal", "settled", "refusal", "adopted"), ()),
 }
 _TREE: Final = ("forked", "promoted", "abandoned")
-_RIGHTS: Final = ("issued", "revoked")
-_UNCLAIMED: Final = (
-    "approval",
-    "refusal",
-    "settled",
-    "signal",
-    "cancelled",
-    *_RIGHTS,
-    *_TREE,
-)  # others than the owner may place
+_WORDS: Final = ("approval", "refusal", "settled", "signal", "cancelled", "issued", "revoked")
+_UNCLAIMED: Final = (*_WORDS, *_TREE)  # others than the owner may place
 _AT_BIRTH: Final = ("override", "adopted")  # and these, while nobody has claimed the branch yet
 _OTHERS = re.compile(
     "started|claim|decision|draw|checkpoint|forked|override|promoted|abandoned|issued|revoked|divergence|signal"

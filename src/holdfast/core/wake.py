@@ -38,6 +38,7 @@ from holdfast.core.record import (
     Sleep,
     Started,
 )
+from holdfast.core.slot import people_for
 
 MOST_DEATHS = 5  # in a row, without anything done: then a run is left alone until a person resumes it
 SIGNAL = "signal/"
@@ -116,7 +117,7 @@ class Rest:
     kin_seq: int = 0
     signal: str | None = None
     diverged: bool = False
-    holds: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict[tuple[str, int], tuple[int, int]])
+    holds: dict[tuple[str, int], tuple[int, Hold]] = field(default_factory=dict[tuple[str, int], tuple[int, Hold]])
     _over: bool = False
     _failed_ms: int | None = None
     _failures: int = 0
@@ -124,6 +125,7 @@ class Rest:
     _done: bool = True  # anything, since the newest claim
     _floor_ms: int = 0
     _words: set[int] = field(default_factory=set[int])  # placed since the newest claim, and not known to be taken up
+    _agreed: dict[int, set[str]] = field(default_factory=dict[int, set[str]])  # who, to the hold at this place
     _open: dict[int, bool] = field(default_factory=dict[int, bool])  # intents; whether it was refused for now
     _undoing: set[int] = field(default_factory=set[int])
     _sleeps: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
@@ -173,7 +175,7 @@ class Rest:
         return min((moment for moment in moments if moment > floor_ms), default=None)
 
     def _waits(self, now_ms: int) -> Outlook:
-        expiries = (expires_ms for _, expires_ms in self.holds.values())
+        expiries = (hold.expires_ms for _, hold in self.holds.values())
         until_ms = self._next_ms((*self._sleeps.values(), *expiries), now_ms)
         if until_ms is not None and until_ms <= now_ms:
             return Ready("it is time")
@@ -187,7 +189,10 @@ class Rest:
 
     def _take_word(self, record: Record, entry: Entry) -> None:
         match record:
-            case Approval(hold=seq) | Refusal(hold=int(seq)):
+            case Approval():
+                if not self._enough(record):
+                    return  # another must agree, too: nothing can be done yet
+            case Refusal(hold=int(seq)):
                 self._answered(seq)
             case Settled(intent=seq):
                 self._open.pop(seq, None)
@@ -201,6 +206,15 @@ class Rest:
             case _:
                 return
         self._words.add(entry.seq)
+
+    def _enough(self, record: Approval) -> bool:
+        """Take up that one more person agrees; whether that makes enough of them."""
+        agreed = self._agreed.setdefault(record.hold, set())
+        agreed.add(record.by)
+        if any(seq == record.hold and len(agreed) < people_for(hold) for seq, hold in self.holds.values()):
+            return False
+        self._answered(record.hold)
+        return True
 
     def _answered(self, seq: int) -> None:
         for place in [place for place, (hold_seq, _) in self.holds.items() if hold_seq == seq]:
@@ -233,7 +247,7 @@ class Rest:
                 self._open[seq] = False
                 return False
             case Hold():
-                self.holds[record.identity, record.n] = (entry.seq, record.expires_ms)
+                self.holds[record.identity, record.n] = (entry.seq, record)
             case Sleep():
                 return self._take_sleep(record, entry)
             case Draw(name=name, value=value) if name.startswith(SIGNAL):

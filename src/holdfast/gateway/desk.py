@@ -46,12 +46,13 @@ class Desk:
     async def approve(self, node: str, *, by: str, expires_ms: int = APPROVAL_MS) -> str:
         """Agree to the held call at `node`, for `expires_ms` from now. The place of the approval."""
         branch, seq = parse_node(node)
+        name = legible(by, 200)  # as the log has it: by that name two people are told apart
 
         def verdict(log: Log) -> Record:
             slot = self._held(log, node, seq)
             assert slot.hold is not None
-            if by in slot.approvals:
-                raise Misuse(f"{by} has agreed already; a second person must", where=node, fix="let another approve it")
+            if name in slot.approvals:
+                raise Misuse(f"{name} has agreed already; a second person must", where=node, fix="another approves it")
             now_ms = time.time_ns() // 1_000_000
             if now_ms >= slot.hold.expires_ms:
                 raise Misuse(
@@ -59,7 +60,7 @@ class Desk:
                     fix=f"holdfast resume {branch.partition('@')[0]} asks anew",
                 )
             until_ms = now_ms + expires_ms
-            return Approval(hold=slot.hold_seq, call=slot.hold.call, by=legible(by, 200), expires_ms=until_ms)
+            return Approval(hold=slot.hold_seq, call=slot.hold.call, by=name, expires_ms=until_ms)
 
         return await self._place(branch, verdict)
 

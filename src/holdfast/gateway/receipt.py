@@ -51,5 +51,5 @@ def for_read(branch: str, tool: str) -> Receipt:
 
 
 def _mark(branch: str, seq: int, tool: str, key: str) -> bytes:
-    text = "\0".join((branch, str(seq), tool, key))
+    text = "".join(f"{len(part)}:{part}" for part in (branch, str(seq), tool, key))
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=_SECRET, digest_size=32).digest()
