@@ -23,6 +23,7 @@ from holdfast.core.canonical import JSON, canonical
 from holdfast.core.effect import Encoding
 from holdfast.errors import Corrupt
 from holdfast.gateway.upstreams import Reply
+from holdfast.gateway.upstreams.model_wire import spelt
 
 STREAM = "text/event-stream"
 _ENDS = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -102,10 +103,10 @@ def read_answer(data: bytes, operation: str) -> Answer:
     except ValueError as error:
         raise Corrupt("a recorded answer of a model is not JSON") from error
     match told:
-        case {"operation": str(wire), "status": int(status), "type": str(kind), **rest}:
-            found = cast("dict[str, object]", rest)
+        case {"operation": str(wire), "status": int(status), "type": str(kind)}:
+            found = cast("dict[str, object]", told)
         case dict():
-            body = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            body = spelt(cast(JSON, told))
             return Answer(operation=operation, status=200, kind="application/json", body=body)
         case _:
             raise Corrupt("a recorded answer of a model is not an object")

@@ -16,21 +16,21 @@ from typing import cast
 from holdfast.core.canonical import JSON
 from holdfast.errors import Misuse
 from holdfast.gateway.upstreams.model_answer import STREAM, Answer, Listener, Mark, frames_of, part, parts, told_by
-from holdfast.gateway.upstreams.model_wire import Question
+from holdfast.gateway.upstreams.model_wire import Form, spelt
 
 
-def delivered(answer: Answer, question: Question) -> Answer:
-    """The answer as whoever asked this question expects it. Raises Misuse for an answer to another operation."""
-    if answer.operation != question.wire.operation:
+def delivered(answer: Answer, operation: str, form: Form) -> Answer:
+    """The answer as whoever asked for it expects it. Raises Misuse for an answer to another operation."""
+    if answer.operation != operation:
         raise Misuse(
-            f"the recorded answer is one to `{answer.operation}`, and what is asked now is `{question.wire.operation}`",
+            f"the recorded answer is one to `{answer.operation}`, and what is asked now is `{operation}`",
             fix="let the program ask as it did, or fork the run before that decision",
         )
     if answer.status != 200:
         return answer
-    if answer.streamed != question.streamed:
-        answer = _streamed(answer) if question.streamed else _gathered(answer)
-    if question.streamed and question.wire.operation == "chat" and not question.usage_told:
+    if answer.streamed != form.streamed:
+        answer = _streamed(answer) if form.streamed else _gathered(answer)
+    if form.streamed and operation == "chat" and not form.usage:
         return replace(answer, body=b"".join(_without_usage(answer.body)))
     return answer
 
@@ -44,9 +44,10 @@ def _without_usage(body: bytes) -> Iterable[bytes]:
 
 
 def _gathered(answer: Answer) -> Answer:
-    told = [told for frame in frames_of(answer.body) if (told := told_by(frame)) is not None]
+    heard = [told_by(frame) for frame in frames_of(answer.body)]
+    told: list[JSON] = [each for each in heard if each is not None]
     gather = {"chat": _chat_whole, "responses": _response_whole, "messages": _message_whole}[answer.operation]
-    body = json.dumps(gather(told), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    body = spelt(gather(told))
     return replace(answer, kind="application/json", body=body)
 
 
@@ -90,16 +91,14 @@ def _joined(so_far: JSON, delta: JSON) -> JSON:
     if isinstance(so_far, str) and isinstance(delta, str):
         return so_far + delta
     if isinstance(delta, list) and (so_far is None or isinstance(so_far, list)):
-        grown = list(so_far or ())
+        grown: list[JSON] = list(so_far or ())
         for item in delta:
             index = part(item, "index")
-            like = next(
-                (at for at, other in enumerate(grown) if index is not None and part(other, "index") == index), None
-            )
-            if like is None:
+            like = [at for at, other in enumerate(grown) if part(other, "index") == index]
+            if index is None or not like:
                 grown.append(item)
             else:
-                grown[like] = _joined(grown[like], item)
+                grown[like[0]] = _joined(grown[like[0]], item)
         return grown
     return delta
 
@@ -108,7 +107,8 @@ _SAID_ONCE = frozenset({"id", "index", "type", "role", "name"})
 
 
 def _response_whole(told: list[JSON]) -> JSON:
-    return next((found for each in reversed(told) if (found := part(each, "response")) is not None), {})
+    responses = [part(each, "response") for each in told]
+    return next((each for each in reversed(responses) if each is not None), None)
 
 
 def _message_whole(told: list[JSON]) -> JSON:
@@ -129,9 +129,9 @@ def _message_whole(told: list[JSON]) -> JSON:
             case _:
                 pass
     for block in blocks.values():
-        spelt = block.pop("$input", None)
-        if isinstance(spelt, str):
-            block["input"] = cast(JSON, json.loads(spelt)) if spelt else {}
+        text = block.pop("$input", None)
+        if isinstance(text, str):
+            block["input"] = cast(JSON, json.loads(text)) if text else {}
     return {**message, "content": [blocks[number] for number in sorted(blocks)]}
 
 
@@ -156,9 +156,8 @@ def _streamed(answer: Answer) -> Answer:
 
 
 def _frame(told: JSON, *, named: bool) -> bytes:
-    text = json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     name = str(part(told, "type")).encode() if named else b""
-    return (b"event: " + name + b"\n" if named else b"") + b"data: " + text + b"\n\n"
+    return (b"event: " + name + b"\n" if named else b"") + b"data: " + spelt(told) + b"\n\n"
 
 
 def _chat_chunks(whole: JSON) -> Iterable[bytes]:
@@ -212,8 +211,8 @@ def _emptied(block: dict[str, JSON]) -> tuple[JSON, list[JSON]]:
             signed: JSON = {"type": "signature_delta", "signature": block.get("signature")}
             return {**block, "thinking": "", "signature": ""}, [*deltas, signed]
         case "tool_use":
-            spelt = json.dumps(block.get("input"), ensure_ascii=False, separators=(",", ":"))
-            return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": spelt}]
+            text = spelt(block.get("input")).decode("utf-8", "replace")
+            return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": text}]
         case _:
             return block, []
 

@@ -23,7 +23,7 @@ MEDIA_TOKENS = 10_000  # for an image, a sound or a file: their size tells littl
 MOST_CHOICES = 128
 
 Protocol: TypeAlias = Literal["openai", "anthropic"]
-_STREAMING = ("stream", "stream_options")
+BETAS = "anthropic-beta"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ WIRES = {
         fields=_names(
             "model messages frequency_penalty function_call functions logit_bias logprobs max_completion_tokens "
             "max_tokens metadata n parallel_tool_calls presence_penalty prompt_cache_key prompt_cache_retention "
-            "reasoning_effort response_format safety_identifier seed stop store stream stream_options temperature "
+            "reasoning_effort response_format safety_identifier seed stop store temperature "
             "tool_choice tools top_logprobs top_p user verbosity"
         ),
         limits=("max_completion_tokens", "max_tokens"),
@@ -66,8 +66,8 @@ WIRES = {
         path="/responses",
         fields=_names(
             "model input include instructions max_output_tokens max_tool_calls metadata parallel_tool_calls "
-            "prompt_cache_key prompt_cache_retention reasoning safety_identifier store stream stream_options "
-            "temperature text tool_choice tools top_logprobs top_p truncation user"
+            "prompt_cache_key prompt_cache_retention reasoning safety_identifier store temperature "
+            "text tool_choice tools top_logprobs top_p truncation user"
         ),
         limits=("max_output_tokens",),
         tools=("function", "custom", "local_shell", "apply_patch", "computer_use_preview", "computer"),
@@ -78,7 +78,7 @@ WIRES = {
         protocol="anthropic",
         path="/v1/messages",
         fields=_names(
-            "model messages cache_control max_tokens metadata output_config output_format stop_sequences stream system "
+            "model messages cache_control max_tokens metadata output_config output_format stop_sequences system "
             "temperature thinking tool_choice tools top_k top_p"
         ),
         limits=("max_tokens",),
@@ -91,62 +91,101 @@ WIRES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What may be asked: `models` with the most tokens of an answer of each; `fields` and `tools` beyond those of the
-    protocol; `elsewhere`: whether a request may name what lies elsewhere (a URL, a file or an item at the provider)."""
+    protocol; `betas` by name; `elsewhere`: whether a request may name what lies elsewhere (a URL, a file or an item at
+    the provider)."""
 
     models: Mapping[str, int]
     fields: Collection[str] = ()
     tools: Collection[str] = ()
+    betas: Collection[str] = ()
     elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How an answer is to come. `streamed`: as a stream; `usage`: one of chat completions ends in a chunk of usage;
+    `options`: what else the agent says of its stream."""
+
+    streamed: bool = False
+    usage: bool = False
+    options: Mapping[str, JSON] = field(default_factory=dict[str, JSON])
+
+
+WHOLE = Form()
+
+
+def take_form(body: dict[str, JSON]) -> Form:
+    """Take out of a request what does not change what it asks. Raises BadCall."""
+    streamed, options = body.pop("stream", None), body.pop("stream_options", None)
+    if not isinstance(streamed, bool | None) or not isinstance(options, dict | None):
+        raise BadCall("`stream` is true or false, and `stream_options` an object")
+    options = dict(options or {})
+    usage = options.pop("include_usage", False)
+    return Form(streamed=bool(streamed), usage=usage is True, options=options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A request that may be sent. `asked` is what it asks, however it is to be answered; `body` what is sent.
-    `streamed`: the agent wants a stream, and in one of chat completions, if `usage_told`, a last chunk of usage.
-    `input_most`, `output_most`: tokens. `betas`: what `anthropic-beta` says."""
+    """What is asked, and may be: `asked` as the agent says it, `sent` as the provider is told, `betas` what it is told
+    beside it. At most so many tokens are read for it and answered: `input_most`, `output_most`."""
 
     wire: Wire
     model: str
     asked: Mapping[str, JSON]
-    body: bytes
-    streamed: bool
-    usage_told: bool
+    sent: Mapping[str, JSON]
+    betas: str
     input_most: int
     output_most: int
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def body(self, form: Form) -> bytes:
+        """What is sent. A stream of chat completions always tells its usage."""
+        told = dict(self.sent)
+        if form.streamed:
+            options = dict(form.options)
+            if self.wire.operation == "chat":
+                options["include_usage"] = True
+            told |= {"stream": True, **({"stream_options": options} if options else {})}
+        return spelt(told)
 
 
-def read_question(wire: Wire, data: bytes, terms: Terms) -> Question:
-    """The request of these bytes. Raises BadCall for what cannot be understood in one way only or is not allowed,
-    Unknown for a model that is not declared."""
-    body = read_object(data)
-    model = body.get("model")
+def spelt(value: JSON) -> bytes:
+    """The JSON text of a value that came as JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def read_question(wire: Wire, asked: Mapping[str, JSON], terms: Terms) -> Question:
+    """What these fields ask, and `anthropic-beta` with them. Raises BadCall for what is not allowed, Unknown for a
+    model that is not declared."""
+    sent = dict(asked)
+    betas = sent.pop(BETAS, "")
+    model = sent.get("model")
     if not isinstance(model, str) or model not in terms.models:
         known = ", ".join(sorted(terms.models))
-        raise Unknown(f"the model `{_shown(model)}` is not declared", fix=f"ask one of: {known}")
-    _check_fields(wire, body, terms)
-    _check_tools(wire, body, terms)
-    media = sum(_look(body.get(name), name, terms) for name in wire.texts)
-    output = _bound(wire, body, terms.models[model])
-    streamed, options = body.get("stream", False), body.get("stream_options")
-    if not isinstance(streamed, bool | None):
-        raise BadCall("`stream` is true or false")
-    if not isinstance(options, dict | None):
-        raise BadCall("`stream_options` is an object")
-    asked = {name: value for name, value in body.items() if name not in _STREAMING}
-    if streamed and wire.operation == "chat":
-        body["stream_options"] = {**(options or {}), "include_usage": True}
-    sent = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        raise Unknown(f"the model `{shown(model)}` is not declared", fix=f"ask one of: {known}")
+    _check_betas(betas, terms)
+    _check_fields(wire, sent, terms)
+    _check_tools(wire, sent, terms)
+    media = sum(_look(sent.get(name), terms) for name in wire.texts)
+    output = _bound(wire, sent, terms.models[model])
     return Question(
         wire=wire,
         model=model,
         asked=asked,
-        body=sent,
-        streamed=bool(streamed),
-        usage_told=bool((options or {}).get("include_usage")),
-        input_most=len(sent) + HIDDEN_TOKENS + media * MEDIA_TOKENS,
+        sent=sent,
+        betas=str(betas),
+        input_most=len(spelt(sent)) + HIDDEN_TOKENS + media * MEDIA_TOKENS,
         output_most=output,
     )
+
+
+def _check_betas(betas: JSON, terms: Terms) -> None:
+    names = betas.split(",") if isinstance(betas, str) else [shown(betas)]
+    for name in filter(None, (each.strip() for each in names)):
+        if name not in terms.betas:
+            raise BadCall(
+                f"the beta `{shown(name)}` is not allowed",
+                fix="leave it out, or name it in `betas` of the upstream",
+            )
 
 
 def read_object(data: bytes) -> dict[str, JSON]:
@@ -172,7 +211,7 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise _Twice(f"`{_shown(next(name for name in names if names.count(name) > 1))}` stands twice in one object")
+        raise _Twice(f"`{shown(next(name for name in names if names.count(name) > 1))}` stands twice in one object")
     return found
 
 
@@ -184,7 +223,7 @@ def _check_fields(wire: Wire, body: Mapping[str, JSON], terms: Terms) -> None:
     for name, value in body.items():
         if name not in wire.fields and name not in terms.fields and value is not None:
             raise BadCall(
-                f"the field `{_shown(name)}` is not one that may be asked for",
+                f"the field `{shown(name)}` is not one that may be asked for",
                 fix="leave it out, or name it in `fields` of the upstream",
             )
 
@@ -201,15 +240,15 @@ def _check_tools(wire: Wire, body: Mapping[str, JSON], terms: Terms) -> None:
         own = any(kind == name or (name.endswith("_") and kind.startswith(name)) for name in wire.tools)
         if not own and kind not in terms.tools:
             raise BadCall(
-                f"a tool of the type `{_shown(kind)}` is carried out by the provider, where nobody judges it",
+                f"a tool of the type `{shown(kind)}` is carried out by the provider, where nobody judges it",
                 fix="leave it out, or name it in `tools` of the upstream",
             )
 
 
-def _look(value: JSON, where: str, terms: Terms) -> int:
+def _look(value: JSON, terms: Terms) -> int:
     """How many images, sounds and files are in it. Raises BadCall if it names what lies elsewhere."""
     if isinstance(value, list | tuple):
-        return sum(_look(item, where, terms) for item in value)
+        return sum(_look(item, terms) for item in value)
     if not isinstance(value, dict):
         return 0
     kind, media = value.get("type"), 0
@@ -221,7 +260,7 @@ def _look(value: JSON, where: str, terms: Terms) -> int:
         if (link and isinstance(text, str) and not text.startswith("data:")) or (name == "file_id" and item):
             _elsewhere(name, terms)
         media += link or name in ("input_audio", "file_data", "file_id") or (name == "type" and item == "base64")
-        media += _look(item, where, terms)
+        media += _look(item, terms)
     if kind == "item_reference":
         _elsewhere("item_reference", terms)
     return media
@@ -250,7 +289,28 @@ def _whole(name: str, value: JSON, most: int) -> int:
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A name out of a request as it may stand in an error."""
     text = value if isinstance(value, str) else type(value).__name__
     return ascii(text)[1:-1][:80]
+
+
+# --- errors, as a provider words them ---
+
+_KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def error_of(protocol: Protocol, status: int, what: str, code: str) -> dict[str, JSON]:
+    """An error in the provider's own form."""
+    kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+    if protocol == "anthropic":
+        return {"type": "error", "error": {"type": kind, "message": what}, "request_id": None}
+    return {"error": {"message": what, "type": kind, "param": None, "code": code}}

@@ -1,0 +1,335 @@
+"""The model door: an unmodified SDK of OpenAI or Anthropic is pointed at it, with its capability as the API key.
+
+Rules
+1. An answer is passed on as it comes, but its end only when it is recorded: nobody can act on an answer that a crash
+   would make another one. What was recorded before is given at once.
+2. A client that is gone does not end its question: the answer is heard to the end and recorded. Who then asks the same
+   again, or says that it asks once more (an SDK's retry), is given that answer.
+3. What goes wrong is told in the provider's own form. A stream that broke off is cut: no SDK takes it for whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from aiohttp import web
+
+from holdfast.core.canonical import JSON, canonical
+from holdfast.errors import BadCall, HoldfastError, Unknown, Waiting
+from holdfast.gateway.doors.native import Unshown, bytes_of, send, visiting
+from holdfast.gateway.doors.told import told
+from holdfast.gateway.gate import Gate, Visit
+from holdfast.gateway.receipt import Receipt
+from holdfast.gateway.upstreams import Declined, Prepared, Reply
+from holdfast.gateway.upstreams.model import ModelSystem, ModelUpstream
+from holdfast.gateway.upstreams.model_answer import Answer, read_answer
+from holdfast.gateway.upstreams.model_forms import delivered
+from holdfast.gateway.upstreams.model_hearing import JSON_TYPE, Tap
+from holdfast.gateway.upstreams.model_wire import (
+    BETAS,
+    LARGEST_ASKED,
+    WIRES,
+    Form,
+    Protocol,
+    Wire,
+    error_of,
+    read_object,
+    shown,
+    spelt,
+    take_form,
+)
+from holdfast.gateway.ward import Told
+
+DOOR = "model"
+LANE = "x-holdfast-lane"
+REMEMBERED = 4096  # answers that were not delivered; keys of requests
+_LANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,99}")
+_RETRIED = {429, 502, 503}
+
+
+def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
+    """The door's routes, on a listener of `run`, or on one that is shared (None). `/model/NAME/…` is the upstream of
+    that name; without it, the one that declares the model. OpenAI's SDK is pointed at `…/v1`, Anthropic's at what is
+    before it."""
+    door = _ModelDoor(gate, run)
+    return [
+        route
+        for before in ("", "/model/{system}")
+        for route in (
+            web.post(f"{before}/v1/chat/completions", door.chat),
+            web.post(f"{before}/v1/responses", door.responses),
+            web.post(f"{before}/v1/messages", door.messages),
+            web.get(f"{before}/v1/models", door.models),
+            web.get(f"{before}/v1/models/{{model:.+}}", door.models),
+        )
+    ]
+
+
+@dataclass(slots=True)
+class _Waiters:
+    """Who waits for which answer, and which answer did not reach whoever asked for it."""
+
+    asking: dict[object, list[web.Request]] = field(default_factory=dict[object, list[web.Request]])
+    lost: dict[object, None] = field(default_factory=dict[object, None])
+    keys: dict[object, object] = field(default_factory=dict[object, object])
+
+    def resent(self, question: object, request: web.Request, ward: object) -> bool:
+        """Whether this question is one that was asked before and whose answer did not come."""
+        given = request.headers.get("idempotency-key")
+        known = given is not None and self.keys.get((ward, given)) == question
+        if given is not None:
+            _remember(self.keys, (ward, given), question)
+        marked = request.headers.get("x-stainless-retry-count", "0").strip() not in ("0", "")
+        return marked or known or question in self.lost or any(map(_gone, self.asking.get(question, ())))
+
+    def begin(self, question: object, request: web.Request) -> None:
+        """Somebody asks."""
+        self.lost.pop(question, None)
+        self.asking.setdefault(question, []).append(request)
+
+    def end(self, question: object, request: web.Request, *, reached: bool) -> None:
+        """Somebody was answered, or is gone."""
+        waiting = self.asking[question]
+        waiting.remove(request)
+        if not waiting:
+            del self.asking[question]
+        if not reached:
+            _remember(self.lost, question, None)
+
+
+class _ModelDoor:
+    def __init__(self, gate: Gate, run: str | None) -> None:
+        self._gate = gate
+        self._run = run
+        self._waiters = _Waiters()
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answered(request, WIRES["chat"])
+
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        return await self._answered(request, WIRES["responses"])
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        return await self._answered(request, WIRES["messages"])
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        protocol: Protocol = "anthropic" if "anthropic-version" in request.headers else "openai"
+        try:
+            async with visiting(self._gate, self._run, request, DOOR) as visit:
+                allowed = {
+                    name: system.name
+                    for system in self._systems(request, protocol)
+                    for name in system.config.models
+                    if any(_covers(visit, f"{system.name}.{operation}") for operation in system.operations())
+                }
+            return await send(request, _listing(protocol, allowed, request.match_info.get("model")))
+        except (HoldfastError, Waiting) as error:
+            return await send(request, _refused(protocol, error))
+
+    async def _answered(self, request: web.Request, wire: Wire) -> web.StreamResponse:
+        try:
+            async with visiting(self._gate, self._run, request, DOOR) as visit:
+                asked, form, system = await self._read(request, wire, visit)
+                prepared = await self._gate.prepare(visit, system.name, wire.operation, asked)
+                return await _Answering(self._waiters, request, visit, prepared, form).answer()
+        except _TooLarge as error:
+            return await send(request, _refused(wire.protocol, error, 413))
+        except (HoldfastError, Waiting) as error:
+            return await send(request, _refused(wire.protocol, error))
+
+    async def _read(self, request: web.Request, wire: Wire, visit: Visit) -> tuple[dict[str, JSON], Form, ModelSystem]:
+        """What is asked, how it is to be answered, and by whom. What cannot be read is refused, and the log says so."""
+        try:
+            asked = read_object(await _body(request))
+            form = take_form(asked)
+            if wire.protocol == "anthropic" and (betas := request.headers.get(BETAS)):
+                asked[BETAS] = betas
+            return asked, form, self._system(request, wire, asked)
+        except HoldfastError as error:
+            await visit.ward.refuse(f"{DOOR}.{wire.operation}", "", f"door {DOOR}", error.what)
+            raise
+
+    def _systems(self, request: web.Request, protocol: Protocol) -> list[ModelSystem]:
+        named = request.match_info.get("system")
+        return [
+            system
+            for name, system in self._gate.systems.items()
+            if isinstance(system, ModelSystem) and system.config.protocol == protocol and named in (None, name)
+        ]
+
+    def _system(self, request: web.Request, wire: Wire, asked: Mapping[str, JSON]) -> ModelSystem:
+        """The first that declares the model; the first at all, which then says no."""
+        systems = self._systems(request, wire.protocol)
+        if not systems:
+            raise Unknown(f"no upstream of the kind `model` speaks as `{wire.protocol}` here")
+        return next((each for each in systems if asked.get("model") in each.config.models), systems[0])
+
+
+class _TooLarge(BadCall):
+    """413."""
+
+
+class _Answering:
+    """One request, from the question to the last byte of the answer."""
+
+    def __init__(self, waiters: _Waiters, request: web.Request, visit: Visit, prepared: Prepared, form: Form) -> None:
+        upstream = prepared.upstream
+        assert isinstance(upstream, ModelUpstream), "a system of models prepares questions"
+        self._waiters = waiters
+        self._request = request
+        self._visit = visit
+        self._prepared = prepared
+        self._form = form
+        self._wire = upstream.question.wire
+        self._upstream = upstream
+        self._tap = Tap(usage=form.usage)
+        self._response: web.StreamResponse | None = None
+        self._sent = 0
+
+    async def answer(self) -> web.StreamResponse:
+        """Ask, and pass on what comes."""
+        lane = self._request.headers.get(LANE, "main")
+        if not _LANE.fullmatch(lane):
+            raise BadCall(f"`{LANE}` names no lane", fix="use letters, digits and . _ / : -")
+        ward, name = self._visit.ward, self._prepared.contract.name
+        digest = hashlib.sha256(canonical(cast("JSON", dict(self._prepared.args)))).digest()
+        question = (id(ward), lane, name, digest)
+        resent = self._waiters.resent(question, self._request, id(ward))
+        self._waiters.begin(question, self._request)
+        reached = False
+        try:
+            deciding = asyncio.ensure_future(
+                ward.decide(self._visit.right, self._prepared, self._ask, lane=lane, resend=resent)
+            )
+            deciding.add_done_callback(lambda _: self._tap.news.set())
+            try:
+                await self._pass_on(deciding)
+                answer = read_answer((await deciding).reply.data, self._wire.operation)
+                done = await self._give(delivered(answer, self._wire.operation, self._form))
+            except (HoldfastError, Waiting) as error:
+                done = await self._fail(error)
+            reached = not _gone(self._request)
+            return done
+        finally:
+            self._waiters.end(question, self._request, reached=reached)
+
+    async def _ask(self, receipt: Receipt) -> Reply:
+        return await self._upstream.ask(self._form, receipt, self._tap)
+
+    async def _pass_on(self, deciding: asyncio.Future[Told]) -> None:
+        """Pass on what may be passed on, until the answer is decided. Where the client is gone, nothing is."""
+        tap = self._tap
+        while not deciding.done():
+            await tap.news.wait()
+            tap.news.clear()
+            if self._form.streamed and tap.begun is not None and len(tap.passed) > self._sent:
+                with contextlib.suppress(ConnectionError):
+                    await self._write(tap.begun, bytes(tap.passed[self._sent :]))
+                self._sent = len(tap.passed)
+
+    async def _write(self, begun: Answer, data: bytes) -> web.StreamResponse:
+        if self._response is None:
+            self._response = web.StreamResponse(status=begun.status, headers=_headers(begun))
+            await self._response.prepare(self._request)
+        if data:
+            await self._response.write(data)
+        return self._response
+
+    async def _give(self, answer: Answer) -> web.StreamResponse:
+        """The answer, or what is left of it."""
+        if self._sent and not answer.body.startswith(self._tap.passed[: self._sent]):
+            return await self._cut("the answer is another one than what was passed on")
+        if not answer.streamed:
+            whole = web.Response(status=answer.status, body=answer.body, headers=_headers(answer))
+            return await send(self._request, whole)
+        response = await self._write(answer, answer.body[self._sent :])
+        await response.write_eof()
+        return response
+
+    async def _fail(self, error: HoldfastError | Waiting) -> web.StreamResponse:
+        if isinstance(error, Declined):
+            said = read_answer(error.reply.data, self._wire.operation)
+            if said.status != 200 and self._response is None:
+                return await self._give(said)
+            if said.status == 200 and said.streamed == self._form.streamed:  # an error in the midst of an answer
+                return await self._give(delivered(said, self._wire.operation, self._form))
+        if self._response is None:
+            return await send(self._request, _refused(self._wire.protocol, error))
+        return await self._cut(error.what)
+
+    async def _cut(self, why: str) -> web.StreamResponse:
+        """End a stream so that nobody takes it for whole: an error in the provider's form, and no end."""
+        assert self._response is not None, "something was passed on"
+        told_so = error_of(self._wire.protocol, 502, why, "upstream_broken")
+        if self._wire.operation == "responses":
+            told_so |= {"type": "error", "code": "upstream_broken", "message": why, "param": None}
+        named = b"" if self._wire.operation == "chat" else b"event: error\n"
+        await self._response.write(named + b"data: " + spelt(told_so) + b"\n\n")
+        if self._request.transport is not None:
+            self._request.transport.close()
+        return self._response
+
+
+def _remember(among: dict[object, object] | dict[object, None], key: object, value: object) -> None:
+    cast("dict[object, object]", among)[key] = value
+    if len(among) > REMEMBERED:
+        among.pop(next(iter(among)))
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _covers(visit: Visit, tool: str) -> bool:
+    return visit.right.terms.covers(tool, {}) is None or bool(visit.right.terms.limits)
+
+
+async def _body(request: web.Request) -> bytes:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise BadCall("the request is packed", fix="send it plain")
+    try:
+        return await bytes_of(request, LARGEST_ASKED)
+    except BadCall as error:
+        raise _TooLarge(error.what, fix=error.fix) from None
+
+
+def _headers(answer: Answer) -> dict[str, str]:
+    more = {"cache-control": "no-cache"} if answer.streamed else {}
+    return {"content-type": answer.kind, **answer.headers, **more}
+
+
+def _listing(protocol: Protocol, allowed: Mapping[str, str], one: str | None) -> web.Response:
+    """The models that may be asked, or one of them, as the provider lists them."""
+    items: list[JSON] = [_item(protocol, name, allowed[name]) for name in sorted(allowed)]
+    if one is not None:
+        if one not in allowed:
+            raise Unknown(f"the model `{shown(one)}` is not declared")
+        return web.json_response(_item(protocol, one, allowed[one]))
+    if protocol == "openai":
+        return web.json_response({"object": "list", "data": items})
+    ends = {"first_id": min(allowed, default=None), "last_id": max(allowed, default=None)}
+    return web.json_response({"data": items, "has_more": False, **ends})
+
+
+def _item(protocol: Protocol, name: str, system: str) -> JSON:
+    if protocol == "openai":
+        return {"id": name, "object": "model", "created": 0, "owned_by": system}
+    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+
+
+def _refused(protocol: Protocol, error: HoldfastError | Waiting, status: int | None = None) -> web.Response:
+    about = told(error)
+    if status is None:
+        status = 401 if isinstance(error, Unshown) else 404 if isinstance(error, Unknown) else about.status
+    place, mend = f" [{about.where}]" if about.where else "", f" (fix: {about.fix})" if about.fix else ""
+    headers = {"x-should-retry": "true" if status in _RETRIED else "false"}
+    if about.retry_s is not None:
+        headers["retry-after"] = str(about.retry_s)
+    body = error_of(protocol, status, f"{about.what}{place}{mend}", about.kind)
+    return web.Response(status=status, body=spelt(body), headers={"content-type": JSON_TYPE, **headers})
