@@ -11,22 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import aiohttp
 
 from holdfast.core.effect import legible
 from holdfast.errors import NotHappened
-from holdfast.gateway.upstreams.mcp_peer import STATELESS, About, Answer, Unclear, cleaned, later, parsed
+from holdfast.gateway.upstreams.mcp_peer import STATELESS, About, Answer, Clean, Hear, Unclear, cleaned, later, parsed
 from holdfast.gateway.upstreams.mcp_wire import LARGEST, Feed, Malformed, Message
 
 UNPROVEN = frozenset({408, 409, 423, 425})
 VISIT = "Mcp-Session-Id"
 GOODBYE_S = 5.0
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
-
-Clean = Callable[[bytes], bytes]
-Hear = Callable[[Message], bytes | None]
 
 
 class Gone(NotHappened):
@@ -49,6 +46,10 @@ class HttpLink:
     def alive(self) -> bool:
         """Always: there is nothing to lose."""
         return not self._client.closed
+
+    def at_work(self, id: bytes) -> bool:
+        """Never: it is not carried out here."""
+        return False
 
     async def exchange(self, id: bytes, message: bytes, about: About, hear: Hear) -> Answer:
         """As `Link.exchange`. Raises Gone where the conversation has to be opened anew."""

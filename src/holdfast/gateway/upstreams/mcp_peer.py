@@ -42,6 +42,8 @@ OWN_META = "io.modelcontextprotocol/"
 _told = logging.getLogger("holdfast")
 
 Heard = Callable[[bytes], object]
+Hear = Callable[[Message], bytes | None]
+Clean = Callable[[bytes], bytes]
 
 
 class Unclear(Exception):  # noqa: N818 - it says what is known: nothing
@@ -73,7 +75,11 @@ class Link(Protocol):
         """Whether it can carry anything more."""
         ...
 
-    async def exchange(self, id: bytes, message: bytes, about: About, hear: Callable[[Message], bytes | None]) -> Answer:
+    def at_work(self, id: bytes) -> bool:
+        """Whether a request that nobody waits for any more may still be carried out here, by a process of ours."""
+        ...
+
+    async def exchange(self, id: bytes, message: bytes, about: About, hear: Hear) -> Answer:
         """Send a request, and wait for its answer. Messages that come meanwhile go to `hear`, which may answer them.
         Raises NotHappened and RetryAfter where the server certainly did nothing, else Unclear."""
         ...
@@ -98,6 +104,7 @@ class Peer:
         self.stale = True
         self.listed_s = 0.0
         self._ids = itertools.count(1)
+        self._sent: dict[str, bytes] = {}
         self._heard: dict[int, tuple[JSON, Heard | None]] = {}
 
     async def open(self, protocol: str) -> None:
@@ -155,10 +162,10 @@ class Peer:
         return result if isinstance(result, dict) else None
 
     async def ask(
-        self, method: str, params: Mapping[str, JSON], *, token: JSON = None, heard: Heard | None = None
+        self, method: str, params: Mapping[str, JSON], *, key: str = "", token: JSON = None, heard: Heard | None = None
     ) -> Answer:
         """The answer to a request. `heard` is given the notifications that belong to it, with `token` as the token of
-        its progress. Raises as `Link.exchange`."""
+        its progress; `key` is what `running` is asked for. Raises as `Link.exchange`."""
         number = next(self._ids)
         meta = dict(cast("dict[str, JSON]", params.get("_meta") or {}))
         if token is not None:
@@ -173,11 +180,22 @@ class Peer:
         id = b"%d" % number
         message = request(id, method, whole)
         self._heard[number] = (token, heard)
+        if key:
+            self._sent[key] = id
         try:
             about = self._about(method, params)
             return await self.link.exchange(id, message, about, lambda other: self.hear(other, number))
         finally:
             del self._heard[number]
+            self.running(key)
+
+    def running(self, key: str) -> bool:
+        """Whether a request with this key may still be carried out, by a process of ours."""
+        id = self._sent.get(key)
+        if id is None or self.link.at_work(id):
+            return id is not None
+        del self._sent[key]
+        return False
 
     def _about(self, method: str, params: Mapping[str, JSON] | None = None) -> About:
         named = (params or {}).get("name", (params or {}).get("uri", ""))
@@ -222,7 +240,7 @@ def _hello(version: str) -> dict[str, JSON]:
     return {"protocolVersion": version, "capabilities": {}, "clientInfo": _CLIENT}
 
 
-def cleaned(data: bytes, clean: Callable[[bytes], bytes]) -> bytes:
+def cleaned(data: bytes, clean: Clean) -> bytes:
     """A message of a server without what has to be scrubbed, in whatever way the message spells it."""
     data = clean(data)
     if b"\\" not in data:

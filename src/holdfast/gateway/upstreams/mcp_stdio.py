@@ -1,9 +1,9 @@
-"""MCP with a server that the gateway runs: one message a line, on the pipes of its process.
+"""MCP with a server that the gateway runs: one message a line, on a socket that is its standard input and output.
 
 Rules
 1. The server's environment is what its configuration declares, and nothing else.
 2. A request that nobody waits for any more counts as at work until it is answered or the process has ended.
-3. What the process writes is scrubbed before anybody reads it, its complaints included.
+3. What the process writes is scrubbed before anybody reads it. Its complaints (stderr) are read by nobody.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from holdfast.core.effect import legible
 from holdfast.errors import NotHappened
-from holdfast.gateway.upstreams.mcp_peer import About, Answer, Unclear, cleaned, parsed
+from holdfast.gateway.upstreams.mcp_peer import About, Answer, Clean, Hear, Unclear, cleaned, parsed
 from holdfast.gateway.upstreams.mcp_wire import LARGEST, Message
 
 GOODBYE_S = 2.0
 _told = logging.getLogger("holdfast")
-
-Clean = Callable[[bytes], bytes]
-Hear = Callable[[Message], bytes | None]
 
 
 class Running(Protocol):
@@ -40,11 +39,10 @@ class Running(Protocol):
 
 
 class Start(Protocol):
-    """Starts a program with exactly this environment on these pipes. Raises Misuse or OSError; then nothing runs."""
+    """Starts a program with exactly this environment, and this descriptor as its standard input and output. Raises
+    Misuse or OSError; then nothing runs."""
 
-    async def __call__(
-        self, argv: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
-    ) -> Running:
+    async def __call__(self, command: Sequence[str], environment: Mapping[str, str], fd: int, /) -> Running:
         """The running program."""
         ...
 
@@ -52,7 +50,7 @@ class Start(Protocol):
 class _Plain:
     """A plain process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
 
     async def wait(self) -> int:
@@ -63,13 +61,11 @@ class _Plain:
             self._process.kill()
 
 
-async def plainly(
-    argv: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
-) -> Running:
+async def plainly(command: Sequence[str], environment: Mapping[str, str], fd: int, /) -> Running:
     """Start a program as a plain process beside the gateway: for servers that are as trusted as the gateway itself."""
     return _Plain(
         await asyncio.create_subprocess_exec(
-            *argv, env=dict(environment), stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+            *command, env=dict(environment), stdin=fd, stdout=fd, stderr=DEVNULL, start_new_session=True
         )
     )
 
@@ -79,15 +75,14 @@ class StdioLink:
 
     def __init__(self, name: str, clean: Clean) -> None:
         self.name = name
-        self.hear: Hear = lambda _message: None
+        self.hear: Hear = _nothing
         self._clean = clean
         self._asked: dict[bytes, asyncio.Future[Message]] = {}
         self._running: Running | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._pieces: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._complaint = ""
 
     @property
     def alive(self) -> bool:
@@ -98,68 +93,64 @@ class StdioLink:
         """Whether a request has not been answered yet, by a process that still runs."""
         return self.alive and id in self._asked
 
-    async def start(self, start: Start, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    async def start(self, start: Start, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the server. Raises NotHappened."""
-        (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = os.pipe(), os.pipe(), os.pipe()
+        ours, theirs = socket.socketpair()
         try:
-            self._running = await start(argv, environment, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err)
-        except Exception as error:
-            for fd in (ours_in, ours_out, ours_err):
-                os.close(fd)
+            fd = os.dup(theirs.fileno())
+            try:
+                self._running = await start(command, environment, fd)
+            finally:
+                with contextlib.suppress(OSError):  # whoever starts it may have closed it
+                    os.close(fd)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
+            ours.close()
             raise NotHappened(f"the server `{self.name}` could not be started: {legible(error, 300)}") from None
         finally:
-            for fd in (theirs_in, theirs_out, theirs_err):
-                os.close(fd)
-        loop = asyncio.get_running_loop()
-        out, complaints = asyncio.StreamReader(LARGEST + 2), asyncio.StreamReader(65_536)
-        for fd, reader in ((ours_out, out), (ours_err, complaints)):
-            await loop.connect_read_pipe(lambda reader=reader: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb"))
-        transport, protocol = await loop.connect_write_pipe(
-            lambda: asyncio.streams.FlowControlMixin(loop), os.fdopen(ours_in, "wb")
-        )
-        self._writer = asyncio.StreamWriter(transport, protocol, None, loop)
-        self._pieces = [loop.create_task(piece) for piece in (self._listen(out), self._complain(complaints))]
+            theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=ours, limit=LARGEST + 2)
+        self._listening = asyncio.create_task(self._listen(reader, self._running))
 
     async def exchange(self, id: bytes, message: bytes, about: About, hear: Hear) -> Answer:
         """As `Link.exchange`."""
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._asked[id] = future  # it stays when nobody waits any more: rule 2
-        await self._write(message)
+        await self._write(message, id, future)
         ended = asyncio.ensure_future(self._ended.wait())
         try:
             await asyncio.wait([future, ended], return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
         if not future.done():
-            raise Unclear(f"the server `{self.name}` ended before it answered{self._complaint}")
+            raise Unclear(f"the server `{self.name}` ended before it answered")
         return Answer(future.result())
 
     async def tell(self, message: bytes, about: About) -> None:
         """As `Link.tell`."""
         await self._write(message)
 
-    async def _write(self, message: bytes) -> None:
-        if not self.alive or self._writer is None:
-            raise NotHappened(f"the server `{self.name}` does not run")
-        try:
-            async with self._lock:
+    async def _write(self, message: bytes, id: bytes = b"", future: asyncio.Future[Message] | None = None) -> None:
+        async with self._lock:
+            if not self.alive or self._writer is None:
+                raise NotHappened(f"the server `{self.name}` does not run")
+            if future is not None:
+                self._asked[id] = future  # it stays when nobody waits any more: rule 2
+            try:
                 self._writer.write(message + b"\n")
                 await self._writer.drain()
-        except (OSError, RuntimeError) as error:
-            raise Unclear(f"the server `{self.name}` does not listen: {legible(error, 200)}") from None
+            except (OSError, RuntimeError) as error:
+                raise Unclear(f"the server `{self.name}` does not listen: {legible(error, 200)}") from None
 
-    async def _listen(self, out: asyncio.StreamReader) -> None:
+    async def _listen(self, reader: asyncio.StreamReader, running: Running) -> None:
         try:
-            while line := await out.readline():
+            while (line := await reader.readline()).endswith(b"\n"):
                 if line.strip():
                     await self._take(line)
         except (OSError, ValueError) as error:  # ValueError: a line that is too long
             _told.warning("the server `%s` is ended: %s", self.name, legible(error, 200))
         finally:
+            running.kill()
+            await running.wait()
             self._ended.set()
-            if self._running is not None:
-                self._running.kill()
-                await self._running.wait()
 
     async def _take(self, line: bytes) -> None:
         try:
@@ -177,28 +168,18 @@ class StdioLink:
         if future is not None and not future.done():
             future.set_result(message)
 
-    async def _complain(self, complaints: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                line = await complaints.readline()
-            except ValueError:
-                continue
-            if not line:
-                return
-            text = legible(self._clean(line.strip()).decode("utf-8", "replace"), 500)
-            self._complaint = f" (it said: {text})"
-            _told.info("the server `%s` says: %s", self.name, text)
-
     async def close(self) -> None:
         """Close its input; after a moment, end it."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._running is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GOODBYE_S):
-                    await self._ended.wait()
-            self._running.kill()
-            await self._running.wait()
-        for piece in self._pieces:
-            piece.cancel()
-        await asyncio.gather(*self._pieces, return_exceptions=True)
+        if self._running is None or self._writer is None or self._listening is None:
+            return
+        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+            self._writer.write_eof()
+            async with asyncio.timeout(GOODBYE_S):
+                await self._ended.wait()
+        self._running.kill()
+        await asyncio.wait([self._listening])
+        self._writer.close()
+
+
+def _nothing(_message: Message) -> None:
+    return None
