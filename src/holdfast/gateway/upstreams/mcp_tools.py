@@ -1,0 +1,158 @@
+"""What holdfast.toml says of an MCP server, and the contracts that follow from it.
+
+Rules
+1. A tool of which nothing is declared is irreversible. What a server says of its own tools (annotations) makes a
+   contract stricter; it makes one looser only where the configuration trusts it.
+2. An error of a tool that writes does not prove that nothing happened, unless the configuration says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from holdfast.core.canonical import JSON
+from holdfast.core.contract import Contract, Drift, Level, Repeat, default_drift, default_repeat, strictest
+from holdfast.core.effect import Kind
+
+RPC = "rpc:"  # begins the operation of a request that calls no tool; no tool's name can
+READS = frozenset(
+    {
+        "initialize",
+        "server/discover",
+        "tools/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+        "prompts/list",
+        "prompts/get",
+        "completion/complete",
+        "logging/setLevel",
+    }
+)
+"""Requests that change nothing, by the protocol's own words (the last one changes what this conversation is told)."""
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class McpTool(BaseModel, extra="forbid", frozen=True):
+    """What is known of one tool of a server."""
+
+    kind: Literal["read", "idempotent", "irreversible"] | None = Field(
+        None, description="What repeating it means; nothing said: irreversible."
+    )
+    identity: tuple[str, ...] | None = Field(
+        None, description="The arguments by which two calls are the same; nothing said: all of them."
+    )
+    resource: tuple[str, ...] | None = Field(None, description="The arguments that name what it touches.")
+    repeat: Repeat | None = Field(None, description="What a further call of one identity means: once, ask or each.")
+    drift: Drift | None = Field(None, description="What to do with one identity and other arguments.")
+    approval: Level = Field(Level.NONE, description="How many people must agree: none, notify, one or two.")
+    timeout_s: Seconds | None = Field(None, description="How long an answer is waited for; nothing said: the server's.")
+    key_ttl_s: Seconds | None = Field(None, description="How long the server remembers an idempotency key.")
+    late_s: Seconds | None = Field(None, description="How late the server may still carry out what it was sent.")
+    key_argument: str | None = Field(
+        None, description="The argument that carries the idempotency key, beside `_meta`; the agent cannot set it."
+    )
+    read_only_trusted: bool = Field(False, description="Believe this tool's `readOnlyHint`.")
+    errors_prove_nothing_happened: bool | None = Field(
+        None, description="Whether an answer with `isError` proves that nothing was changed; nothing said: the server's."
+    )
+
+
+class McpConfig(BaseModel, extra="forbid", frozen=True):
+    """An MCP server: at `url` (streamable HTTP), or run by the gateway (`command`, stdio)."""
+
+    kind: Literal["mcp"]
+    url: str | None = Field(None, description="Where it is reached.")
+    headers: Mapping[str, str] = Field(
+        default_factory=dict, description="Sent with each request; `{credential:NAME}` stands for a credential."
+    )
+    command: tuple[str, ...] | None = Field(None, description="How it is started: the program and its arguments.")
+    env: Mapping[str, str] = Field(
+        default_factory=dict, description="Its whole environment; `credential:NAME` stands for a credential."
+    )
+    unsafe_no_sandbox: bool = Field(
+        False, description="Run `command` as a plain process beside the gateway: it is as trusted as the gateway."
+    )
+    protocol: Literal["auto", "2025-06-18", "2025-11-25", "2026-07-28"] = Field(
+        "auto", description="The revision of the protocol."
+    )
+    tools: Mapping[str, McpTool] = Field(default_factory=dict, description="What is known of its tools, by name.")
+    trust_annotations: bool = Field(False, description="Believe what its tools say of themselves (annotations).")
+    errors_prove_nothing_happened: bool = Field(
+        False, description="Whether an answer with `isError` proves that nothing was changed."
+    )
+    pins: str | None = Field(None, description="The file of accepted tool definitions; nothing said: NAME.pins.json.")
+    first_use: Literal["trust", "hold"] = Field(
+        "trust", description="What is done with the tools that it lists while there is no file of pins."
+    )
+    recheck_s: float = Field(30.0, ge=0, description="How old its list of tools may be when a tool is called.")
+    timeout_s: Seconds = Field(120.0, description="How long an answer is waited for.")
+    labels: frozenset[str] | None = Field(
+        None, description="Marks on what it answers; nothing said: `untrusted:NAME`."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.url is None) is (self.command is None):
+            raise ValueError("name one of `url` and `command`")
+        if self.url is not None and (self.env or self.unsafe_no_sandbox):
+            raise ValueError("`env` and `unsafe_no_sandbox` are for a server with a `command`")
+        if self.command is not None and (self.headers or not self.command):
+            raise ValueError("`headers` are for a server with a `url`; a `command` names a program")
+        return self
+
+
+def contract_of(system: str, config: McpConfig, name: str, tool: Mapping[str, JSON]) -> Contract:
+    """The contract of a tool with this accepted definition."""
+    said = config.tools.get(name, McpTool())
+    hints = tool.get("annotations")
+    hints = hints if isinstance(hints, dict) else {}
+    kind = _kind(said, hints, config.trust_annotations)
+    destructive = hints.get("destructiveHint") is True and kind is not Kind.READ
+    writes = kind is not Kind.READ
+    idempotent = kind is Kind.IDEMPOTENT
+    return Contract(
+        name=f"{system}.{name}",
+        kind=kind,
+        identity=said.identity,
+        resource=said.resource,
+        repeat=said.repeat if said.repeat is not None and writes else default_repeat(kind, said.identity),
+        drift=said.drift if said.drift is not None and writes else default_drift(kind),
+        key_ttl_ms=_ms(said.key_ttl_s) if idempotent else None,
+        late_ms=_ms(said.late_s),
+        timeout_ms=_ms(said.timeout_s or config.timeout_s),
+        approval=strictest(said.approval, Level.NOTIFY if destructive else Level.NONE),
+    )
+
+
+def contract_of_request(system: str, config: McpConfig, method: str) -> Contract:
+    """The contract of a request that calls no tool: one that the protocol does not call a read is irreversible."""
+    kind = Kind.READ if method in READS else Kind.IRREVERSIBLE
+    return Contract(
+        name=f"{system}.{RPC}{method}",
+        kind=kind,
+        repeat=default_repeat(kind, None),
+        drift=default_drift(kind),
+        timeout_ms=_ms(config.timeout_s),
+    )
+
+
+def _kind(said: McpTool, hints: Mapping[str, JSON], trusted: bool) -> Kind:
+    reads, destroys, repeats = (hints.get(f"{name}Hint") for name in ("readOnly", "destructive", "idempotent"))
+    if said.kind == "read":
+        return Kind.IRREVERSIBLE if reads is False or destroys is True else Kind.READ
+    if said.kind == "idempotent":
+        return Kind.IRREVERSIBLE if repeats is False else Kind.IDEMPOTENT
+    if said.kind is None and (trusted or said.read_only_trusted) and reads is True and destroys is not True:
+        return Kind.READ
+    if said.kind is None and trusted and repeats is True:
+        return Kind.IDEMPOTENT
+    return Kind.IRREVERSIBLE
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * 1000))
