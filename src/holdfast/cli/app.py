@@ -8,7 +8,7 @@ Rules
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated
@@ -19,7 +19,8 @@ from holdfast.cli.ending import guarded
 
 VERBS: tuple[str, ...] = (
     "run", "resume", "list", "show", "log", "drift", "approve", "refuse", "settle", "signal", "cancel", "fork",
-    "promote", "abandon", "stranded", "diff", "verify", "anchor", "export", "files", "prune", "doctor", "demo",
+    "promote", "abandon", "stranded", "diff", "verify", "anchor", "export", "files", "prune", "doctor", "gateway",
+    "cap", "demo",
 )  # fmt: skip
 
 
@@ -35,7 +36,14 @@ def program(verbs: Iterable[str] = VERBS) -> typer.Typer:
     app.callback()(_opening)
     for verb in verbs:
         module = import_module(f"holdfast.cli.{verb}")
-        app.command(verb)(guarded(module.verb))
+        inner: dict[str, Callable[..., object]] | None = getattr(module, "VERBS", None)
+        if inner is None:
+            app.command(verb)(guarded(module.verb))
+            continue
+        group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=(module.__doc__ or "").partition(": ")[2])
+        for name, each in inner.items():
+            group.command(name)(guarded(each))
+        app.add_typer(group, name=verb)
     return app
 
 

@@ -13,8 +13,12 @@ from holdfast.errors import Misuse
 
 
 def verb(
-    agent: Annotated[
-        str | None, typer.Argument(metavar="MODULE:AGENT", help="The agent; modules are looked for here first.")
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODULE:AGENT | -- CMD…",
+            help="The agent (modules are looked for here first); with --sandbox, a program of any language.",
+        ),
     ] = None,
     input: Annotated[
         str | None, typer.Option("--input", metavar="JSON", help="The task (JSON, @FILE, or - for stdin). [null]")
@@ -41,13 +45,44 @@ def verb(
     at_once: Annotated[
         int, typer.Option("--at-once", metavar="N", min=1, help="With --watch: so many runs at a time.")
     ] = 8,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Run CMD in a sandbox, behind the gateway of --config.")
+    ] = False,
+    unsafe_no_sandbox: Annotated[
+        bool, typer.Option("--unsafe-no-sandbox", help="Run CMD behind the gateway, but unconfined.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option("--agent", metavar="NAME", help="Which [agents.NAME] CMD is. [the only one]")
+    ] = None,
+    config: Annotated[
+        str, typer.Option("--config", metavar="FILE", help="The gateway's configuration.")
+    ] = "holdfast.toml",
+    read_only: Annotated[
+        list[str] | None, typer.Option("--read-only", metavar="PATH", help="A path that CMD may read; repeat.")
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --watch: try failed runs again, after growing pauses.")
     ] = False,
     store: StoreOption = None,
-) -> None:
-    """Run an agent; its answer goes to stdout as JSON. The same command with the same --id goes on after a crash."""
+) -> int:
+    """Run an agent; its answer goes to stdout as JSON. The same command with the same --id goes on after a crash.
+
+    With --sandbox, run a program of any language that reaches nothing but its workspace and the gateway's doors."""
     setting = divergence(on_divergence)
+    agent = command[0] if command else None
+    if sandbox or unsafe_no_sandbox:
+        from holdfast.cli.sandboxed import Asked, run_program
+
+        if watch or store is not None or (sandbox and unsafe_no_sandbox):
+            fix = "the store is named in the configuration; --sandbox and --unsafe-no-sandbox exclude each other"
+            raise Misuse("these options do not go together", fix=fix)
+        asked = Asked(
+            command=command or [], run=id, agent=name, config=config, read_only=read_only or [], sandbox=sandbox,
+            input=None if input is None else json_value(input, "--input"), workspace=workspace, on_divergence=setting,
+        )  # fmt: skip
+        return run_program(asked)
+    if command is not None and len(command) > 1:
+        raise Misuse("one agent is run at a time", fix="holdfast run --sandbox -- CMD … runs a program")
     if watch:
         from holdfast.cli.watch import watch_store
 
@@ -59,6 +94,7 @@ def verb(
         raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
     else:
         _run(agent, input, id, workspace, store, wait=wait, on_divergence=setting)
+    return 0
 
 
 def _run(

@@ -13,13 +13,16 @@ import contextlib
 import hmac
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, HoldfastError, Refused
 from holdfast.gateway.rights import PREFIX, Right, run_of
-from holdfast.gateway.upstreams import Hosted, Prepared, System
+from holdfast.gateway.upstreams import Prepared, System
 from holdfast.gateway.ward import Ward
 from holdfast.gateway.wards import Wards
+
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,23 @@ class Visit:
 
 
 class Gate:
-    """The declared systems and the runs of one gateway. `strict`: agents whose programs must always show a handle."""
+    """The declared systems and the runs of one gateway. `kinds`: of what kind each system is; `hosts`: which system
+    stands behind a host (`HOST:PORT`); `strict`: agents whose programs must always show a handle."""
 
-    def __init__(self, wards: Wards, systems: Mapping[str, System], strict: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        wards: Wards,
+        systems: Mapping[str, System],
+        *,
+        kinds: Mapping[str, str] = NONE,
+        hosts: Mapping[str, str] = NONE,
+        strict: frozenset[str] = frozenset(),
+    ) -> None:
         self.wards = wards
         self.systems = systems
+        self.kinds = kinds
+        self._hosts = hosts
         self._strict = strict
-        self._hosts = {
-            host: system for system in systems.values() if isinstance(system, Hosted) for host in system.hosts
-        }
         self._inside: dict[Right, set[asyncio.Task[object]]] = {}
 
     def visit(self, run: str | None, handle: str | None, door: str) -> Visit:
@@ -61,8 +72,8 @@ class Gate:
             raise Refused(why)
         return Visit(taken.ward, taken.right, door)
 
-    def system_at(self, host: str, port: int) -> System | None:
-        """The system that is declared for a host."""
+    def system_at(self, host: str, port: int) -> str | None:
+        """The name of the system that is declared for a host."""
         return self._hosts.get(f"{host}:{port}")
 
     @contextlib.contextmanager

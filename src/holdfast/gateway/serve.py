@@ -23,7 +23,7 @@ from holdfast.gateway.front import Front, Tunnel
 from holdfast.gateway.gate import Gate, handle_in
 
 HTTPS = 443
-Routes = Callable[[Gate, "str | None"], list[web.RouteDef]]
+Doors = Callable[[Gate, "str | None", int], web.Application]
 
 
 @dataclass(slots=True)
@@ -34,11 +34,12 @@ class _Open:
 
 
 class Listeners:
-    """The listeners of one gateway. `routes`: what its doors answer to, on a listener of a run, or on a shared one."""
+    """The listeners of one gateway. `doors`: what they answer to, on a listener of a run, or on a shared one (None),
+    to bodies of at most so many bytes."""
 
-    def __init__(self, gate: Gate, routes: Routes) -> None:
+    def __init__(self, gate: Gate, doors: Doors) -> None:
         self._gate = gate
-        self._routes = routes
+        self._doors = doors
         self._open: dict[str, _Open] = {}
         self._shared: list[_Open] = []
 
@@ -79,10 +80,8 @@ class Listeners:
         self._shared.clear()
 
     async def _runner(self, run: str | None) -> _Open:
-        app = web.Application(client_max_size=LARGEST_BODY)
-        app.add_routes(self._routes(self._gate, run))
         runner = web.AppRunner(
-            app, handle_signals=False, access_log=None, handler_cancellation=True, shutdown_timeout=0.1,
+            self._doors(self._gate, run, LARGEST_BODY), handle_signals=False, access_log=None, handler_cancellation=True, shutdown_timeout=0.1,
             keepalive_timeout=75, max_line_size=16 << 10, max_field_size=64 << 10,
         )  # fmt: skip
         await runner.setup()

@@ -37,6 +37,10 @@ def open_url(url: str) -> Opening:
         return Opening(MemoryStore(), secrets.token_bytes(32))
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         return _open_sqlite(url)
+    if parts.scheme == "gateway" and not parts.netloc and len(parts.path) > 1:
+        from holdfast.store.remote import RemoteStore
+
+        return Opening(RemoteStore(Path(unquote(parts.path))), secrets.token_bytes(32))
     raise Misuse(
         f"`{url}` names no store",
         fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute) or memory://",

@@ -185,6 +185,16 @@ class Unshown(Refused):
         super().__init__(error.what, where=error.where, fix=error.fix)
 
 
+async def handle_refused(
+    gate: Gate, run: str | None, request: web.Request, why: str, error: HoldfastError
+) -> web.Response:
+    """Turn a request away that is for no door; where the run is known, its log says so."""
+    taken = None if run is None else gate.wards.by_run.get(run)
+    if taken is not None:
+        await taken.ward.refuse("holdfast.door", why, "door", why)
+    return await send(request, web.json_response(told(error).body(), status=403))
+
+
 async def send(request: web.Request, response: web.Response) -> web.Response:
     """Write a response to its last byte. Raises what the connection raises when the client is gone."""
     await response.prepare(request)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract
@@ -106,14 +106,4 @@ class System(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and processes."""
-        ...
-
-
-@runtime_checkable
-class Hosted(Protocol):
-    """A system that programs know by the names of its hosts."""
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """Its hosts as `HOST:PORT`, in their canonical spelling."""
         ...

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from holdfast.gateway.dial import Dialer
     from holdfast.gateway.vault import Vault
 
 
@@ -41,7 +42,7 @@ class Kit:
     nothing that lasts. `start`: starts a program in a sandbox; None: nothing that needs one may be opened."""
 
     vault: Vault
-    dialer: Any
+    dialer: Dialer
     folder: Path = field(default_factory=Path)
     state: Path | None = None
     start: Start | None = None

@@ -1,0 +1,82 @@
+"""All doors of a listener, and how a request finds its own.
+
+Rules
+1. A system is reached by its name in the path, or, where a program believes that it speaks to a host, by that host.
+2. A request that says a host (through a tunnel, or as to a proxy) is never taken for one to the gateway itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+
+from aiohttp import web
+from yarl import URL
+
+from holdfast.errors import BadCall
+from holdfast.gateway.doors.native import handle_refused
+from holdfast.gateway.front import tunnels
+from holdfast.gateway.gate import Gate
+
+_DOORS = ("native", "model", "mcp", "http", "aws")
+_KINDS = frozenset({"model", "mcp", "http", "aws"})
+"""Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
+
+
+def application(gate: Gate, run: str | None, largest_body: int) -> web.Application:
+    """All doors, on a listener of `run`, or on one that is shared."""
+    app = web.Application(client_max_size=largest_body, middlewares=[_finding(gate, run)])
+    for name in _DOORS:
+        app.add_routes(import_module(f"holdfast.gateway.doors.{name}").routes(gate, run))
+    app.router.add_get("/healthz", _alive)
+    return app
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _finding(gate: Gate, run: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    @web.middleware
+    async def find(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = _host_of(request)
+        if host is None:
+            if request.match_info.http_exception is None:
+                return await handler(request)
+            why = BadCall("there is no such door", fix="see docs/gateway.md for the paths of the doors")
+            return await handle_refused(gate, run, request, f"there is no door at `{request.raw_path[:200]}`", why)
+        name = gate.system_at(*host)
+        if name is None or gate.kinds.get(name) not in _KINDS:
+            why = BadCall(f"`{host[0]}` is no host of a declared system", fix="declare it under [upstreams]")
+            return await handle_refused(gate, run, request, why.what, why)
+        path = request.raw_path
+        path = path if path.startswith("/") else URL(path, encoded=True).raw_path_qs
+        return await _again(request, f"/{gate.kinds[name]}/{name}{path}")
+
+    return find
+
+
+async def _again(request: web.Request, path: str) -> web.StreamResponse:
+    """Answer a request as if it had been for this path."""
+    other = request.clone(rel_url=URL(path, encoded=True))
+    found = await request.app.router.resolve(other)
+    found.add_app(request.app)
+    other._match_info = found  # pyright: ignore[reportPrivateUsage] - as the application itself does it
+    return await found.handler(other)
+
+
+async def _alive(_request: web.Request) -> web.StreamResponse:
+    return web.json_response({"alive": True})
+
+
+def _host_of(request: web.Request) -> tuple[str, int] | None:
+    """The host that a request is for, if that is not the gateway."""
+    tunnel = None if request.transport is None else tunnels.get(request.transport)
+    if tunnel is not None:
+        return tunnel.host, tunnel.port
+    if request.raw_path.startswith("/"):
+        return None
+    try:
+        url = URL(request.raw_path, encoded=True)
+        return (url.raw_host or "").rstrip(".").lower(), int(url.port or 80)
+    except ValueError:
+        return "", 0

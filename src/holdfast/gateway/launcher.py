@@ -1,0 +1,188 @@
+"""Whoever starts an agent's program: takes its run up at a gateway, confines it, and sees it to its end.
+
+Rules
+1. The program starts when its run is claimed and its listeners are at work, and is killed when the gateway is gone.
+2. Its environment is exactly what is named: what programs need to run at all, what the configuration lets through, and
+   where the doors are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.canonical import JSON
+from holdfast.errors import HoldfastError, Misuse, Stopped
+from holdfast.gateway.confinement import Confinement, own_python
+from holdfast.gateway.launching import receive, say
+from holdfast.gateway.sandbox import Confined, Doors, launch
+
+AUTHORITY = "/etc/holdfast/ca.pem"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PASSED = ("LANG", "LC_ALL", "TERM", "TZ", "COLUMNS", "LINES")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program to be started for a run. `passed`: names of variables of this process that it gets, too."""
+
+    run: str
+    agent: str
+    argv: Sequence[str]
+    input: JSON = None
+    on_divergence: str = "brief"
+    passed: Sequence[str] = ()
+    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended: its exit code (-n: by signal n), and what its run waits for, if it does."""
+
+    code: int
+    waiting: Mapping[str, str] | None
+
+
+class Starting:
+    """A connection to the door of a gateway for those who start programs. Raises Stopped where nobody listens."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.setblocking(False)
+
+    async def __aenter__(self) -> Starting:
+        try:
+            self._connection.connect(str(self._path))
+        except OSError as error:
+            self._connection.close()
+            raise Stopped(
+                f"no gateway listens: {error.strerror}", where=str(self._path), fix="start one: holdfast gateway"
+            ) from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._connection.close()
+
+    async def ask(self, message: Mapping[str, JSON], sockets: Sequence[socket.socket] = ()) -> dict[str, Any]:
+        """What the gateway answers. Raises what it says, Stopped if it is gone."""
+        await say(self._connection, message, sockets)
+        try:
+            answer = await receive(self._connection)
+        except OSError:
+            answer = None
+        if answer is None:
+            raise Stopped("the gateway is gone", where=str(self._path), fix="start it, then the same command again")
+        error = answer[0].get("error")
+        if error is not None:
+            raise HoldfastError(f"{error['kind']}: {error['what']}", where=error["where"], fix=error["fix"])
+        return answer[0]
+
+    async def gone(self) -> None:
+        """Return when the gateway is gone."""
+        while await receive(self._connection) is not None:
+            pass
+
+
+async def run_confined(
+    program: Program, confinement: Confinement, path: Path, receipt: JSON, *, standing: bool = True
+) -> Ended:
+    """Start a program in a sandbox for its run, and see it to its end. `path`: the gateway's door for starters;
+    `receipt`: what was proven of this class of sandbox. `standing`: it has this process's standard streams."""
+    async with Starting(path) as gateway:
+        taken = await gateway.ask({"open": _wanted(program, receipt, "sandbox")})
+
+        async def listen(doors: Doors) -> None:
+            flat = [each for sockets in doors.values() for each in sockets]
+            try:
+                await gateway.ask({"listen": {str(port): len(each) for port, each in doors.items()}}, flat)
+            finally:
+                for each in flat:
+                    each.close()
+
+        streams = {"stdin": 0, "stdout": 1, "stderr": 2} if standing else {}
+        files = {AUTHORITY: str(taken["authority"])}
+        confined = await launch(
+            confinement, program.argv, _environment(program, taken), listen=listen, files=files, **streams
+        )
+        return await _seen_through(gateway, confined)
+
+
+async def run_beside(program: Program, path: Path) -> Ended:
+    """Start a program without a sandbox: it reaches the gateway by its local door, and everything else besides."""
+    async with Starting(path) as gateway:
+        taken = await gateway.ask({"open": _wanted(program, None, "local")})
+        environment = {**os.environ, **_environment(program, taken)}
+        process = await asyncio.create_subprocess_exec(*program.argv, env=environment)
+        try:
+            return await _ended(gateway, await process.wait())
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def _seen_through(gateway: Starting, confined: Confined) -> Ended:
+    ending = asyncio.ensure_future(confined.wait())
+    gone = asyncio.ensure_future(gateway.gone())
+    try:
+        await asyncio.wait([ending, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            raise Stopped("the gateway is gone: its program was ended", fix="start it, then the same command again")
+    finally:
+        gone.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await gone
+        confined.kill()
+        await ending
+    return await _ended(gateway, ending.result())
+
+
+async def _ended(gateway: Starting, code: int) -> Ended:
+    if code < 0:
+        return Ended(code, None)  # as after a crash: the connection ends, and the claim is given back
+    ended: dict[str, JSON] = {"answer": {"exit": 0}} if code == 0 else {"error": f"the program ended with {code}"}
+    told = await gateway.ask({"end": ended})
+    return Ended(code, told.get("waiting"))
+
+
+def _wanted(program: Program, receipt: JSON, place: str) -> dict[str, JSON]:
+    return {
+        "run": program.run, "agent": program.agent, "input": program.input, "containment": receipt,
+        "on_divergence": program.on_divergence, "place": place,
+    }  # fmt: skip
+
+
+def _environment(program: Program, taken: Mapping[str, Any]) -> dict[str, str]:
+    found = {"PATH": PATH, "HOME": "/tmp", "USER": "agent"}
+    found |= {name: os.environ[name] for name in (*PASSED, *program.passed) if name in os.environ}
+    if program.input is not None:
+        found["HOLDFAST_INPUT"] = json.dumps(program.input)
+    return {**found, **program.extra, **taken["environment"]}
+
+
+def shown_for(command: str) -> tuple[str, tuple[Path, ...]]:
+    """A command as it is found inside a sandbox (absolute, where it lies outside the system's own directories), and
+    what must be shown there for it to run. Raises Misuse if there is no such command."""
+    found = shutil.which(command)
+    if found is None:
+        raise Misuse(f"there is no command `{command}`", fix="name one that exists, or its whole path")
+    path = Path(found).absolute()
+    if path.is_relative_to("/usr") or path.is_relative_to("/bin"):
+        return command, ()
+    if path == Path(sys.executable) or path.is_relative_to(sys.prefix):
+        return str(path), own_python()
+    real = path.resolve()
+    home = real.parent.parent if real.parent.name == "bin" else real.parent
+    if home.is_relative_to("/usr"):
+        return str(path), () if path.parent == home else (path.parent,)
+    return str(path), tuple(dict.fromkeys((home, path.parent.parent if path.parent.name == "bin" else path.parent)))

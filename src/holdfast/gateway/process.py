@@ -1,0 +1,218 @@
+"""The gateway as a process: a configuration, and what was made of it.
+
+Rules
+1. It owns the store, the vault, the policy and the systems. Whoever wants something of them comes to a door.
+2. What cannot be opened as it is declared keeps it from starting; nothing is left half open.
+3. It fails closed: without a policy everything is denied, without a store nothing is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
+
+from holdfast.core.canonical import JSON
+from holdfast.core.policy import Denied, Facts, Policy, Verdict
+from holdfast.errors import BadCall, HoldfastError, Misuse, Refused
+from holdfast.gateway.admin import AdminDoor
+from holdfast.gateway.ca import Authority
+from holdfast.gateway.config import Config
+from holdfast.gateway.dial import Dialer
+from holdfast.gateway.diverge import OnDivergence
+from holdfast.gateway.doors.table import application
+from holdfast.gateway.environment import Place, environment_of
+from holdfast.gateway.gate import Gate
+from holdfast.gateway.launching import LaunchDoor, Listening, bound
+from holdfast.gateway.people import People
+from holdfast.gateway.serve import Listeners
+from holdfast.gateway.servers import start_confined
+from holdfast.gateway.upstreams import System
+from holdfast.gateway.upstreams.kinds import open_upstream
+from holdfast.gateway.upstreams.kit import Kit
+from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
+from holdfast.store.url import Opening, open_url
+
+
+class NoPolicy:
+    """Silence: nothing is allowed."""
+
+    digest = "0" * 32
+
+    def judge(self, facts: Facts) -> Verdict:
+        """As `Policy.judge`."""
+        return Denied("no policy", "no policy is declared, and silence denies")
+
+
+class Gateway:
+    """A running gateway. An asynchronous context manager."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._authorities: dict[str, Authority | None] = {}
+        self._open = AsyncExitStack()
+        self.policy: Policy = NoPolicy()
+
+    async def __aenter__(self) -> Gateway:
+        try:
+            await self._start()
+        except BaseException:
+            await self._open.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.aclose()
+
+    async def _start(self) -> None:
+        config = self.config
+        _check_user(config.gateway.user)
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.opening: Opening = open_url(config.store)
+        self._open.push_async_callback(self.opening.store.close)
+        self.policy = _policy(config)
+        self.vault = config.vault(self.opening.store)
+        kit = Kit(
+            vault=self.vault, dialer=Dialer(config.gateway.private), folder=config.folder, state=config.state,
+            start=start_confined,
+        )  # fmt: skip
+        systems: dict[str, System] = {}
+        for name, declared in config.upstreams.items():
+            systems[name] = await open_upstream(name, declared, kit)
+            self._open.push_async_callback(systems[name].close)
+        self.wards = Wards(self.opening.store, lambda: self.policy)
+        self._open.push_async_callback(self._let_all_go)
+        strict = frozenset(name for name, agent in config.agents.items() if agent.require_handle)
+        kinds = {name: str(getattr(each, "kind", "")) for name, each in config.upstreams.items()}
+        self.gate = Gate(self.wards, systems, kinds=kinds, hosts=_hosts(config), strict=strict)
+        self.listeners = Listeners(self.gate, application)
+        self._open.push_async_callback(self.listeners.close)
+        await self._open_doors()
+
+    async def _open_doors(self) -> None:
+        config = self.config
+        people = People(config.people, config.gateway.group)
+        launching = LaunchDoor(config.launching, self, people.starter, people.group)
+        await launching.open()
+        self._open.push_async_callback(launching.close)
+        admin = AdminDoor(config.socket, self.opening.store, self.gate, people, self._terms)
+        await admin.open()
+        self._open.push_async_callback(admin.close)
+        await self.listeners.shared(bound(config.door, socket.SOCK_STREAM, people.group), None)
+        self._open.callback(config.door.unlink, missing_ok=True)
+        remote = config.gateway.remote
+        if remote is not None:
+            host, _, port = remote.listen.rpartition(":")
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(config.folder / remote.certificate, config.folder / remote.key)
+            await self.listeners.shared(_listening(host.strip("[]"), int(port)), tls)
+
+    async def _let_all_go(self) -> None:
+        for run in list(self.wards.by_run):
+            with contextlib.suppress(HoldfastError):
+                await self.wards.close(run, ended=False)
+
+    # --- for those who start programs (`Starter`) ---
+
+    async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
+        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`; `place`: `sandbox` or `local`."""
+        unknown = asked.keys() - {"run", "agent", "input", "containment", "on_divergence", "place"}
+        if unknown:
+            raise BadCall(f"`{min(unknown)}` is nothing that a run is taken up with")
+        taken = await self._taken(asked, by)
+        run = taken.ward.rights.run
+        place = Place.SANDBOX if asked.get("place", "sandbox") == "sandbox" else Place.LOCAL
+        environment = environment_of(self.config, self.gate, taken, place)
+        authority = Authority(run) if place is Place.SANDBOX else None
+        self._authorities[run] = authority
+        return {
+            "run": run,
+            "handle": taken.handle,
+            "capability": taken.right.id,
+            "environment": dict(environment),
+            "authority": None if authority is None else authority.pem.decode(),
+        }
+
+    async def _taken(self, asked: Mapping[str, JSON], by: str) -> Taken:
+        run, agent = asked.get("run"), asked.get("agent")
+        if not isinstance(run, str) or not isinstance(agent, str):
+            raise BadCall("a run and its agent must be named")
+        declared = self.config.agents.get(agent)
+        if declared is None:
+            raise Refused(f"there is no agent `{agent}`", fix="declare what it may do: [agents.NAME] in holdfast.toml")
+        setting = str(asked.get("on_divergence", "brief"))
+        if setting not in tuple(OnDivergence):
+            raise BadCall(f"`{setting}` is nothing to do on a divergence", fix="choose brief, ask or stop")
+        wanted = Wanted(
+            run=checked_name(run), agent=agent, terms=declared.terms(now_ms()), by=by, input=asked.get("input"),
+            containment=asked.get("containment"), on_divergence=OnDivergence(setting),
+        )  # fmt: skip
+        return await self.wards.open(wanted)
+
+    async def listen(self, run: str, listeners: Listening) -> None:
+        """As `Starter.listen`."""
+        authority = self._authorities.get(run)
+        if authority is None:
+            raise BadCall("this run has no listeners of its own", where=run)
+        await self.listeners.inside(run, listeners, authority)
+
+    async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
+        """As `Starter.let_go`."""
+        await self.listeners.leave(run)
+        self._authorities.pop(run, None)
+        taken = self.wards.by_run.get(run)
+        waiting = None if taken is None else taken.ward.mediator.parked
+        error = None if ended is None else ended.get("error")
+        answer = None if ended is None else ended.get("answer")
+        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=ended is not None)
+        told: dict[str, JSON] = {"ended": True}
+        if waiting is not None:
+            told["waiting"] = {"what": waiting.what, "where": waiting.where, "fix": waiting.fix}
+        return told
+
+    def _terms(self, agent: str) -> str:
+        """What a run of an agent may do, as it would be issued now."""
+        return self.config.agents[agent].terms(now_ms()).text()
+
+
+def checked_name(run: str) -> str:
+    """The name of a run. Raises BadCall."""
+    if not run or len(run) > 100 or not all(sign.isascii() and (sign.isalnum() or sign in "-_.") for sign in run):
+        raise BadCall("this cannot name a run", fix="use up to 100 letters, digits, `-`, `_` and `.`")
+    return run
+
+
+def _policy(config: Config) -> Policy:
+    if not config.policies:
+        return NoPolicy()
+    from holdfast.gateway.cedar import Cedar
+
+    return Cedar([(str(path), path.read_text()) for path in config.policies])
+
+
+def _hosts(config: Config) -> dict[str, str]:
+    """Which system stands behind which host, for programs that know only that."""
+    found: dict[str, str] = {}
+    for name, upstream in config.upstreams.items():
+        base = urlsplit(str(getattr(upstream, "base_url", "") or ""))
+        if base.hostname:
+            port = base.port or (443 if base.scheme == "https" else 80)
+            found.setdefault(f"{base.hostname.rstrip('.').lower()}:{port}", name)
+    return found
+
+
+def _check_user(user: str | None) -> None:
+    if user is not None and pwd.getpwuid(os.geteuid()).pw_name != user:
+        raise Misuse(f"the gateway must run under the user `{user}`", where="gateway.user", fix=f"sudo -u {user} …")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.create_server(found[4][:2], family=found[0], reuse_port=False)
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,96 @@
+"""The kinds of upstreams: a closed table. The module of a kind is imported when the kind is used.
+
+Rules
+1. No module, class or function is looked up by a name that a configuration chose beyond this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol, cast, runtime_checkable
+
+from pydantic import BaseModel
+
+from holdfast.core.contract import Contract
+from holdfast.errors import Misuse
+from holdfast.gateway.upstreams import System
+from holdfast.gateway.upstreams.kit import Kit
+
+KINDS: Mapping[str, tuple[str, str, str]] = {
+    "http": ("holdfast.gateway.upstreams.http", "HttpConfig", "open_http"),
+    "model": ("holdfast.gateway.upstreams.model", "ModelConfig", "open_model"),
+    "mcp": ("holdfast.gateway.upstreams.mcp", "McpConfig", "open_mcp"),
+    "sql": ("holdfast.gateway.upstreams.sql", "SqlConfig", "open_sql"),
+    "aws": ("holdfast.gateway.upstreams.aws", "AwsConfig", "open_aws"),
+    "smtp": ("holdfast.gateway.upstreams.smtp", "SmtpConfig", "open_smtp"),
+    "python": ("holdfast.gateway.upstreams.hosted", "PythonConfig", "open_python"),
+}
+"""Kind → module, configuration, and what opens it."""
+
+
+@runtime_checkable
+class Declares(Protocol):
+    """A configuration that tells what its tools promise."""
+
+    def contracts(self, system: str) -> Sequence[Contract]:
+        """The contracts of the tools of `system`, as far as they can be told without asking anybody."""
+        ...
+
+
+@runtime_checkable
+class Names(Protocol):
+    """A configuration that tells which credentials it uses, where the names of its keys do not."""
+
+    @property
+    def credentials(self) -> str | Sequence[str]:
+        """Their names under `[credentials]`."""
+        ...
+
+
+def config_of(kind: str) -> type[BaseModel]:
+    """The configuration of a kind. Raises Misuse where there is no such kind, or what it needs is not installed."""
+    return cast("type[BaseModel]", getattr(_module(kind), KINDS[kind][1]))
+
+
+async def open_upstream(name: str, config: BaseModel, kit: Kit) -> System:
+    """Open the system `name`. Raises Misuse where it cannot be used as it is declared."""
+    kind = cast(Any, config).kind
+    opener = cast("Callable[[str, BaseModel, Kit], Awaitable[System]]", getattr(_module(kind), KINDS[kind][2]))
+    return await opener(name, config, kit)
+
+
+def credentials_of(config: BaseModel) -> frozenset[str]:
+    """The credentials that an upstream names: under keys that speak of credentials, or as `credential:NAME`."""
+    if isinstance(config, Names):
+        named = config.credentials
+        return frozenset((named,) if isinstance(named, str) else named)
+    return frozenset(_named(config.model_dump(mode="json"), False))
+
+
+def _named(value: object, spoken: bool) -> Iterator[str]:
+    match value:
+        case str():
+            name = value.removeprefix("credential:")
+            if spoken or name != value:
+                yield name
+        case dict():
+            for key, inner in cast("dict[str, object]", value).items():
+                yield from _named(inner, spoken or "credential" in key)
+        case list() | tuple():
+            for inner in cast("Sequence[object]", value):
+                yield from _named(inner, spoken)
+        case _:
+            return
+
+
+def _module(kind: str) -> Any:
+    if kind not in KINDS:
+        raise Misuse(f"there is no kind of upstream `{kind}`", fix=f"known: {', '.join(KINDS)}")
+    try:
+        return import_module(KINDS[kind][0])
+    except ImportError as error:
+        raise Misuse(
+            f"upstreams of the kind `{kind}` need more than is installed ({error.name})",
+            fix="pip install 'holdfast[gateway,sql,aws]'",
+        ) from None

@@ -1,0 +1,159 @@
+"""A store whose one writer is a gateway: read, and written to by people, through its admin door.
+
+Rules
+1. No run is advanced through it: that is the gateway's. What people say about runs is placed by the gateway.
+2. What comes back is believed as far as its digests hold, like anything else that is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from holdfast import errors
+from holdfast.core.entry import Entry
+from holdfast.core.payload import Blob
+from holdfast.errors import BadCall, Busy, Conflict, Corrupt, Fenced, HoldfastError, Misuse, Refused, Stopped, Unknown
+from holdfast.store import NOTHING, Branch, Draft, Grant
+
+TIMEOUT_S = 60.0
+_RAISED: tuple[type[HoldfastError], ...] = (
+    BadCall, Busy, Conflict, Corrupt, Fenced, Misuse, Refused, Stopped, Unknown, errors.Claimed, errors.StoreFull,
+    errors.Unwritable, errors.RolledBack,
+)  # fmt: skip
+
+
+class RemoteStore:
+    """The store behind the admin door at `path`. Raises Stopped where nobody listens there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def read(
+        self,
+        branch: str,
+        *,
+        after: int = 0,
+        key: bytes | None = None,
+        unclaimed: bool = False,
+        newest: int | None = None,
+        upto: int | None = None,
+    ) -> list[Entry]:
+        """As `Store.read`."""
+        found = await self.ask(
+            "read",
+            branch=branch, after=after, key=None if key is None else key.hex(), unclaimed=unclaimed, newest=newest,
+            upto=upto,
+        )  # fmt: skip
+        return [_entry(each) for each in found]
+
+    async def blob(self, digest: bytes) -> Blob:
+        """As `Store.blob`."""
+        found = await self.ask("blob", digest=digest.hex())
+        return Blob(bytes.fromhex(found["digest"]), base64.b64decode(found["data"]), bool(found["rope"]))
+
+    async def branches(self, prefix: str = "") -> list[Branch]:
+        """As `Store.branches`."""
+        return [
+            Branch(
+                each["name"], each["seq"], bytes.fromhex(each["digest"]), each["epoch"], each["at_ms"], each["holder"]
+            )
+            for each in await self.ask("branches", prefix=prefix)
+        ]
+
+    async def append(
+        self,
+        branch: str,
+        drafts: Sequence[Draft],
+        *,
+        epoch: int,
+        after: int | None = None,
+        barrier: bool = False,
+        release: bool = False,
+        alone: bool = False,
+        blobs: Sequence[Blob] = (),
+        watch: Mapping[str, int] = NOTHING,
+        stands_on: Entry | None = None,
+    ) -> list[Entry]:
+        """As `Store.append`, for what needs no claim. It is always durable when this returns."""
+        if epoch or release:
+            raise self._not_here()
+        found = await self.ask(
+            "append",
+            branch=branch, after=after, watch=dict(watch), stands_on=None if stands_on is None else _put(stands_on),
+            drafts=[{"key": each.key.hex(), "body": each.body.decode(), "recall": each.recall} for each in drafts],
+            blobs=[
+                {"digest": each.digest.hex(), "data": base64.b64encode(each.data).decode(), "rope": each.rope}
+                for each in blobs
+            ],
+        )  # fmt: skip
+        return [_entry(each) for each in found]
+
+    async def claim(self, branch: str) -> Grant:
+        """Never: the gateway advances its runs."""
+        raise self._not_here()
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+    def _not_here(self) -> Misuse:
+        return Misuse(
+            "the runs of this store are advanced by its gateway", where=str(self._path), fix="holdfast run --sandbox …"
+        )
+
+    async def ask(self, what: str, **asked: object) -> Any:
+        """What the gateway answers. Raises what it says, Stopped where it cannot be reached."""
+        return await asyncio.to_thread(self._ask, what, asked)
+
+    def _ask(self, what: str, asked: Mapping[str, object]) -> Any:
+        connection = _Local(self._path)
+        with contextlib.closing(connection):
+            try:
+                connection.request("POST", f"/{what}", json.dumps(asked), {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                body = json.loads(answer.read())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise Stopped(
+                    f"the gateway does not answer: {error}",
+                    where=str(self._path),
+                    fix="is it running? holdfast gateway",
+                ) from None
+        if answer.status == 200:
+            return body
+        told = cast("dict[str, str]", body.get("error", {}))
+        raised = next((kind for kind in _RAISED if kind.__name__ == told.get("type")), Stopped)
+        raise raised(told.get("what", "the gateway failed"), where=told.get("where", ""), fix=told.get("fix", ""))
+
+
+class _Local(http.client.HTTPConnection):
+    """HTTP over a local socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def _entry(found: Mapping[str, Any]) -> Entry:
+    return Entry(
+        branch=found["branch"], seq=found["seq"], epoch=found["epoch"], at_ms=found["at_ms"],
+        key=bytes.fromhex(found["key"]), body=base64.b64decode(found["body"]), digest=bytes.fromhex(found["digest"]),
+    )  # fmt: skip
+
+
+def _put(entry: Entry) -> dict[str, object]:
+    return {
+        "branch": entry.branch, "seq": entry.seq, "epoch": entry.epoch, "at_ms": entry.at_ms, "key": entry.key.hex(),
+        "body": base64.b64encode(entry.body).decode(), "digest": entry.digest.hex(),
+    }  # fmt: skip
