@@ -113,21 +113,22 @@ class Dialer:
         return found
 
     def connector(
-        self, hosts: Sequence[str], *, ca: ssl.SSLContext | None = None, connections: int = 100
+        self, hosts: Sequence[str], *, ca: ssl.SSLContext | None = None, connections: int = 100, kept: bool = True
     ) -> aiohttp.TCPConnector:
         """The connections of one client, to these hosts only (`HOST` at any port, or `HOST:PORT`). `ca`: whom to
         trust instead of the system's authorities."""
-        return _Connector(self, hosts, ca, connections)
+        return _Connector(self, hosts, ca, connections, kept)
 
     def client(
-        self, hosts: Sequence[str], *, ca: ssl.SSLContext | None = None, connections: int = 100
+        self, hosts: Sequence[str], *, ca: ssl.SSLContext | None = None, connections: int = 100, kept: bool = True
     ) -> aiohttp.ClientSession:
-        """An HTTP client for these hosts only. Pass `allow_redirects=False` with each request: a redirect raises
-        Misuse. Close it when it is no longer needed."""
+        """An HTTP client for these hosts only. `kept`: whether a connection is used again; one that was kept may have
+        been closed at the other end, and then nobody knows what became of a request. Pass `allow_redirects=False` with
+        each request: a redirect raises Misuse. Close it when it is no longer needed."""
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_no_redirect)
         client = aiohttp.ClientSession(
-            connector=self.connector(hosts, ca=ca, connections=connections),
+            connector=self.connector(hosts, ca=ca, connections=connections, kept=kept),
             auto_decompress=False,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -138,13 +139,13 @@ class Dialer:
         client._retry_connection = False  # pyright: ignore[reportPrivateUsage]
         return client
 
-    session = client
-
 
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's own, which looks at what it is about to dial."""
 
-    def __init__(self, dialer: Dialer, hosts: Sequence[str], ca: ssl.SSLContext | None, connections: int) -> None:
+    def __init__(
+        self, dialer: Dialer, hosts: Sequence[str], ca: ssl.SSLContext | None, connections: int, kept: bool
+    ) -> None:
         self._dialer = dialer
         self._declared: frozenset[tuple[str, int | None]] = frozenset(
             (canonical_host(host), port) for host, port in map(split_port, hosts)
@@ -155,6 +156,7 @@ class _Connector(aiohttp.TCPConnector):
             use_dns_cache=False,
             ssl=True if ca is None else ca,
             limit=connections,
+            force_close=not kept,
         )
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:

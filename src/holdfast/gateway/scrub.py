@@ -84,6 +84,13 @@ class Scrubber:
         self._forms = tuple(forms.values())
         self._longest = max((len(form.whole) for form in self._forms), default=0)
 
+    def with_all(self, other: Scrubber) -> Scrubber:
+        """One that looks for what either looks for."""
+        both = Scrubber(())
+        both._forms = tuple(dict.fromkeys((*self._forms, *other._forms)))
+        both._longest = max(self._longest, other._longest)
+        return both
+
     def clean(self, data: bytes) -> bytes:
         """`data` with `[credential:NAME]` in the place of each credential."""
         found = self._found(data)
