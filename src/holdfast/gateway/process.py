@@ -199,7 +199,7 @@ def _hosts(config: Config) -> dict[str, str]:
     """Which system stands behind which host, for programs that know only that."""
     found: dict[str, str] = {}
     for name, upstream in config.upstreams.items():
-        base = urlsplit(str(getattr(upstream, "base_url", "") or ""))
+        base = urlsplit(str(getattr(upstream, "base", None) or getattr(upstream, "base_url", None) or ""))
         if base.hostname:
             port = base.port or (443 if base.scheme == "https" else 80)
             found.setdefault(f"{base.hostname.rstrip('.').lower()}:{port}", name)

@@ -7,10 +7,10 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from holdfast.errors import BadCall
@@ -18,7 +18,7 @@ from holdfast.gateway.doors.native import handle_refused
 from holdfast.gateway.front import tunnels
 from holdfast.gateway.gate import Gate
 
-_DOORS = ("native", "model", "mcp", "http", "aws")
+_DOORS = ("native", "model", "http")
 _KINDS = frozenset({"model", "mcp", "http", "aws"})
 """Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
 
@@ -32,10 +32,7 @@ def application(gate: Gate, run: str | None, largest_body: int) -> web.Applicati
     return app
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def _finding(gate: Gate, run: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _finding(gate: Gate, run: str | None) -> Middleware:
     @web.middleware
     async def find(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = _host_of(request)

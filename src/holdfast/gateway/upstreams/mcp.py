@@ -32,7 +32,15 @@ from holdfast.gateway.upstreams.mcp_peer import LATEST, OWN_META, Answer, Heard,
 from holdfast.gateway.upstreams.mcp_pins import NAME, Pins, digest_of
 from holdfast.gateway.upstreams.mcp_stdio import Start, StdioLink, plainly
 from holdfast.gateway.upstreams.mcp_tools import READS, RPC, McpConfig, McpTool, contract_of, contract_of_request
-from holdfast.gateway.upstreams.mcp_wire import BAD_PARAMS, BAD_REQUEST, NO_METHOD, PARSE_ERROR, elements, members, spliced
+from holdfast.gateway.upstreams.mcp_wire import (
+    BAD_PARAMS,
+    BAD_REQUEST,
+    NO_METHOD,
+    PARSE_ERROR,
+    elements,
+    members,
+    spliced,
+)
 
 if TYPE_CHECKING:
     import aiohttp

@@ -46,7 +46,7 @@ Hear = Callable[[Message], bytes | None]
 Clean = Callable[[bytes], bytes]
 
 
-class Unclear(Exception):  # noqa: N818 - it says what is known: nothing
+class Unclear(Exception):
     """Nobody knows what came of a request."""
 
 

@@ -98,7 +98,7 @@ def parse(data: bytes) -> Message:
     elif ("result" in value) is ("error" in value) or "id" not in value:
         raise Malformed(BAD_REQUEST, "an answer has an id, and one of result and error")
     id = value.get("id", 0)
-    if isinstance(id, bool) or not isinstance(id, str | int | float) and (id is not None or not answers):
+    if isinstance(id, bool) or (not isinstance(id, str | int | float) and (id is not None or not answers)):
         raise Malformed(BAD_REQUEST, "an id is text or a number")
     return Message(data, value, members(data))
 
