@@ -98,7 +98,8 @@ class CallWarrant:
 
     def reserve(self, call: Call) -> str | None:
         """As `Warrant.reserve`."""
-        use = Used(calls=1, money=self.prepared.money, blast=self.prepared.blast or 0)
+        blast = 0 if self.prepared.contract.kind is Kind.READ else self.prepared.blast or 0
+        use = Used(calls=1, money=self.prepared.money, blast=blast)
         return self.ward.rights.reserve(self.right, (call.identity, call.n), use)
 
     def release(self, call: Call) -> None:
