@@ -29,7 +29,7 @@ def lodge(tmp_path: Path) -> Lodge:
 async def eventually(holds: object) -> None:
     """Wait until something holds; at most a minute."""
     async with asyncio.timeout(60):
-        while not holds():  # type: ignore[operator]
+        while not holds():  # type: ignore[operator]  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
@@ -301,7 +301,7 @@ async def test_an_approved_call_that_the_policy_denies_by_then_is_not_sent(lodge
 async def test_what_the_capability_does_not_name_is_refused(lodge: Lodge) -> None:
     async with lodge.open(Terms(tools=("post.look",))) as taken:
         await lodge.look(taken)
-        with pytest.raises(Refused, match="does not name `post.send`"):
+        with pytest.raises(Refused, match=r"does not name `post\.send`"):
             await lodge.send(taken)
     assert lodge.office.sent == []
 
@@ -470,7 +470,7 @@ async def test_rights_read_back_from_the_log_as_they_were(lodge: Lodge) -> None:
         known = {right.id: (right.terms, right.used, right.ended) for right in taken.ward.rights.by_id.values()}
     async with lodge.open() as taken:
         found = {right.id: (right.terms, right.used, right.ended) for right in taken.ward.rights.by_id.values()}
-        assert {id: found[id] for id in known} == known
+        assert {each: found[each] for each in known} == known
         assert taken.ward.rights.spent.calls == 1
 
 
