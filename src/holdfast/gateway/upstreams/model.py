@@ -22,7 +22,7 @@ from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract, Drift, Repeat
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
 from holdfast.errors import BadCall
-from holdfast.gateway.hosts import take_apart
+from holdfast.gateway.hosts import Origin, take_apart
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber
 from holdfast.gateway.upstreams import Declined, Prepared, Reply
@@ -129,14 +129,20 @@ class ModelUpstream:
 
 
 class ModelSystem:
-    """One provider, as `System`. `client` reaches its host and no other."""
+    """One provider at `origin`, as `System`. `base`: the path of its base URL. `client` reaches its host and no
+    other."""
 
-    def __init__(self, name: str, config: ModelConfig, kit: Kit, url: str, client: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, name: str, config: ModelConfig, kit: Kit, origin: Origin, base: str, client: aiohttp.ClientSession
+    ) -> None:
         self._name = name
         self.config = config
+        self.base = base
+        self.door = config.protocol
+        self.hosts = frozenset({f"{origin.host}:{origin.port}"})
+        self._url = f"{origin}{base}"
         self._terms = config.terms
         self._kit = kit
-        self._url = url
         self._client = client
 
     @property
@@ -241,4 +247,4 @@ async def open_model(name: str, config: ModelConfig, kit: Kit) -> ModelSystem:
         raise BadCall(f"`base_url` of `{name}` would send its credential in the clear", fix="use https")
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     client = kit.dialer.also(config.private).client([f"{host}:{origin.port}"])
-    return ModelSystem(name, config, kit, f"{origin}{path.rstrip('/')}", client)
+    return ModelSystem(name, config, kit, origin, path.rstrip("/"), client)
