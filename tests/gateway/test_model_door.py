@@ -291,6 +291,16 @@ async def test_two_who_ask_the_same_and_both_listen_are_told_two_things(tmp_path
     assert len(await model.heard()) == 2
 
 
+async def test_an_sdk_that_tries_again_after_a_refusal_is_not_given_the_refusal_again(
+    tmp_path: Path, model: Provider
+) -> None:
+    await model.plan({"status": 429, "headers": {"retry-after-ms": "1"}}, {"status": 500}, {"text": "at last"})
+    async with board(tmp_path, model) as door, door.openai(max_retries=2) as client:
+        answer = await client.chat.completions.create(model="gpt-test", messages=SAY)
+        assert answer.choices[0].message.content == "at last"
+        assert len(await door.decisions()) == 1
+
+
 async def test_lanes_keep_their_own_answers(tmp_path: Path, model: Provider) -> None:
     store = MemoryStore()
     await model.plan({"text": "for a"}, {"text": "for b"})
