@@ -174,7 +174,7 @@ class _Answering:
             deciding = asyncio.ensure_future(
                 ward.decide(self._visit.right, self._prepared, self._ask, lane=lane, resend=resent)
             )
-            deciding.add_done_callback(lambda _: self._tap.news.set())
+            deciding.add_done_callback(self._decided)
             try:
                 await self._pass_on(deciding)
                 answer = read_answer((await deciding).reply.data, self._wire.operation)
@@ -185,6 +185,12 @@ class _Answering:
             return done
         finally:
             self._waiters.end(question, self._request, reached=reached)
+
+    def _decided(self, deciding: asyncio.Future[Told]) -> None:
+        """Wake whoever passes on; look at what came of it, since the client may be gone, and nobody else would."""
+        self._tap.news.set()
+        if not deciding.cancelled():
+            deciding.exception()
 
     async def _ask(self, receipt: Receipt) -> Reply:
         return await self._upstream.ask(self._form, receipt, self._tap)

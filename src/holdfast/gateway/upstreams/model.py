@@ -32,6 +32,7 @@ from holdfast.gateway.upstreams.model_wire import (
     WHOLE,
     WIRES,
     Form,
+    Protocol,
     Question,
     Terms,
     error_of,
@@ -56,14 +57,14 @@ class Priced(BaseModel, extra="forbid", frozen=True):
     input: _Money = Field(description="tokens of a request; where prices rise with its length, the highest")
     output: _Money = Field(description="tokens of an answer")
     cached: _Money | None = Field(None, description="tokens read from the provider's cache; default: `input`")
-    written: _Money | None = Field(None, description="tokens written into the cache; default: twice `input`")
+    written: _Money | None = Field(None, description="tokens written into it; default: `input`, with Anthropic twice")
     max_output: int = Field(ge=1, description="the most tokens of one answer; set where the agent sets none")
 
-    @property
-    def prices(self) -> Prices:
-        """What it costs."""
+    def prices(self, protocol: Protocol) -> Prices:
+        """What it costs with a provider that speaks so."""
         cached = self.input if self.cached is None else self.cached
-        written = 2 * self.input if self.written is None else self.written
+        unsaid = 2 * self.input if protocol == "anthropic" else self.input
+        written = unsaid if self.written is None else self.written
         return Prices(input=self.input, cached=cached, written=written, output=self.output)
 
 
@@ -71,7 +72,7 @@ class ModelConfig(BaseModel, extra="forbid", frozen=True):
     """`[upstreams.NAME]` with `kind = "model"`."""
 
     kind: Literal["model"]
-    protocol: Literal["openai", "anthropic"] = Field(description="how the provider is spoken to")
+    protocol: Protocol = Field(description="how the provider is spoken to")
     base_url: str = Field(
         description="as the provider's SDK wants it: https://api.openai.com/v1, https://api.anthropic.com"
     )
@@ -187,7 +188,7 @@ class ModelSystem:
         await self._client.close()
 
     def _prices(self, question: Question) -> Prices:
-        return self.config.models[question.model].prices
+        return self.config.models[question.model].prices(self.config.protocol)
 
     # --- asking ---
 
