@@ -5,12 +5,14 @@ and remembers all that it heard. `POST /plan` tells how the next requests are an
 
     text, calls            what is said, which tools are called ({key} in a text is the key that was shown)
     cut                    so many bytes are written at a time (else frame by frame)
-    hold_after             after so many frames it waits for `POST /go`
-    break_after            after so many frames the connection is torn
+    hold_after             after so many frames (0: before it answers at all) it waits for `POST /go`
+    break_after            after so many frames (0: before it answers at all) the connection is torn
     error_after            after so many frames there is an error instead of more
     status, headers, error an error instead of an answer
     silent                 nothing is told of what was used
     raw, type              these bytes (base64) instead of an answer
+
+`POST /forget` makes it forget all that it was told, and `GET /heard` tells what it heard.
 """
 
 import asyncio
@@ -45,6 +47,12 @@ class Provider:
         self.go.set()
         return web.json_response({})
 
+    async def forget(self, request: web.Request) -> web.Response:
+        self.plans.clear()
+        self.heard.clear()
+        self.go.clear()
+        return web.json_response({})
+
     async def memory(self, request: web.Request) -> web.Response:
         return web.json_response({"heard": self.heard, "told": self.told})
 
@@ -60,7 +68,14 @@ class Provider:
             said = error(operation, plan.get("error", "no").replace("{key}", shown))
             return web.json_response(said, status=plan["status"], headers=plan.get("headers", {}))
         if "raw" in plan:
-            return web.Response(body=base64.b64decode(plan["raw"]), headers={"content-type": plan["type"]})
+            return await self.raw(request, base64.b64decode(plan["raw"]), plan["type"], plan.get("cut", 0))
+        if plan.get("hold_after") == 0:
+            await self.go.wait()
+            self.go.clear()
+        if plan.get("break_after") == 0:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
         words = plan.get("text", f"answer {len(self.heard)}").replace("{key}", shown)
         whole = WHOLE[operation](body, words, plan.get("calls", []))
         if plan.get("silent"):
@@ -74,11 +89,20 @@ class Provider:
         await self.stream(request, response, plan, [*FRAMES[operation](body, whole)], operation)
         return response
 
+    async def raw(self, request: web.Request, data: bytes, kind: str, cut: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": kind})
+        await response.prepare(request)
+        for at in range(0, len(data), cut or len(data) or 1):
+            await response.write(data[at : at + (cut or len(data))])
+            await asyncio.sleep(0)
+        await response.write_eof()
+        return response
+
     async def stream(
         self, request: web.Request, response: web.StreamResponse, plan: dict[str, Any], frames: list[bytes], op: str
     ) -> None:
         for number, frame in enumerate(frames):
-            if plan.get("hold_after") == number:
+            if number and plan.get("hold_after") == number:
                 await self.go.wait()
                 self.go.clear()
             if plan.get("break_after") == number:
@@ -290,6 +314,7 @@ async def main() -> None:
         [
             web.post("/plan", provider.plan),
             web.post("/go", provider.went),
+            web.post("/forget", provider.forget),
             web.get("/heard", provider.memory),
             web.post("/v1/chat/completions", provider.answer),
             web.post("/v1/responses", provider.answer),

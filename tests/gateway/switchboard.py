@@ -3,10 +3,11 @@ and dialer, served by a real server on loopback."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from holdfast.core.policy import Allowed, Facts, Verdict
 from holdfast.core.record import Decision, Record
 from holdfast.demo import server
 from holdfast.gateway.dial import Dialer
-from holdfast.gateway.doors.model import routes
+from holdfast.gateway.doors.model import serve
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.upstreams.model import ModelConfig, open_model
@@ -64,6 +65,14 @@ class Provider:
         async with aiohttp.ClientSession() as client:
             await (await client.post(f"{self.url}/plan", json=list(plans))).read()
 
+    async def raw(self, data: bytes, kind: str, *, cut: int = 0) -> None:
+        """The next request is answered by these bytes."""
+        await self.plan({"raw": base64.b64encode(data).decode(), "type": kind, "cut": cut})
+
+    async def forget(self) -> None:
+        async with aiohttp.ClientSession() as client:
+            await (await client.post(f"{self.url}/forget")).read()
+
     async def go(self) -> None:
         async with aiohttp.ClientSession() as client:
             await (await client.post(f"{self.url}/go")).read()
@@ -84,14 +93,13 @@ class Board:
     gate: Gate
     url: str
     taken: Taken
-    everything: list[bytes] = field(default_factory=list)
 
     @property
     def handle(self) -> str:
         return self.taken.handle
 
     def openai(self, **options: Any) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.handle, **{"max_retries": 0, **options})
+        return AsyncOpenAI(base_url=f"{self.url}/openai/oai/v1", api_key=self.handle, **{"max_retries": 0, **options})
 
     @contextlib.asynccontextmanager
     async def post(
@@ -153,7 +161,11 @@ async def board(
     taken = await wards.open(Wanted(run=RUN, agent="tests", terms=terms, by="tests"))
     gate = Gate(wards, systems)
     app = web.Application()
-    app.add_routes(routes(gate, None))
+
+    async def served(request: web.Request) -> web.StreamResponse:
+        return await serve(request, gate, None, systems[request.match_info["name"]], request.match_info["path"])
+
+    app.router.add_route("*", "/{door}/{name}{path:/.*}", served)
     alter(app)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()

@@ -279,7 +279,7 @@ class Ward:
         _, args, packed = self._written(prepared, None)
         key = (lane, prepared.contract.name, packed.payload.digest)
         known = self._asked.get(key) if resend else None
-        if known is None:
+        if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
             known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
             known.add_done_callback(_looked_at)
             self._asked.pop(key, None)
@@ -341,6 +341,11 @@ class Ward:
         """Bring what is under way to its end. Nothing new is asked for."""
         self.mediator.close(Misuse("the run's program has ended", fix="start it again"))
         await self.mediator.drain()
+
+
+def _failed(task: asyncio.Task[Any]) -> bool:
+    """Whether nothing came of it."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _looked_at(task: asyncio.Task[Any]) -> None:

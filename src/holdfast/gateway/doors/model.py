@@ -17,16 +17,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
+from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from holdfast.core.canonical import JSON, canonical
+from holdfast.core.capability import matches
 from holdfast.errors import BadCall, HoldfastError, Unknown, Waiting
 from holdfast.gateway.doors.native import Unshown, bytes_of, send, visiting
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate, Visit
 from holdfast.gateway.receipt import Receipt
-from holdfast.gateway.upstreams import Declined, Prepared, Reply
+from holdfast.gateway.upstreams import Declined, Prepared, Reply, System
 from holdfast.gateway.upstreams.model import ModelSystem, ModelUpstream
 from holdfast.gateway.upstreams.model_answer import Answer, read_answer
 from holdfast.gateway.upstreams.model_forms import delivered
@@ -53,22 +56,51 @@ _LANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,99}")
 _RETRIED = {429, 502, 503}
 
 
-def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
-    """The door's routes, on a listener of `run`, or on one that is shared (None). `/model/NAME/…` is the upstream of
-    that name; without it, the one that declares the model. OpenAI's SDK is pointed at `…/v1`, Anthropic's at what is
-    before it."""
-    door = _ModelDoor(gate, run)
-    return [
-        route
-        for before in ("", "/model/{system}")
-        for route in (
-            web.post(f"{before}/v1/chat/completions", door.chat),
-            web.post(f"{before}/v1/responses", door.responses),
-            web.post(f"{before}/v1/messages", door.messages),
-            web.get(f"{before}/v1/models", door.models),
-            web.get(f"{before}/v1/models/{{model:.+}}", door.models),
-        )
-    ]
+async def serve(request: web.Request, gate: Gate, run: str | None, system: System, path: str) -> web.StreamResponse:
+    """Answer a request to a provider of models, at `path` (raw, as behind the provider's host), on a listener of `run`
+    or on one that is shared (None)."""
+    assert isinstance(system, ModelSystem), "the model door is the one of systems of models"
+    protocol = system.config.protocol
+    try:
+        async with visiting(gate, run, request, DOOR) as visit:
+            place = _place(system, path.partition("?")[0])
+            if place in ("/models", "/v1/models") and request.method == "GET":
+                return await send(request, web.json_response(_listing(protocol, _allowed(visit, system))))
+            if place.rpartition("/")[0] in ("/models", "/v1/models") and request.method == "GET":
+                return await send(request, web.json_response(_one(protocol, _allowed(visit, system), place)))
+            wire = next((each for each in WIRES.values() if (each.protocol, each.path) == (protocol, place)), None)
+            if wire is None or request.method != "POST":
+                await visit.ward.refuse(f"{system.name}.{request.method}", place, f"door {DOOR}", "it is not served")
+                raise Unknown(f"`{request.method} {shown(place)}` is not served by the model door")
+            asked, form = await _read(request, wire, system, visit)
+            prepared = await gate.prepare(visit, system.name, wire.operation, asked)
+            waiters = _waiters.setdefault(gate, _Waiters())
+            return await _Answering(waiters, request, visit, prepared, form).answer()
+    except _TooLarge as error:
+        return await send(request, _refused(protocol, error, 413))
+    except (HoldfastError, Waiting) as error:
+        return await send(request, _refused(protocol, error))
+
+
+def _place(system: ModelSystem, path: str) -> str:
+    """A path as it stands behind the base URL, which programs know as the provider's own or as the usual one."""
+    for base in ("/v1" if system.config.protocol == "openai" else "", system.base):
+        if path.startswith(f"{base}/"):
+            return path[len(base) :]
+    return path
+
+
+async def _read(request: web.Request, wire: Wire, system: ModelSystem, visit: Visit) -> tuple[dict[str, JSON], Form]:
+    """What is asked, and how it is to be answered. What cannot be read is refused, and the log says so."""
+    try:
+        asked = read_object(await _body(request))
+        form = take_form(asked)
+    except BadCall as error:
+        await visit.ward.refuse(f"{system.name}.{wire.operation}", "", f"door {DOOR}", error.what)
+        raise
+    if wire.protocol == "anthropic" and (betas := request.headers.get(BETAS)):
+        asked[BETAS] = betas
+    return asked, form
 
 
 @dataclass(slots=True)
@@ -103,72 +135,7 @@ class _Waiters:
             _remember(self.lost, question, None)
 
 
-class _ModelDoor:
-    def __init__(self, gate: Gate, run: str | None) -> None:
-        self._gate = gate
-        self._run = run
-        self._waiters = _Waiters()
-
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._answered(request, WIRES["chat"])
-
-    async def responses(self, request: web.Request) -> web.StreamResponse:
-        return await self._answered(request, WIRES["responses"])
-
-    async def messages(self, request: web.Request) -> web.StreamResponse:
-        return await self._answered(request, WIRES["messages"])
-
-    async def models(self, request: web.Request) -> web.StreamResponse:
-        protocol: Protocol = "anthropic" if "anthropic-version" in request.headers else "openai"
-        try:
-            async with visiting(self._gate, self._run, request, DOOR) as visit:
-                allowed = {
-                    name: system.name
-                    for system in self._systems(request, protocol)
-                    for name in system.config.models
-                    if any(_covers(visit, f"{system.name}.{operation}") for operation in system.operations())
-                }
-            return await send(request, _listing(protocol, allowed, request.match_info.get("model")))
-        except (HoldfastError, Waiting) as error:
-            return await send(request, _refused(protocol, error))
-
-    async def _answered(self, request: web.Request, wire: Wire) -> web.StreamResponse:
-        try:
-            async with visiting(self._gate, self._run, request, DOOR) as visit:
-                asked, form, system = await self._read(request, wire, visit)
-                prepared = await self._gate.prepare(visit, system.name, wire.operation, asked)
-                return await _Answering(self._waiters, request, visit, prepared, form).answer()
-        except _TooLarge as error:
-            return await send(request, _refused(wire.protocol, error, 413))
-        except (HoldfastError, Waiting) as error:
-            return await send(request, _refused(wire.protocol, error))
-
-    async def _read(self, request: web.Request, wire: Wire, visit: Visit) -> tuple[dict[str, JSON], Form, ModelSystem]:
-        """What is asked, how it is to be answered, and by whom. What cannot be read is refused, and the log says so."""
-        try:
-            asked = read_object(await _body(request))
-            form = take_form(asked)
-            if wire.protocol == "anthropic" and (betas := request.headers.get(BETAS)):
-                asked[BETAS] = betas
-            return asked, form, self._system(request, wire, asked)
-        except HoldfastError as error:
-            await visit.ward.refuse(f"{DOOR}.{wire.operation}", "", f"door {DOOR}", error.what)
-            raise
-
-    def _systems(self, request: web.Request, protocol: Protocol) -> list[ModelSystem]:
-        named = request.match_info.get("system")
-        return [
-            system
-            for name, system in self._gate.systems.items()
-            if isinstance(system, ModelSystem) and system.config.protocol == protocol and named in (None, name)
-        ]
-
-    def _system(self, request: web.Request, wire: Wire, asked: Mapping[str, JSON]) -> ModelSystem:
-        """The first that declares the model; the first at all, which then says no."""
-        systems = self._systems(request, wire.protocol)
-        if not systems:
-            raise Unknown(f"no upstream of the kind `model` speaks as `{wire.protocol}` here")
-        return next((each for each in systems if asked.get("model") in each.config.models), systems[0])
+_waiters: WeakKeyDictionary[Gate, _Waiters] = WeakKeyDictionary()
 
 
 class _TooLarge(BadCall):
@@ -207,7 +174,7 @@ class _Answering:
             deciding = asyncio.ensure_future(
                 ward.decide(self._visit.right, self._prepared, self._ask, lane=lane, resend=resent)
             )
-            deciding.add_done_callback(lambda _: self._tap.news.set())
+            deciding.add_done_callback(self._decided)
             try:
                 await self._pass_on(deciding)
                 answer = read_answer((await deciding).reply.data, self._wire.operation)
@@ -218,6 +185,12 @@ class _Answering:
             return done
         finally:
             self._waiters.end(question, self._request, reached=reached)
+
+    def _decided(self, deciding: asyncio.Future[Told]) -> None:
+        """Wake whoever passes on; look at what came of it, since the client may be gone, and nobody else would."""
+        self._tap.news.set()
+        if not deciding.cancelled():
+            deciding.exception()
 
     async def _ask(self, receipt: Receipt) -> Reply:
         return await self._upstream.ask(self._form, receipt, self._tap)
@@ -286,10 +259,6 @@ def _gone(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _covers(visit: Visit, tool: str) -> bool:
-    return visit.right.terms.covers(tool, {}) is None or bool(visit.right.terms.limits)
-
-
 async def _body(request: web.Request) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise BadCall("the request is packed", fix="send it plain")
@@ -304,17 +273,27 @@ def _headers(answer: Answer) -> dict[str, str]:
     return {"content-type": answer.kind, **answer.headers, **more}
 
 
-def _listing(protocol: Protocol, allowed: Mapping[str, str], one: str | None) -> web.Response:
-    """The models that may be asked, or one of them, as the provider lists them."""
+def _allowed(visit: Visit, system: ModelSystem) -> Mapping[str, str]:
+    """The models that this right may ask."""
+    terms = visit.right.terms
+    asks = any(matches(each, f"{system.name}.{name}") for each in terms.tools for name in system.operations())
+    return dict.fromkeys(system.config.models, system.name) if asks else {}
+
+
+def _listing(protocol: Protocol, allowed: Mapping[str, str]) -> JSON:
+    """The models that may be asked, as the provider lists them."""
     items: list[JSON] = [_item(protocol, name, allowed[name]) for name in sorted(allowed)]
-    if one is not None:
-        if one not in allowed:
-            raise Unknown(f"the model `{shown(one)}` is not declared")
-        return web.json_response(_item(protocol, one, allowed[one]))
     if protocol == "openai":
-        return web.json_response({"object": "list", "data": items})
-    ends = {"first_id": min(allowed, default=None), "last_id": max(allowed, default=None)}
-    return web.json_response({"data": items, "has_more": False, **ends})
+        return {"object": "list", "data": items}
+    first, last = min(allowed, default=None), max(allowed, default=None)
+    return {"data": items, "has_more": False, "first_id": first, "last_id": last}
+
+
+def _one(protocol: Protocol, allowed: Mapping[str, str], place: str) -> JSON:
+    name = unquote(place.rpartition("/")[2])
+    if name not in allowed:
+        raise Unknown(f"the model `{shown(name)}` is not declared")
+    return _item(protocol, name, allowed[name])
 
 
 def _item(protocol: Protocol, name: str, system: str) -> JSON:

@@ -22,7 +22,7 @@ from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract, Drift, Repeat
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
 from holdfast.errors import BadCall
-from holdfast.gateway.hosts import take_apart
+from holdfast.gateway.hosts import Origin, take_apart
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber
 from holdfast.gateway.upstreams import Declined, Prepared, Reply
@@ -32,6 +32,7 @@ from holdfast.gateway.upstreams.model_wire import (
     WHOLE,
     WIRES,
     Form,
+    Protocol,
     Question,
     Terms,
     error_of,
@@ -56,14 +57,14 @@ class Priced(BaseModel, extra="forbid", frozen=True):
     input: _Money = Field(description="tokens of a request; where prices rise with its length, the highest")
     output: _Money = Field(description="tokens of an answer")
     cached: _Money | None = Field(None, description="tokens read from the provider's cache; default: `input`")
-    written: _Money | None = Field(None, description="tokens written into the cache; default: twice `input`")
+    written: _Money | None = Field(None, description="tokens written into it; default: `input`, with Anthropic twice")
     max_output: int = Field(ge=1, description="the most tokens of one answer; set where the agent sets none")
 
-    @property
-    def prices(self) -> Prices:
-        """What it costs."""
+    def prices(self, protocol: Protocol) -> Prices:
+        """What it costs with a provider that speaks so."""
         cached = self.input if self.cached is None else self.cached
-        written = 2 * self.input if self.written is None else self.written
+        unsaid = 2 * self.input if protocol == "anthropic" else self.input
+        written = unsaid if self.written is None else self.written
         return Prices(input=self.input, cached=cached, written=written, output=self.output)
 
 
@@ -71,7 +72,7 @@ class ModelConfig(BaseModel, extra="forbid", frozen=True):
     """`[upstreams.NAME]` with `kind = "model"`."""
 
     kind: Literal["model"]
-    protocol: Literal["openai", "anthropic"] = Field(description="how the provider is spoken to")
+    protocol: Protocol = Field(description="how the provider is spoken to")
     base_url: str = Field(
         description="as the provider's SDK wants it: https://api.openai.com/v1, https://api.anthropic.com"
     )
@@ -129,14 +130,20 @@ class ModelUpstream:
 
 
 class ModelSystem:
-    """One provider, as `System`. `client` reaches its host and no other."""
+    """One provider at `origin`, as `System`. `base`: the path of its base URL. `client` reaches its host and no
+    other."""
 
-    def __init__(self, name: str, config: ModelConfig, kit: Kit, url: str, client: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, name: str, config: ModelConfig, kit: Kit, origin: Origin, base: str, client: aiohttp.ClientSession
+    ) -> None:
         self._name = name
         self.config = config
+        self.base = base
+        self.door = config.protocol
+        self.hosts = frozenset({f"{origin.host}:{origin.port}"})
+        self._url = f"{origin}{base}"
         self._terms = config.terms
         self._kit = kit
-        self._url = url
         self._client = client
 
     @property
@@ -181,7 +188,7 @@ class ModelSystem:
         await self._client.close()
 
     def _prices(self, question: Question) -> Prices:
-        return self.config.models[question.model].prices
+        return self.config.models[question.model].prices(self.config.protocol)
 
     # --- asking ---
 
@@ -241,4 +248,4 @@ async def open_model(name: str, config: ModelConfig, kit: Kit) -> ModelSystem:
         raise BadCall(f"`base_url` of `{name}` would send its credential in the clear", fix="use https")
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     client = kit.dialer.also(config.private).client([f"{host}:{origin.port}"])
-    return ModelSystem(name, config, kit, f"{origin}{path.rstrip('/')}", client)
+    return ModelSystem(name, config, kit, origin, path.rstrip("/"), client)

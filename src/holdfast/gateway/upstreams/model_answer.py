@@ -96,23 +96,45 @@ class Answer:
 
 
 def read_answer(data: bytes, operation: str) -> Answer:
-    """The answer that `Answer.written` wrote. Any other JSON object stands for the body of an answer to `operation`:
-    so a person may put one in its place. Raises Corrupt for what is neither."""
+    """The answer that `Answer.written` wrote. Where a person has put something in its place (a fork that asks what
+    if), an object is the body of an answer to `operation`, and a text is what the model said. Raises Corrupt for
+    anything else."""
     try:
         told = cast(object, json.loads(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt("a recorded answer of a model is not JSON") from error
     match told:
         case {"operation": str(wire), "status": int(status), "type": str(kind)}:
             found = cast("dict[str, object]", told)
-        case dict():
-            body = spelt(cast(JSON, told))
-            return Answer(operation=operation, status=200, kind="application/json", body=body)
+        case dict() | str():
+            body = said(operation, told) if isinstance(told, str) else cast(JSON, told)
+            return Answer(operation=operation, status=200, kind="application/json", body=spelt(body))
         case _:
-            raise Corrupt("a recorded answer of a model is not an object")
+            raise Corrupt("a recorded answer of a model is neither an object nor a text")
     headers = found.get("headers")
     kept = {str(k): str(v) for k, v in cast("dict[str, object]", headers).items()} if isinstance(headers, dict) else {}
     return Answer(operation=wire, status=status, kind=kind, body=_body(found), headers=kept)
+
+
+def said(operation: str, text: str) -> JSON:
+    """An answer that says this, and nothing else."""
+    same: dict[str, JSON] = {"id": "override", "model": "override"}
+    match operation:
+        case "chat":
+            message: JSON = {"role": "assistant", "content": text, "refusal": None}
+            choice: JSON = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+            return {**same, "object": "chat.completion", "created": 0, "choices": [choice]}
+        case "responses":
+            content: JSON = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+            item: dict[str, JSON] = {"type": "message", "id": "override", "role": "assistant", "status": "completed"}
+            more: dict[str, JSON] = {"parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "error": None}
+            output: JSON = [{**item, "content": content}]
+            return {**same, "object": "response", "created_at": 0, "status": "completed", "output": output, **more}
+        case _:
+            blocks: JSON = [{"type": "text", "text": text}]
+            usage: JSON = {"input_tokens": 0, "output_tokens": 0}
+            ended: dict[str, JSON] = {"stop_reason": "end_turn", "stop_sequence": None, "usage": usage}
+            return {**same, "type": "message", "role": "assistant", "content": blocks, **ended}
 
 
 def _body(found: Mapping[str, object]) -> bytes:
