@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 Say = Callable[[dict[str, Any]], None]
-ESCAPED = "".join(f"\\u{ord(each):04x}" for each in "{}")
+ODD = "in odd escapes: "
 
 
 class Status(Exception):
@@ -79,7 +79,12 @@ class Tools:
         if kind == "forget" and not self.forgotten:
             self.forgotten = True
             raise Status(404)
-        effect = {"tool": tool, "args": params.get("arguments"), "key": meta.get("holdfast/idempotency-key"), "meta": meta}
+        effect = {
+            "tool": tool,
+            "args": params.get("arguments"),
+            "key": meta.get("holdfast/idempotency-key"),
+            "meta": meta,
+        }
         number = self.note("effects.jsonl", effect)
         text = f"done {number}"
         match kind:
@@ -100,7 +105,11 @@ class Tools:
                 return {"content": [{"type": "text", "text": f"failed {number}"}], "isError": True}
             case "leak":
                 hidden = base64.b64encode(secret.encode()).decode()
-                return {"content": [{"type": "text", "text": f"{secret} {hidden}"}], "hidden": secret}
+                return {
+                    "content": [{"type": "text", "text": f"{secret} {hidden}"}],
+                    "hidden": secret,
+                    "odd": ODD + secret,
+                }
             case "progress":
                 for step in (1, 2):
                     progress = {"progressToken": meta["progressToken"], "progress": step, "secret": secret, "odd": 1.0}
@@ -114,6 +123,15 @@ class Tools:
             case _:
                 pass
         return {"content": [{"type": "text", "text": text}], "future": {"kept": 1.50}}
+
+
+def written(message: dict[str, Any]) -> bytes:
+    """A message as JSON; what follows ODD, in escapes that nobody else would write."""
+    before, odd, after = json.dumps(message).partition(ODD)
+    if not odd:
+        return before.encode()
+    told = json.loads('"' + after.partition('"}')[0] + '"')
+    return (before + "".join(f"\\u{ord(each):04x}" for each in told) + '"}' + after.partition('"}')[2]).encode()
 
 
 def wrapped(message: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +197,7 @@ class Http(BaseHTTPRequestHandler):
             self.streams = False
             self.wfile.write(b"0\r\n\r\n")
         else:
-            self.reply(200, json.dumps(wrapped(message, result)).encode(), extra)
+            self.reply(200, written(wrapped(message, result)), extra)
 
     def answered(self, message: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
         return self.tools.answer(message, self.event, headers.get("authorization", "").removeprefix("Bearer "))
@@ -192,7 +210,7 @@ class Http(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-        data = b": a comment\r\nevent: message\r\ndata: " + json.dumps(message).encode() + b"\r\n\r\n"
+        data = b": a comment\r\nevent: message\r\ndata: " + written(message) + b"\r\n\r\n"
         for at in range(0, len(data), 7):
             piece = data[at : at + 7]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
@@ -232,7 +250,7 @@ def over_stdio(tools: Tools) -> None:
 
     def say(message: dict[str, Any]) -> None:
         with writing:
-            sys.stdout.write(json.dumps(message) + "\n")
+            sys.stdout.write(written(message).decode() + "\n")
             sys.stdout.flush()
 
     def answer(message: dict[str, Any]) -> None:

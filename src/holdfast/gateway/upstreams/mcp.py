@@ -61,7 +61,6 @@ class McpSystem:
         self.pins = Pins(kit.folder / (config.pins or f"{name}.pins.json"), first_use=config.first_use == "trust")
         self._peers: dict[str, Peer] = {}
         self._lock = asyncio.Lock()
-        self._client: aiohttp.ClientSession | None = None
 
     @property
     def name(self) -> str:
@@ -170,7 +169,7 @@ class McpSystem:
     async def _opened(self, receipt: Receipt) -> Peer:
         command = self.config.command
         if command is None:
-            link = HttpLink(self._http(), cast("str", self.config.url))
+            link = HttpLink(self._client, cast("str", self.config.url))
             await self._furnish(link, receipt)
             peer = Peer(self._name, link)
         else:
@@ -188,15 +187,12 @@ class McpSystem:
             raise
         return peer
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._client is None:
-            from yarl import URL
+    def _client(self) -> aiohttp.ClientSession:
+        from yarl import URL
 
-            url = URL(cast("str", self.config.url))
-            self._client = cast(
-                "aiohttp.ClientSession", self._kit.dialer.also(self.config.private).client([f"{url.host}:{url.port}"])
-            )
-        return self._client
+        url = URL(cast("str", self.config.url))
+        dialer = self._kit.dialer.also(self.config.private)
+        return cast("aiohttp.ClientSession", dialer.client([f"{url.host}:{url.port}"]))
 
     async def _furnish(self, link: HttpLink, receipt: Receipt) -> None:
         """Give a link what this call's receipt opens."""
@@ -233,5 +229,3 @@ class McpSystem:
             with suppress(Unclear, DidNotHappen):
                 await peer.link.close()
         self._peers.clear()
-        if self._client is not None:
-            await self._client.close()
