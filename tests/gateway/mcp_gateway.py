@@ -25,6 +25,7 @@ from holdfast.core.codec import decode
 from holdfast.core.contract import Level
 from holdfast.core.policy import Allowed, Facts, Held, Verdict
 from holdfast.core.record import Record
+from holdfast.errors import Claimed
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.doors.mcp import routes
 from holdfast.gateway.gate import Gate
@@ -77,7 +78,7 @@ async def gateway(folder: Path, /, *, store_at: str = "memory://", **config: Any
     kit = Kit(vault=vault, dialer=Dialer(), folder=folder)
     system = await open_mcp("kv", McpConfig.model_validate({"kind": "mcp", **config}), kit)
     wards = Wards(store, AllowsAll, patience_s=0.05)
-    taken = await wards.open(Wanted(run="r", agent="tester", terms=Terms(tools=("*",)), by="the test"))
+    taken = await _taken(wards)
     gate = Gate(wards, {"kv": system})
     app = web.Application()
     app.add_routes(routes(gate, None))
@@ -93,6 +94,17 @@ async def gateway(folder: Path, /, *, store_at: str = "memory://", **config: Any
         await wards.close("r", ended=False)
         await system.close()
         await store.close()
+
+
+async def _taken(wards: Wards) -> Taken:
+    """The run, as soon as whoever had it is known to be dead."""
+    end_s = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return await wards.open(Wanted(run="r", agent="tester", terms=Terms(tools=("*",)), by="the test"))
+        except Claimed:
+            assert time.monotonic() < end_s, "the run was never free"
+            await asyncio.sleep(0.02)
 
 
 class Client:
@@ -221,9 +233,25 @@ def config_of(server: Server, **config: Any) -> dict[str, Any]:
     return {**found, **config}
 
 
+@contextlib.contextmanager
+def living(folder: Path) -> Iterator[tuple[Client, subprocess.Popen[bytes]]]:
+    """A gateway in a process of its own, and a client of it that knows the tools."""
+    (folder / "door").unlink(missing_ok=True)
+    command = [sys.executable, "-m", "tests.gateway.mcp_gateway", str(folder)]
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}) as process:
+        try:
+            until(lambda: (folder / "door").exists() or process.poll() is not None)
+            client = Client(*json.loads((folder / "door").read_text()))
+            asyncio.run(client.learn())
+            yield client, process
+        finally:
+            process.kill()
+
+
 async def _main(folder: Path) -> None:
     config = json.loads((folder / "gateway.json").read_text())
-    async with gateway(folder, store_at=f"sqlite:///{folder}/runs.db?claim_ttl_s=2", **config) as opened:
+    async with gateway(folder, store_at=f"sqlite:///{folder}/runs.db?claim_ttl_s=1", **config) as opened:
         (folder / "door.new").write_text(json.dumps([opened.port, opened.handle]))
         os.replace(folder / "door.new", folder / "door")
         await asyncio.Event().wait()

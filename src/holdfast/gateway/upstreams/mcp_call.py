@@ -148,16 +148,24 @@ class McpCall:
         raise DidNotHappen("a call of an MCP server is not taken back")
 
     def read(self, data: bytes, encoding: Encoding) -> Reply:
-        """As `Upstream.read`."""
-        return _reply(data, encoding)
+        """As `Upstream.read`. JSON is what a person has said that came of it."""
+        if encoding is Encoding.BYTES:
+            return _reply(data)
+        told: JSON = json.loads(data)
+        if not self._tool or (isinstance(told, dict) and isinstance(told.get("content"), list)):
+            return _reply(b'{"result":' + data + b"}")
+        said: dict[str, JSON] = {"content": [{"type": "text", "text": data.decode()}]}
+        if isinstance(told, dict):
+            said["structuredContent"] = told
+        return _reply(canonical({"result": said}))
 
     def running(self, key: str) -> bool:
         """As `Upstream.running`."""
         return self._system.running(key)
 
 
-def _reply(data: bytes, encoding: Encoding = Encoding.BYTES) -> Reply:
-    return Reply(data, encoding, data)
+def _reply(data: bytes) -> Reply:
+    return Reply(data, Encoding.BYTES, data)
 
 
 def _complaint(error: JSON) -> tuple[int, str]:

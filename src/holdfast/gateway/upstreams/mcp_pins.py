@@ -75,7 +75,8 @@ class Pins:
         the file."""
         first = not self.path.exists() and self._first_use
         accepted = dict(self.accepted)
-        self._current, refused = {}, {}
+        refused: dict[str, str] = {}
+        self._current = {}
         names = Counter(str(tool.get("name")) for tool in listed if isinstance(tool, dict))
         looks = {_looks(name): name for name in accepted}
         for tool in listed:
