@@ -78,7 +78,9 @@ def explained(said: str, values: Mapping[str, str], *, path: str, container: boo
             fix="start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
             " --security-opt systempaths=unconfined",
         )
-    return Missing(what=f"bubblewrap cannot make a sandbox: {said}", fix=f"see what stops it: {path} --ro-bind / / true")
+    return Missing(
+        what=f"bubblewrap cannot make a sandbox: {said}", fix=f"see what stops it: {path} --ro-bind / / true"
+    )
 
 
 def settings() -> dict[str, str]:
@@ -122,7 +124,9 @@ def _bubblewrap() -> Missing | None:
     if version(ran.stdout) >= OLDEST_BWRAP:
         return None
     oldest = ".".join(str(number) for number in OLDEST_BWRAP)
-    return Missing(what=f"{ran.stdout.strip() or path} cannot forbid new namespaces inside", fix=f"use {oldest} or newer")
+    return Missing(
+        what=f"{ran.stdout.strip() or path} cannot forbid new namespaces inside", fix=f"use {oldest} or newer"
+    )
 
 
 def _counting() -> Missing | None:
@@ -151,7 +155,9 @@ async def _tried() -> Missing | None:
         async with await launch(Confinement(), ["true"], {"PATH": "/usr/bin:/bin"}, listen=listen) as confined:
             code = await confined.wait()
     except (HoldfastError, TimeoutError) as error:
-        return Missing(what=str(getattr(error, "what", error) or "a sandbox took too long"), fix="report this: it is new")
+        return Missing(
+            what=str(getattr(error, "what", error) or "a sandbox took too long"), fix="report this: it is new"
+        )
     if code != 0:
         return Missing(what=f"`true` ended with {code} in a sandbox", fix="report this: it is new")
     return None

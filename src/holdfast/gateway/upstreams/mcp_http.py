@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import aiohttp
 
@@ -23,6 +23,7 @@ from holdfast.gateway.upstreams.mcp_wire import LARGEST, Feed, Malformed, Messag
 UNPROVEN = frozenset({408, 409, 423, 425})
 VISIT = "Mcp-Session-Id"
 GOODBYE_S = 5.0
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # a call's contract says how long it may take
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -31,10 +32,10 @@ class Gone(NotHappened):
 
 
 class HttpLink:
-    """Carries messages to `url`. `headers` go with each; `clean` scrubs what comes back. Both may be set anew for a
-    call with fresh credentials."""
+    """Carries messages to `url`, each by a `client` of its own. `headers` go with each; `clean` scrubs what comes back.
+    Both may be set anew for a call with fresh credentials."""
 
-    def __init__(self, client: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, client: Callable[[], aiohttp.ClientSession], url: str) -> None:
         self._client = client
         self._url = url
         self.headers: Mapping[str, str] = {}
@@ -45,7 +46,7 @@ class HttpLink:
     @property
     def alive(self) -> bool:
         """Always: there is nothing to lose."""
-        return not self._client.closed
+        return True
 
     def at_work(self, id: bytes) -> bool:
         """Never: it is not carried out here."""
@@ -81,20 +82,20 @@ class HttpLink:
 
     async def close(self) -> None:
         """End the conversation at the server, if it answers in time."""
-        if self._visit is not None and self.alive:
+        if self._visit is not None:
             headers = {**self.headers, VISIT: self._visit, "MCP-Protocol-Version": self._version}
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                async with asyncio.timeout(GOODBYE_S):
-                    await self._client.delete(self._url, headers=headers, allow_redirects=False)
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError, NotHappened):
+                async with asyncio.timeout(GOODBYE_S), self._client() as client:
+                    await client.delete(self._url, headers=headers, allow_redirects=False)
         self._visit = None
 
-    def _post(self, message: bytes, about: About) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    @contextlib.asynccontextmanager
+    async def _post(self, message: bytes, about: About) -> AsyncGenerator[aiohttp.ClientResponse]:
         headers = {
             **self.headers,
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
             "Accept-Encoding": "identity",
-            "Connection": "close",
         }
         if about.version:
             headers["MCP-Protocol-Version"] = self._version = about.version
@@ -104,7 +105,11 @@ class HttpLink:
                 headers["Mcp-Name"] = about.name
         elif self._visit is not None and about.method != "initialize":
             headers[VISIT] = self._visit
-        return self._client.post(self._url, data=message, headers=headers, allow_redirects=False)
+        async with (
+            self._client() as client,
+            client.post(self._url, data=message, headers=headers, allow_redirects=False, timeout=_NO_TIMEOUT) as came,
+        ):
+            yield came
 
     def _judge(self, came: aiohttp.ClientResponse, clean: Clean) -> None:
         """Raise what the status alone says."""

@@ -177,23 +177,23 @@ class Peer:
                 f"{OWN_META}clientInfo": _CLIENT,
             }
         whole = {**params, "_meta": meta} if meta else {name: each for name, each in params.items() if name != "_meta"}
-        id = b"%d" % number
-        message = request(id, method, whole)
+        mark = b"%d" % number
+        message = request(mark, method, whole)
         self._heard[number] = (token, heard)
         if key:
-            self._sent[key] = id
+            self._sent[key] = mark
         try:
             about = self._about(method, params)
-            return await self.link.exchange(id, message, about, lambda other: self.hear(other, number))
+            return await self.link.exchange(mark, message, about, lambda other: self.hear(other, number))
         finally:
             del self._heard[number]
             self.running(key)
 
     def running(self, key: str) -> bool:
         """Whether a request with this key may still be carried out, by a process of ours."""
-        id = self._sent.get(key)
-        if id is None or self.link.at_work(id):
-            return id is not None
+        mark = self._sent.get(key)
+        if mark is None or self.link.at_work(mark):
+            return mark is not None
         del self._sent[key]
         return False
 

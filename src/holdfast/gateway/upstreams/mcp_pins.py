@@ -27,6 +27,8 @@ from holdfast.errors import Misuse, Unknown
 NAME = re.compile(r"[A-Za-z0-9_./-]{1,128}")
 _LOOKS_LIKE = str.maketrans("01i", "oll", "_-./")
 
+_PARTS = frozenset({"description", "title", "inputSchema", "outputSchema", "annotations", "execution", "icons"})
+
 Tool = Mapping[str, JSON]
 
 
@@ -73,7 +75,8 @@ class Pins:
         the file."""
         first = not self.path.exists() and self._first_use
         accepted = dict(self.accepted)
-        self._current, refused = {}, {}
+        refused: dict[str, str] = {}
+        self._current = {}
         names = Counter(str(tool.get("name")) for tool in listed if isinstance(tool, dict))
         looks = {_looks(name): name for name in accepted}
         for tool in listed:
@@ -105,7 +108,9 @@ class Pins:
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
-            self._accepted, self._held, self._stamp = {}, {}, None
+            self._accepted.clear()
+            self._held.clear()
+            self._stamp = None
             return
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
         if stamp != self._stamp:
@@ -124,7 +129,9 @@ def accept(path: Path, *names: str) -> list[str]:
     accepted, held = _read(path)
     for name in names:
         if name not in held:
-            raise Unknown(f"no definition of `{name}` is held", where=path.name, fix="name one that stands under `held`")
+            raise Unknown(
+                f"no definition of `{name}` is held", where=path.name, fix="name one that stands under `held`"
+            )
     chosen = list(names or held)
     for name in chosen:
         accepted[name] = held.pop(name)[1]
@@ -137,7 +144,8 @@ def _read(path: Path) -> tuple[dict[str, Tool], dict[str, tuple[str, Tool]]]:
         value = json.loads(path.read_text(encoding="utf-8"))
         accepted = {str(name): cast("Tool", dict(tool)) for name, tool in value["accepted"].items()}
         held = {
-            str(name): (str(each["why"]), cast("Tool", dict(each["definition"]))) for name, each in value["held"].items()
+            str(name): (str(each["why"]), cast("Tool", dict(each["definition"])))
+            for name, each in value["held"].items()
         }
         for name, tool in accepted.items():
             if tool.get("name") != name:
@@ -163,9 +171,11 @@ def _write(path: Path, accepted: Mapping[str, Tool], held: Mapping[str, tuple[st
 
 
 def _changed(known: Tool, tool: Tool) -> Iterator[str]:
-    for part in sorted({*known, *tool} - {"_meta"}):
-        if known.get(part) != tool.get(part):
-            yield part
+    """What has changed, in words of the protocol: names that a server has made up are not repeated."""
+    parts = [part for part in sorted({*known, *tool} - {"_meta"}) if known.get(part) != tool.get(part)]
+    yield from (part for part in parts if part in _PARTS)
+    if not _PARTS.issuperset(parts):
+        yield "other parts"
 
 
 def _looks(name: str) -> str:

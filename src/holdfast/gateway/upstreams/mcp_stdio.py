@@ -1,9 +1,9 @@
-"""MCP with a server that the gateway runs: one message a line, on a socket that is its standard input and output.
+"""MCP with a server that the gateway runs: one message a line, on the pipes of its process.
 
 Rules
 1. The server's environment is what its configuration declares, and nothing else.
 2. A request that nobody waits for any more counts as at work until it is answered or the process has ended.
-3. What the process writes is scrubbed before anybody reads it. Its complaints (stderr) are read by nobody.
+3. What the process writes is scrubbed before anybody reads it, its complaints (stderr) included.
 """
 
 from __future__ import annotations
@@ -12,39 +12,18 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import cast
 
 from holdfast.core.effect import legible
 from holdfast.errors import NotHappened
+from holdfast.gateway.upstreams.kit import Running, Start
 from holdfast.gateway.upstreams.mcp_peer import About, Answer, Clean, Hear, Unclear, cleaned, parsed
 from holdfast.gateway.upstreams.mcp_wire import LARGEST, Message
 
 GOODBYE_S = 2.0
 _told = logging.getLogger("holdfast")
-
-
-class Running(Protocol):
-    """A process that was started."""
-
-    async def wait(self) -> int:
-        """How it ended, once it has."""
-        ...
-
-    def kill(self) -> None:
-        """End it, now. Nothing, if it has ended."""
-        ...
-
-
-class Start(Protocol):
-    """Starts a program with exactly this environment, and this descriptor as its standard input and output. Raises
-    Misuse or OSError; then nothing runs."""
-
-    async def __call__(self, command: Sequence[str], environment: Mapping[str, str], fd: int, /) -> Running:
-        """The running program."""
-        ...
 
 
 class _Plain:
@@ -61,11 +40,13 @@ class _Plain:
             self._process.kill()
 
 
-async def plainly(command: Sequence[str], environment: Mapping[str, str], fd: int, /) -> Running:
+async def plainly(
+    argv: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
+) -> Running:
     """Start a program as a plain process beside the gateway: for servers that are as trusted as the gateway itself."""
     return _Plain(
         await asyncio.create_subprocess_exec(
-            *command, env=dict(environment), stdin=fd, stdout=fd, stderr=DEVNULL, start_new_session=True
+            *argv, env=dict(environment), stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
         )
     )
 
@@ -81,6 +62,8 @@ class StdioLink:
         self._running: Running | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._complaining: asyncio.Task[None] | None = None
+        self._complaint = ""
         self._ended = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -93,23 +76,27 @@ class StdioLink:
         """Whether a request has not been answered yet, by a process that still runs."""
         return self.alive and id in self._asked
 
-    async def start(self, start: Start, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    async def start(self, start: Start, argv: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the server. Raises NotHappened."""
-        ours, theirs = socket.socketpair()
+        (theirs_in, ours_in), (ours_out, theirs_out), (ours_err, theirs_err) = os.pipe(), os.pipe(), os.pipe()
         try:
-            fd = os.dup(theirs.fileno())
-            try:
-                self._running = await start(command, environment, fd)
-            finally:
-                with contextlib.suppress(OSError):  # whoever starts it may have closed it
-                    os.close(fd)
+            running = await start(argv, environment, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err)
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
-            ours.close()
+            for fd in (ours_in, ours_out, ours_err):
+                os.close(fd)
             raise NotHappened(f"the server `{self.name}` could not be started: {legible(error, 300)}") from None
         finally:
-            theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=LARGEST + 2)
-        self._listening = asyncio.create_task(self._listen(reader, self._running))
+            for fd in (theirs_in, theirs_out, theirs_err):
+                os.close(fd)
+        out, complaints = await _reader(ours_out, LARGEST + 2), await _reader(ours_err, 65_536)
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.connect_write_pipe(
+            lambda: asyncio.streams.FlowControlMixin(loop), os.fdopen(ours_in, "wb")
+        )
+        self._writer = asyncio.StreamWriter(transport, cast("asyncio.Protocol", protocol), None, loop)
+        self._running = running
+        self._listening = asyncio.create_task(self._listen(out, running))
+        self._complaining = asyncio.create_task(self._complain(complaints))
 
     async def exchange(self, id: bytes, message: bytes, about: About, hear: Hear) -> Answer:
         """As `Link.exchange`."""
@@ -121,7 +108,7 @@ class StdioLink:
         finally:
             ended.cancel()
         if not future.done():
-            raise Unclear(f"the server `{self.name}` ended before it answered")
+            raise Unclear(f"the server `{self.name}` ended before it answered{self._complaint}")
         return Answer(future.result())
 
     async def tell(self, message: bytes, about: About) -> None:
@@ -168,17 +155,38 @@ class StdioLink:
         if future is not None and not future.done():
             future.set_result(message)
 
+    async def _complain(self, complaints: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await complaints.readline()
+            except ValueError:  # too long to be read
+                continue
+            if not line:
+                return
+            if line.strip():
+                text = legible(self._clean(line.strip()).decode("utf-8", "replace"), 300)
+                self._complaint = f"; its last words: {text}"
+                _told.info("the server `%s` says: %s", self.name, text)
+
     async def close(self) -> None:
         """Close its input; after a moment, end it."""
-        if self._running is None or self._writer is None or self._listening is None:
+        if self._running is None or self._writer is None or self._listening is None or self._complaining is None:
             return
-        with contextlib.suppress(OSError, RuntimeError, TimeoutError):
-            self._writer.write_eof()
+        self._writer.close()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await self._ended.wait()
         self._running.kill()
-        await asyncio.wait([self._listening])
-        self._writer.close()
+        self._complaining.cancel()
+        await asyncio.wait([self._listening, self._complaining], timeout=GOODBYE_S)
+        self._listening.cancel()
+
+
+async def _reader(fd: int, limit: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader(limit)
+    pipe = os.fdopen(fd, "rb")
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    return reader
 
 
 def _nothing(_message: Message) -> None:

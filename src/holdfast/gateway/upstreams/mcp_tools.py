@@ -41,24 +41,32 @@ class McpTool(BaseModel, extra="forbid", frozen=True):
     """What is known of one tool of a server."""
 
     kind: Literal["read", "idempotent", "irreversible"] | None = Field(
-        None, description="What repeating it means; nothing said: irreversible."
+        default=None, description="What repeating it means; nothing said: irreversible."
     )
     identity: tuple[str, ...] | None = Field(
-        None, description="The arguments by which two calls are the same; nothing said: all of them."
+        default=None, description="The arguments by which two calls are the same; nothing said: all of them."
     )
-    resource: tuple[str, ...] | None = Field(None, description="The arguments that name what it touches.")
-    repeat: Repeat | None = Field(None, description="What a further call of one identity means: once, ask or each.")
-    drift: Drift | None = Field(None, description="What to do with one identity and other arguments.")
-    approval: Level = Field(Level.NONE, description="How many people must agree: none, notify, one or two.")
-    timeout_s: Seconds | None = Field(None, description="How long an answer is waited for; nothing said: the server's.")
-    key_ttl_s: Seconds | None = Field(None, description="How long the server remembers an idempotency key.")
-    late_s: Seconds | None = Field(None, description="How late the server may still carry out what it was sent.")
+    resource: tuple[str, ...] | None = Field(default=None, description="The arguments that name what it touches.")
+    repeat: Repeat | None = Field(
+        default=None, description="What a further call of one identity means: once, ask or each."
+    )
+    drift: Drift | None = Field(default=None, description="What to do with one identity and other arguments.")
+    approval: Level = Field(default=Level.NONE, description="How many people must agree: none, notify, one or two.")
+    timeout_s: Seconds | None = Field(
+        default=None, description="How long an answer is waited for; nothing said: the server's."
+    )
+    key_ttl_s: Seconds | None = Field(default=None, description="How long the server remembers an idempotency key.")
+    late_s: Seconds | None = Field(
+        default=None, description="How late the server may still carry out what it was sent."
+    )
     key_argument: str | None = Field(
-        None, description="The argument that carries the idempotency key, beside `_meta`; the agent cannot set it."
+        default=None,
+        description="The argument that carries the idempotency key, beside `_meta`; the agent cannot set it.",
     )
-    read_only_trusted: bool = Field(False, description="Believe this tool's `readOnlyHint`.")
+    read_only_trusted: bool = Field(default=False, description="Believe this tool's `readOnlyHint`.")
     errors_prove_nothing_happened: bool | None = Field(
-        None, description="Whether an answer with `isError` proves that nothing was changed; nothing said: the server's."
+        default=None,
+        description="Whether an answer with `isError` proves that nothing was changed; nothing said: the server's.",
     )
 
 
@@ -66,34 +74,51 @@ class McpConfig(BaseModel, extra="forbid", frozen=True):
     """An MCP server: at `url` (streamable HTTP), or run by the gateway (`command`, stdio)."""
 
     kind: Literal["mcp"]
-    url: str | None = Field(None, description="Where it is reached.")
+    url: str | None = Field(default=None, description="Where it is reached.")
     headers: Mapping[str, str] = Field(
         default_factory=dict, description="Sent with each request; `{credential:NAME}` stands for a credential."
     )
-    command: tuple[str, ...] | None = Field(None, description="How it is started: the program and its arguments.")
+    private: tuple[str, ...] = Field(default=(), description="Addresses at which it may be though they are not public.")
+    command: tuple[str, ...] | None = Field(
+        default=None, description="How it is started: the program and its arguments."
+    )
     env: Mapping[str, str] = Field(
         default_factory=dict, description="Its whole environment; `credential:NAME` stands for a credential."
     )
     unsafe_no_sandbox: bool = Field(
-        False, description="Run `command` as a plain process beside the gateway: it is as trusted as the gateway."
+        default=False,
+        description="Run `command` as a plain process beside the gateway: it is as trusted as the gateway.",
     )
     protocol: Literal["auto", "2025-06-18", "2025-11-25", "2026-07-28"] = Field(
-        "auto", description="The revision of the protocol."
+        default="auto", description="The revision of the protocol."
     )
     tools: Mapping[str, McpTool] = Field(default_factory=dict, description="What is known of its tools, by name.")
-    trust_annotations: bool = Field(False, description="Believe what its tools say of themselves (annotations).")
+    trust_annotations: bool = Field(
+        default=False, description="Believe what its tools say of themselves (annotations)."
+    )
     errors_prove_nothing_happened: bool = Field(
-        False, description="Whether an answer with `isError` proves that nothing was changed."
+        default=False, description="Whether an answer with `isError` proves that nothing was changed."
     )
-    pins: str | None = Field(None, description="The file of accepted tool definitions; nothing said: NAME.pins.json.")
+    pins: str | None = Field(
+        default=None, description="The file of accepted tool definitions; nothing said: NAME.pins.json."
+    )
     first_use: Literal["trust", "hold"] = Field(
-        "trust", description="What is done with the tools that it lists while there is no file of pins."
+        default="trust", description="What is done with the tools that it lists while there is no file of pins."
     )
-    recheck_s: float = Field(30.0, ge=0, description="How old its list of tools may be when a tool is called.")
-    timeout_s: Seconds = Field(120.0, description="How long an answer is waited for.")
+    recheck_s: float = Field(default=30.0, ge=0, description="How old its list of tools may be when a tool is called.")
+    timeout_s: Seconds = Field(default=120.0, description="How long an answer is waited for.")
     labels: frozenset[str] | None = Field(
-        None, description="Marks on what it answers; nothing said: `untrusted:NAME`."
+        default=None, description="Marks on what it answers; nothing said: `untrusted:NAME`."
     )
+
+    def tool(self, name: str) -> McpTool:
+        """What is known of a tool."""
+        return self.tools.get(name, McpTool())
+
+    def errors_prove(self, name: str) -> bool:
+        """Whether an error of this tool proves that nothing was changed."""
+        said = self.tool(name).errors_prove_nothing_happened
+        return self.errors_prove_nothing_happened if said is None else said
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -108,7 +133,7 @@ class McpConfig(BaseModel, extra="forbid", frozen=True):
 
 def contract_of(system: str, config: McpConfig, name: str, tool: Mapping[str, JSON]) -> Contract:
     """The contract of a tool with this accepted definition."""
-    said = config.tools.get(name, McpTool())
+    said = config.tool(name)
     hints = tool.get("annotations")
     hints = hints if isinstance(hints, dict) else {}
     kind = _kind(said, hints, config.trust_annotations)

@@ -97,8 +97,9 @@ def parse(data: bytes) -> Message:
             raise Malformed(BAD_REQUEST, "parameters are an object")
     elif ("result" in value) is ("error" in value) or "id" not in value:
         raise Malformed(BAD_REQUEST, "an answer has an id, and one of result and error")
-    id = value.get("id", 0)
-    if isinstance(id, bool) or (not isinstance(id, str | int | float) and (id is not None or not answers)):
+    mark = value.get("id", 0)
+    known = isinstance(mark, str | int | float) and not isinstance(mark, bool)
+    if not known and not (answers and mark is None):
         raise Malformed(BAD_REQUEST, "an id is text or a number")
     return Message(data, value, members(data))
 
