@@ -13,16 +13,18 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, TypeAlias, cast
 
 import psycopg
-from psycopg import sql
+from psycopg import generators, sql
+from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap, Buffer, Loader
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn
 from psycopg.types.string import StrDumperUnknown
 
 from holdfast.core.canonical import JSON, canonical
@@ -49,6 +51,7 @@ _SETTINGS: Final = {
 _LATER: Final = ("40001", "40P01", "55P03", "53", "57P01", "57P02", "57P03")
 """SQLSTATEs, or their classes, of what may well succeed when it is asked again."""
 
+_GOOD: Final = (ExecStatus.SINGLE_TUPLE, ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 _BOOL, _INTEGERS, _FLOATS = 16, (20, 21, 23, 26), (700, 701)
 _CHANGED: Final = (
     "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0), current_setting('track_counts')"
@@ -113,7 +116,9 @@ class PostgresDatabase:
         """As `Database`: in a READ ONLY transaction that is never committed."""
         async with self._connected(self._place.read_role, password) as connection:
             await self._begin(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            return await self._rows(connection, query, Table(self._limits))
+            table = Table(self._limits)
+            await self._rows(connection, query, table)
+            return table
 
     async def write(self, query: Query, password: str, *, key: str, most: int) -> bytes:
         """As `Database`. The transaction is gone with its connection, whatever ends it before COMMIT."""
@@ -145,7 +150,7 @@ class PostgresDatabase:
                 autocommit=True, context=_adapters(), **await self._conninfo(role, password)
             )
         except psycopg.Error as error:
-            raise _unreached(error) from None
+            raise NotHappened(f"the database was not reached: {_worded(error)}") from None
         try:
             yield cast("_Connection", connection)
         except psycopg.Error as error:
@@ -192,33 +197,30 @@ class PostgresDatabase:
         calls = [sql.SQL("set_config({}, {}, true)").format(name, value) for name, value in settings.items()]
         await connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)))
 
-    async def _rows(self, connection: _Connection, query: Query, table: Table) -> Table:
-        """The answer of a statement that gives rows, one at a time, so that no more than the limit is ever held."""
-        cursor = psycopg.AsyncRawCursor(connection)
-        types: list[int] = []
-        stream = cast("AsyncGenerator[_Row]", cursor.stream(cast("LiteralString", query.text), _parameters(query)))
-        async with contextlib.aclosing(stream):
-            async for row in stream:
-                if not types:
-                    types = _described(cursor.description, table)
-                table.add([_value(value, kind) for value, kind in zip(row, types, strict=True)])
-        if not types:
-            _described(cursor.description, table)
-        return table
+    async def _rows(self, connection: _Connection, query: Query, table: Table) -> int:
+        """Carry the statement out; its rows one at a time, so that no more than the limit is ever held. How many rows
+        it says it was about."""
+        pgconn, count = connection.pgconn, 0
+        async with connection.lock:
+            await connection.wait(_started(pgconn, query))
+            while (result := await connection.wait(generators.fetch(pgconn))) is not None:
+                if result.status not in _GOOD:
+                    raise psycopg.errors.error_from_result(result, encoding="utf-8")
+                kinds = [result.ftype(column) for column in range(result.nfields)]
+                table.columns = [_decoded(result.fname(column)) for column in range(result.nfields)]
+                for row in range(result.ntuples):
+                    table.add([_value(result.get_value(row, column), kind) for column, kind in enumerate(kinds)])
+                count = result.command_tuples or 0
+        return count
 
     async def _changed(self, connection: _Connection, query: Query, most: int) -> bytes:
         """Carry the statement out and count. Raises Said for more than `most`: the transaction goes no further."""
         before = await _count(connection)
         table = Table(self._limits)
-        if query.statement.returning:
-            await self._rows(connection, query, table)
-            count = len(table.rows)
-        else:
-            cursor = psycopg.AsyncRawCursor(connection)
-            await cursor.execute(cast("LiteralString", query.text), _parameters(query), prepare=True)
-            count = max(cursor.rowcount, 0)
+        table.count = await self._rows(connection, query, table)
         await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        table.count, table.changed = count, max(count, await _count(connection) - before)
+        told = len(table.rows) if query.statement.returning else table.count
+        table.changed = max(told, await _count(connection) - before)
         if "ddl" not in query.statement.verbs and table.changed > most:
             raise too_many(table.changed, most)
         return canonical(table.answer())
@@ -236,10 +238,11 @@ class PostgresDatabase:
             if cursor.rowcount == 1:
                 return None
             await cursor.execute(sql.SQL("SELECT answer FROM {} WHERE key = $1").format(table), (key,))
-        except psycopg.errors.SyntaxErrorOrAccessRuleViolation as error:
-            fix = (
-                KEYS_TABLE.format(table.as_string(None)) + ", and let the role that writes SELECT, INSERT and UPDATE it"
-            )
+        except psycopg.Error as error:
+            if not (error.sqlstate or "").startswith(("42", "3F")):
+                raise
+            made = KEYS_TABLE.format(table.as_string(None))
+            fix = f"{made}; let the role that writes SELECT, INSERT and UPDATE it"
             raise NotHappened(f"the table of keys cannot be used: {_worded(error)}", fix=fix) from None
         found = await cursor.fetchone()
         if found is None or found[0] is None:
@@ -304,28 +307,29 @@ def _translated(error: psycopg.Error) -> Exception:
     return NotHappened(f"the connection was lost before anything was committed: {_worded(error)}")
 
 
-def _unreached(error: psycopg.Error) -> Exception:
-    if error.sqlstate is not None and error.sqlstate.startswith(_LATER):
-        return RetryAfter(LATER_S, f"the database asks to come back later: {_worded(error)}")
-    return NotHappened(f"the database was not reached: {_worded(error)}")
-
-
 def _worded(error: psycopg.Error) -> str:
     """One line."""
     return " ".join((error.diag.message_primary or str(error)).split())[:300] or type(error).__name__
 
 
-def _described(description: Sequence[psycopg.Column] | None, table: Table) -> list[int]:
-    """The types of the columns; their names go to the table."""
-    columns = description or ()
-    table.columns.extend(column.name for column in columns)
-    return [column.type_code for column in columns]
+def _started(pgconn: PGconn, query: Query) -> PQGen[None]:
+    """Send the statement by the extended protocol, and ask for single rows."""
+    assert not isinstance(query.parameters, Mapping), "prepare lets only a list through"
+    values = [None if text is None else text.encode() for text in map(_parameter, query.parameters)]
+    pgconn.send_query_params(query.text.encode(), values)
+    pgconn.set_single_row_mode()
+    yield from generators.send(pgconn)
 
 
-def _value(text: str | None, kind: int) -> JSON:
+def _decoded(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
+
+
+def _value(data: bytes | None, kind: int) -> JSON:
     """A value as JSON has it exactly, or as the database wrote it."""
-    if text is None:
+    if data is None:
         return None
+    text = _decoded(data)
     if kind == _BOOL:
         return text == "t"
     if kind in _INTEGERS:
@@ -333,11 +337,6 @@ def _value(text: str | None, kind: int) -> JSON:
     if kind in _FLOATS and math.isfinite(number := float(text)):
         return number
     return text
-
-
-def _parameters(query: Query) -> list[str | None]:
-    assert not isinstance(query.parameters, Mapping), "prepare lets only a list through"
-    return [_parameter(value) for value in query.parameters]
 
 
 def _parameter(value: JSON) -> str | None:
@@ -357,4 +356,4 @@ def _element(value: JSON) -> str:
     if isinstance(value, list | tuple):
         return "{" + ",".join(_element(item) for item in value) + "}"
     text = _parameter(value)
-    return "NULL" if text is None else json.dumps(text, ensure_ascii=False).replace("\\n", "\n")
+    return "NULL" if text is None else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -48,6 +48,8 @@ _DDL: Final = frozenset(
         apsw.SQLITE_ALTER_TABLE,
     )
 )
+_INNER: Final = frozenset(("dbstat", "bytecode", "tables_used", "carray"))
+_OF_DDL: Final = frozenset(f"sqlite_{name}" for name in ("rename_table", "rename_column", "rename_test", "drop_column"))
 _SCHEMA: Final = frozenset(("sqlite_master", "sqlite_schema"))
 
 
@@ -72,6 +74,11 @@ class _Asked:
             self.refused = f"`{name}` of `{second or first or ''}` is not on the list of what is proven"
         return apsw.SQLITE_DENY
 
+    @property
+    def told(self) -> frozenset[str]:
+        """How it changes something. What a change of tables does to rows is part of it."""
+        return frozenset({"ddl"} if "ddl" in self.verbs else self.verbs)
+
     def permits(self, action: int, first: str, second: str, database: str) -> bool:
         """Whether one thing is on the lists."""
         if self.keys_table and self.keys_table.lower() in (first.lower(), second.lower()):
@@ -79,11 +86,12 @@ class _Asked:
         if action in (apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
             return True
         if action == apsw.SQLITE_FUNCTION:
-            return second.lower() in SQLITE or second in self.pure or (bool(self.verbs) and second in _OF_DDL)
-        if database != "main":
-            return False
+            return second.lower() in SQLITE or second in self.pure or ("ddl" in self.verbs and second in _OF_DDL)
+        if database != "main":  # ALTER looks whether something temporary speaks of the table
+            return "ddl" in self.verbs and first == "sqlite_temp_master"
         if action == apsw.SQLITE_READ:
-            return not first.lower().startswith(("sqlite_", "pragma_")) or first in _SCHEMA
+            inner = first.lower().startswith(("sqlite_", "pragma_")) or first.lower() in _INNER
+            return not inner or first in _SCHEMA
         if action in _DDL:
             self.verbs.add("ddl")
             return True
@@ -94,9 +102,6 @@ class _Asked:
             self.verbs.add(_WRITES[action])
             return not first.lower().startswith("sqlite_")
         return action == apsw.SQLITE_REINDEX and "ddl" in self.verbs
-
-
-_OF_DDL: Final = frozenset(("sqlite_rename_table", "sqlite_rename_column", "sqlite_drop_column", "printf"))
 
 
 class SqliteDatabase:
@@ -132,7 +137,7 @@ class SqliteDatabase:
             raise BadCall("the text holds no statement")
         if asked.on_schema and "ddl" not in asked.verbs:
             raise unproven("the table of tables is changed")
-        verbs = frozenset({"ddl"} if "ddl" in asked.verbs else () if found.is_explain else asked.verbs)
+        verbs = frozenset[str]() if found.is_explain else asked.told
         if not verbs and not found.is_readonly and not found.is_explain:
             raise unproven("it changes something that SQLite does not ask about")
         return Statement(verbs, None, returning and "ddl" not in verbs, found.bindings_count)
@@ -169,7 +174,7 @@ class SqliteDatabase:
                 connection.authorizer = asked
                 _rows(connection, query, table)
                 connection.authorizer = None
-                if asked.verbs - query.statement.verbs:
+                if asked.told - query.statement.verbs:
                     raise NotHappened("the tables have changed since the statement was looked at")
                 changed = connection.total_changes() - before
                 table.count, table.changed = (changed if "ddl" in asked.verbs else connection.changes()), changed
@@ -297,8 +302,8 @@ def _before_commit() -> Generator[None]:
         raise Said("interrupted", "the statement took too long, or was cancelled", fix="ask for less at once") from None
     except apsw.Error as error:
         raise Said(type(error).__name__.removesuffix("Error").lower() or "error", str(error)) from None
-    except (OverflowError, TypeError, ValueError) as error:  # a parameter that SQLite cannot hold
-        raise Said("bad_parameter", str(error)) from None
+    except (LookupError, OverflowError, TypeError, ValueError) as error:  # a parameter that SQLite cannot hold
+        raise Said("bad_parameter", f"{type(error).__name__}: {error}") from None
 
 
 def _commit(connection: apsw.Connection) -> None:
@@ -313,10 +318,16 @@ def _commit(connection: apsw.Connection) -> None:
 
 
 def _rows(connection: apsw.Connection, query: Query, table: Table) -> None:
-    cursor = connection.execute(query.text, _parameters(query))
-    described = cursor.description if query.statement.returning else ()
-    table.columns.extend(str(column[0]) for column in described)
-    for row in cursor:
+    cursor = connection.cursor()
+
+    def described(cursor: apsw.Cursor, *_: object) -> bool:
+        """Called before the first row, while the columns are known."""
+        if query.statement.returning:
+            table.columns.extend(str(column[0]) for column in cursor.description)
+        return True
+
+    cursor.exec_trace = described
+    for row in cursor.execute(query.text, _parameters(query)):
         table.add([_value(value) for value in row])
 
 
