@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import socket
 import ssl
@@ -180,7 +181,7 @@ class _Connector(aiohttp.TCPConnector):
                 raise Refused(f"`{host}` is not dialled at port {place[1]}")
             self._dialer.look(host, str(place[0]), port)
         except Refused as error:
-            raise PermissionError(error.what) from error
+            raise PermissionError(errno.EACCES, error.what) from error
         made = socket.socket(family, kind, proto)
         made.setblocking(False)
         return made

@@ -115,7 +115,7 @@ class Scrubber:
         found.sort(key=lambda place: (place[0], -place[1]))
         apart: list[tuple[int, int, bytes]] = []
         for begin, end, instead in found:
-            if apart and begin <= apart[-1][1]:
+            if apart and begin < apart[-1][1]:
                 last = apart[-1]
                 apart[-1] = (last[0], max(last[1], end), last[2])
             else:
