@@ -6,8 +6,10 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from pydantic import BaseModel
@@ -28,14 +30,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
 }
 """Kind → module, configuration, and what opens it."""
 
-
-@runtime_checkable
-class Declares(Protocol):
-    """A configuration that tells what its tools promise."""
-
-    def contracts(self, system: str) -> Sequence[Contract]:
-        """The contracts of the tools of `system`, as far as they can be told without asking anybody."""
-        ...
+_SPOKEN_OF = re.compile(r"credential:([A-Za-z0-9_-]+)")
 
 
 @runtime_checkable
@@ -60,20 +55,30 @@ async def open_upstream(name: str, config: BaseModel, kit: Kit) -> System:
     return await opener(name, config, kit)
 
 
+async def contracts_of(name: str, config: BaseModel, folder: Path) -> Sequence[Contract] | None:
+    """What the tools of a system promise, as far as it can be told without asking anybody outside (a module's
+    `contracts_of(name, config, folder)`); None where that depends on each call, or on the system. Raises Misuse or
+    BadContract where the system cannot be used as it is declared."""
+    told = getattr(_module(cast(Any, config).kind), "contracts_of", None)
+    if told is None:
+        return None
+    return await cast("Callable[[str, BaseModel, Path], Awaitable[Sequence[Contract]]]", told)(name, config, folder)
+
+
 def credentials_of(config: BaseModel) -> frozenset[str]:
-    """The credentials that an upstream names: under keys that speak of credentials, or as `credential:NAME`."""
+    """The credentials that an upstream names: those that its configuration lists (`Names`), or else under keys that
+    speak of credentials, and as `credential:NAME` in its texts."""
     if isinstance(config, Names):
         named = config.credentials
-        return frozenset((named,) if isinstance(named, str) else named)
-    return frozenset(_named(config.model_dump(mode="json"), False))
+        return frozenset((named,) if isinstance(named, str) else named) - {""}
+    return frozenset(_named(config.model_dump(mode="json"), False)) - {""}
 
 
 def _named(value: object, spoken: bool) -> Iterator[str]:
     match value:
         case str():
-            name = value.removeprefix("credential:")
-            if spoken or name != value:
-                yield name
+            found = _SPOKEN_OF.findall(value)
+            yield from found or ((value,) if spoken else ())
         case dict():
             for key, inner in cast("dict[str, object]", value).items():
                 yield from _named(inner, spoken or "credential" in key)
