@@ -120,7 +120,7 @@ class Gateway:
     # --- for those who start programs (`Starter`) ---
 
     async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
-        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`; `place`: `sandbox` or `local`."""
+        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`, `place` (sandbox, local)."""
         unknown = asked.keys() - {"run", "agent", "input", "containment", "on_divergence", "place"}
         if unknown:
             raise BadCall(f"`{min(unknown)}` is nothing that a run is taken up with")

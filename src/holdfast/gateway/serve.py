@@ -81,9 +81,15 @@ class Listeners:
 
     async def _runner(self, run: str | None) -> _Open:
         runner = web.AppRunner(
-            self._doors(self._gate, run, LARGEST_BODY), handle_signals=False, access_log=None, handler_cancellation=True, shutdown_timeout=0.1,
-            keepalive_timeout=75, max_line_size=16 << 10, max_field_size=64 << 10,
-        )  # fmt: skip
+            self._doors(self._gate, run, LARGEST_BODY),
+            handle_signals=False,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
+            keepalive_timeout=75,
+            max_line_size=16 << 10,
+            max_field_size=64 << 10,
+        )
         await runner.setup()
         return _Open(runner)
 

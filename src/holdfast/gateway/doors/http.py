@@ -20,7 +20,7 @@ from holdfast.errors import BadCall, HoldfastError, Waiting
 from holdfast.gateway.doors.native import Unshown, bytes_of, send, visiting
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate, Visit
-from holdfast.gateway.upstreams import Declined, Prepared, Reply
+from holdfast.gateway.upstreams import Declined, Reply, System
 from holdfast.gateway.upstreams.http_answer import unpack
 
 DOOR = "http"
@@ -30,58 +30,44 @@ _RETRIES = ("x-stainless-retry-count", "x-holdfast-resend")
 _OWN = frozenset({"content-length", "transfer-encoding", "connection", "keep-alive"})
 
 
-def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
-    """The door's routes, on a listener of `run`, or on one that is shared (None): `/http/NAME/PATH`."""
-    door = _HttpDoor(gate, run)
-    return [web.route("*", "/http/{system}{path:(?:/.*)?}", door.serve)]
+async def serve(request: web.Request, gate: Gate, run: str | None, system: System, path: str) -> web.StreamResponse:
+    """Answer a request to a system over HTTP, at `path` (raw, with its query), on a listener of `run` or on one that is
+    shared (None)."""
+    try:
+        async with visiting(gate, run, request, DOOR) as visit:
+            return await _answered(request, gate, visit, system.name, path)
+    except (HoldfastError, Waiting) as error:
+        return await send(request, _refused(error))
 
 
-class _HttpDoor:
-    def __init__(self, gate: Gate, run: str | None) -> None:
-        self._gate = gate
-        self._run = run
-
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        try:
-            async with visiting(self._gate, self._run, request, DOOR) as visit:
-                return await self._answered(request, visit)
-        except (HoldfastError, Waiting) as error:
-            return await send(request, _refused(error))
-
-    async def _answered(self, request: web.Request, visit: Visit) -> web.StreamResponse:
-        name = request.match_info["system"]
-        try:
-            args = await _args(request, name)
-        except BadCall as error:
-            await visit.ward.refuse(f"{name}.{request.method}", request.raw_path, f"door {DOOR}", error.what)
-            raise
-        prepared = await self._gate.prepare(visit, name, "", args)
-        again = request.headers.get(AGAIN)
-        resend = any(request.headers.get(marked, "0").strip() not in ("0", "") for marked in _RETRIES)
-        try:
-            reply = await visit.ward.call(visit.right, prepared, resend=resend, again=again)
-        except Declined as error:
-            reply = error.reply
-        except HoldfastError as error:
-            return await self._delivered(request, visit, prepared, again, _refused(error))
-        return await self._delivered(request, visit, prepared, again, _response(reply))
-
-    async def _delivered(
-        self, request: web.Request, visit: Visit, prepared: Prepared, again: str | None, response: web.Response
-    ) -> web.StreamResponse:
-        sent = await send(request, response)
-        visit.ward.delivered(prepared, again)
-        return sent
+async def _answered(request: web.Request, gate: Gate, visit: Visit, name: str, path: str) -> web.StreamResponse:
+    try:
+        args = await _args(request, path)
+    except BadCall as error:
+        await visit.ward.refuse(f"{name}.{request.method}", path, f"door {DOOR}", error.what)
+        raise
+    prepared = await gate.prepare(visit, name, "", args)
+    again = request.headers.get(AGAIN)
+    resend = any(request.headers.get(marked, "0").strip() not in ("0", "") for marked in _RETRIES)
+    try:
+        response = _response(await visit.ward.call(visit.right, prepared, resend=resend, again=again))
+    except Declined as error:
+        response = _response(error.reply)
+    except HoldfastError as error:
+        response = _refused(error)
+    sent = await send(request, response)
+    visit.ward.delivered(prepared, again)
+    return sent
 
 
-async def _args(request: web.Request, name: str) -> dict[str, JSON]:
+async def _args(request: web.Request, target: str) -> dict[str, JSON]:
     """A request as its system takes it. Raises BadCall for one that can be read in two ways."""
     many = [header for header, times in Counter(map(str.lower, request.headers)).items() if times > 1]
     if many:
         raise BadCall(f"the header `{min(many)[:80]}` is there twice", fix="send it once")
     if "upgrade" in request.headers:
         raise BadCall("another protocol is asked for", fix="speak HTTP/1.1 here")
-    path, _, query = request.raw_path.removeprefix(f"/http/{name}").partition("?")
+    path, _, query = target.partition("?")
     data = await bytes_of(request, LARGEST)
     args: dict[str, JSON] = {
         "method": request.method,

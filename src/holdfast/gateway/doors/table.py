@@ -7,7 +7,9 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib import import_module
+from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -17,10 +19,14 @@ from holdfast.errors import BadCall
 from holdfast.gateway.doors.native import handle_refused
 from holdfast.gateway.front import tunnels
 from holdfast.gateway.gate import Gate
+from holdfast.gateway.upstreams import System
 
-_DOORS = ("native", "model", "http")
-_KINDS = frozenset({"model", "mcp", "http", "aws"})
+_DOORS = ("native", "mcp")
+_SERVED = ("http", "model")
+_KINDS = frozenset({"mcp", *_SERVED})
 """Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
+
+Serve = Callable[[web.Request, Gate, "str | None", System, str], Awaitable[web.StreamResponse]]
 
 
 def application(gate: Gate, run: str | None, largest_body: int) -> web.Application:
@@ -28,8 +34,24 @@ def application(gate: Gate, run: str | None, largest_body: int) -> web.Applicati
     app = web.Application(client_max_size=largest_body, middlewares=[_finding(gate, run)])
     for name in _DOORS:
         app.add_routes(import_module(f"holdfast.gateway.doors.{name}").routes(gate, run))
+    for kind in _SERVED:
+        serve = cast(Serve, import_module(f"holdfast.gateway.doors.{kind}").serve)
+        app.router.add_route("*", f"/{kind}/{{system}}{{path:(?:/.*)?}}", _serving(gate, run, kind, serve))
     app.router.add_get("/healthz", _alive)
     return app
+
+
+def _serving(gate: Gate, run: str | None, kind: str, serve: Serve) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["system"]
+        system = gate.systems.get(name)
+        if system is None or gate.kinds.get(name) != kind:
+            why = BadCall(f"there is no system `{name[:80]}` of the kind `{kind}`", fix="holdfast config check")
+            return await handle_refused(gate, run, request, why.what, why)
+        path = request.raw_path.removeprefix(f"/{kind}/{name}")
+        return await serve(request, gate, run, system, path if path.startswith("/") else f"/{path}")
+
+    return handle
 
 
 def _finding(gate: Gate, run: str | None) -> Middleware:

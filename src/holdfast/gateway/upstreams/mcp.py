@@ -192,7 +192,7 @@ class McpSystem:
 
         url = URL(cast("str", self.config.url))
         dialer = self._kit.dialer.also(self.config.private)
-        return cast("aiohttp.ClientSession", dialer.client([f"{url.host}:{url.port}"]))
+        return dialer.client([f"{url.host}:{url.port}"])
 
     async def _furnish(self, link: HttpLink, receipt: Receipt) -> None:
         """Give a link what this call's receipt opens."""
