@@ -73,7 +73,7 @@ class Premises:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SHOP_KEY": SECRET, "XDG_CACHE_HOME": str(self.place / "cache")}
+        return {**os.environ, "SHOP_KEY": SECRET, "XDG_CACHE_HOME": str(self.place.parent / "cache")}
 
     def configure(self, more: str = "", policy: str = '@id("all") permit(principal, action, resource);') -> None:
         """Write holdfast.toml and its policy."""

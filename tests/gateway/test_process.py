@@ -109,7 +109,7 @@ def test_people_agree_through_the_admin_door_while_the_program_waits(here: Premi
         '@id("mail") @level("two") @reason("mail costs money") permit(principal, action, resource);'
     )
     here.gateway()
-    program = here.program(CLERK + 'print(json.dumps(ask("/mails", {"invoice": "9"})), flush=True)')
+    program = here.program(CLERK + '    print(json.dumps(ask("/mails", {"invoice": "9"})), flush=True)')
     process = here.start(PYTHON, str(program))
     eventually(lambda: "waits" in here.holdfast("show", "r", check=False), "the call is held")
     node = next(word for word in here.holdfast("show", "r").split() if word.startswith("r@") and word[2:].isdigit())
@@ -150,8 +150,7 @@ def test_a_revocation_reaches_the_next_call(here: Premises) -> None:
 def test_another_runs_handle_is_worth_nothing(here: Premises) -> None:
     here.gateway()
     waits = here.program(
-        CLERK + 'print(os.environ["HOLDFAST_HANDLE"], flush=True)\nsys.stdin.readline()'.replace("\n", "\n    "),
-        "waits.py",
+        CLERK + '    print(os.environ["HOLDFAST_HANDLE"], flush=True)\n    sys.stdin.readline()\n', "waits.py"
     )
     import subprocess
 
@@ -160,7 +159,7 @@ def test_another_runs_handle_is_worth_nothing(here: Premises) -> None:
     handle = other.stdout.readline().strip()
     assert handle.startswith("hfc_")
     thief = here.program(
-        CLERK + f'print(json.dumps(ask("/customers", headers={{"authorization": "Bearer {handle}"}})))', "thief.py"
+        CLERK + f'    print(json.dumps(ask("/customers", headers={{"authorization": "Bearer {handle}"}})))', "thief.py"
     )
     code, out, err = here.run(PYTHON, str(thief), run="thief")
     other.communicate("\n", timeout=60)
@@ -200,8 +199,8 @@ def test_the_run_begins_with_the_proof_that_its_sandbox_holds(here: Premises) ->
     program = here.program("print('done')")
     code, _, err = here.run(PYTHON, str(program))
     assert code == 0, err
-    log = json.loads(here.holdfast("log", "r", "--json"))
-    names = [entry["record"]["t"] if "record" in entry else entry for entry in log]
+    log = [json.loads(line) for line in here.holdfast("log", "r", "--json").splitlines()]
+    names = [entry["record"]["t"] for entry in log]
     assert names[:3] == ["claim", "started", "seal"], names
 
 

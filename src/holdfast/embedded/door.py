@@ -12,20 +12,18 @@ import hmac
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from holdfast.agent.run import Agent, Note, Stranded, current, in_thread, outside_run
 from holdfast.agent.tool import Tool
 from holdfast.core.canonical import JSON, Uncanonical, canonical
-from holdfast.core.effect import Call, Encoding, Happened, identity_of, resource_of
-from holdfast.core.log import Log
+from holdfast.core.effect import Call, Encoding, identity_of, resource_of
 from holdfast.core.payload import Packed, pack_text
-from holdfast.core.slot import Slot
 from holdfast.embedded.policy import Policy
 from holdfast.errors import AnswerLost, BadCall, Misuse
 from holdfast.gateway.closure import Closure, Room, Roomless
 from holdfast.gateway.decide import Memory
-from holdfast.gateway.line import node_of
+from holdfast.gateway.left import left_behind
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.pending import stop_at_pending
 from holdfast.gateway.send import Asked
@@ -186,30 +184,10 @@ class EmbeddedDoor:
 
     async def stranded(self, *, undone: bool) -> list[Stranded]:
         """As `Door.stranded`."""
-        line, kin = self._mediator.line, self._mediator.line.family.kin
-        found = [(line.branch, slot, False) for slot in line.log.unclaimed()]
-        found += [(each.branch, each.slot, False) for each in (kin.stranded(line.log) if kin else ())]
-        if undone:
-            gone = [slot for slot in line.log.effects if slot.undone and not _redone(line.log, slot)]
-            found += [(line.branch, slot, True) for slot in gone]
-            found += [(each.branch, each.slot, True) for each in (kin.undone() if kin else ())]
-        return [await self._stranded(*each) for each in found]
-
-    async def _stranded(self, branch: str, slot: Slot, undone: bool) -> Stranded:
-        line = self._mediator.line
-        assert slot.asked is not None, "an effect was asked for with arguments"
-        arguments = Shape(object).read(await line.payload(slot.asked), Encoding.JSON).woven
-        answer: Any = None
-        if isinstance(slot.outcome, Happened):
-            payload = slot.outcome.answer
-            answer = Shape(object).read(await line.payload(payload), payload.encoding).value
-        node = node_of(branch, slot.intent_seq or slot.first_seq)
-        return Stranded(node, slot.tool, arguments, slot.outcome is not None, answer, undone)
-
-
-def _redone(log: Log, slot: Slot) -> bool:
-    """Whether an effect that was taken back was asked for again since."""
-    return log.slots.get(log.newest_of(slot.identity, slot.n)) is not None
+        found = await left_behind(self._mediator.line, undone=undone)
+        return [
+            Stranded(each.node, each.tool, each.arguments, each.happened, each.answer, each.undone) for each in found
+        ]
 
 
 async def _ask(ask: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> object:

@@ -51,20 +51,23 @@ class Roomless:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closure:
     """A checkpoint to be made. `state` gives what the state is when it is called; `restores`: the program goes on from
-    here after a crash, so what it is given is counted from here too."""
+    here after a crash, so what it is given is counted from here too. `capability`: the terms of the right that the
+    agent has, where it has one."""
 
     state: Callable[[], Packed]
     room: Room
     services: tuple[str, ...]
     labels: tuple[str, ...]
     restores: bool
+    capability: str | None = None
 
     def close(self) -> tuple[Checkpoint, Packed]:
         """State and files of this moment: the record, and the payload that it names."""
         tree = self.room.capture()
         packed = self.state()
         return Checkpoint(
-            state=packed.payload, workspace=tree, services=self.services, labels=self.labels
+            state=packed.payload, workspace=tree, services=self.services, labels=self.labels,
+            capability=self.capability,
         ), packed  # fmt: skip
 
 

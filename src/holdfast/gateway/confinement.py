@@ -132,8 +132,11 @@ class Confinement:
 
 
 def own_python() -> tuple[Path, ...]:
-    """Where the running interpreter and its packages lie, if not in `/usr`: for `read_only`."""
+    """Where the running interpreter and its packages lie, and this one, if not in `/usr`: for `read_only`."""
     found = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
+    here = Path(__file__).resolve().parents[1]  # elsewhere, where it is installed to be edited
+    if not any(here.is_relative_to(path) for path in found):
+        found.add(here)
     return tuple(sorted(path for path in found if not path.is_relative_to("/usr")))
 
 

@@ -151,6 +151,7 @@ class Gateway:
         wanted = Wanted(
             run=checked_name(run), agent=agent, terms=declared.terms(now_ms()), by=by, input=asked.get("input"),
             containment=asked.get("containment"), on_divergence=OnDivergence(setting),
+            restore=declared.restores,
         )  # fmt: skip
         return await self.wards.open(wanted)
 

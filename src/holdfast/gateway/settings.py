@@ -118,6 +118,9 @@ class Agent(Table):
     require_handle: bool = Field(
         False, description="The handle must be shown even inside the run's own sandbox, where nobody else can be."
     )
+    restores: bool = Field(
+        False, description="It is an `@agent(state=…)`: after a crash it goes on from its newest checkpoint."
+    )
     environment: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
         default_factory=dict[str, str],
         description="Further variables for its program; `{handle}`, `{door}` and `{url:SYSTEM}` are filled in.",

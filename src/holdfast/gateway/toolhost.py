@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import holdfast
 from holdfast.errors import BadCall, Corrupt, Misuse, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.credential import Credential
@@ -217,7 +216,7 @@ async def start(
     needs, in the directory `folder`. Raises Misuse where that cannot be; then no host runs."""
     scrub = Scrubber(secrets)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    home = str(Path(holdfast.__file__).parent.parent)
+    home = str(Path(__file__).parents[2])
     try:
         with theirs:
             process = await asyncio.create_subprocess_exec(

@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -53,14 +54,19 @@ class Wanted:
 
 @dataclass(slots=True)
 class Taken:
-    """A run that was taken up: its ward, its right, and the handle that proves it (shown this once)."""
+    """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
+    program goes on from its checkpoints; `answer`: what it says that it came to; `deciding`: what it decides now."""
 
     ward: Ward
     right: Right
     handle: str
     opened: Opened
     grant: Grant
-    released: bool = field(default=False)
+    restores: bool
+    answer: JSON = None
+    deciding: dict[str, asyncio.Task[dict[str, JSON]]] = field(
+        default_factory=dict[str, "asyncio.Task[dict[str, JSON]]"]
+    )
 
 
 class Wards:
@@ -112,7 +118,7 @@ class Wards:
         await line.refresh()
         agent = opened.started.agent if opened.started is not None else wanted.agent
         ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s)
-        return Taken(ward, right, handle, opened, grant)
+        return Taken(ward, right, handle, opened, grant, wanted.restore)
 
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:
         """Write the claim; for a new run its start; and what was proven about where its program runs."""
@@ -144,6 +150,9 @@ class Wards:
         if taken is None:
             return
         line = taken.ward.mediator.line
+        answer = answer if taken.answer is None else taken.answer
+        for deciding in taken.deciding.values():
+            deciding.cancel()
         try:
             await taken.ward.close()
             parked = taken.ward.mediator.parked is not None

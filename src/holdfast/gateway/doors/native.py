@@ -98,7 +98,7 @@ class _Native:
         except (HoldfastError, Waiting) as error:
             if isinstance(error, Waiting):
                 raise
-            sent = await send(request, _refused(error))
+            sent = await send(request, refused(error))
         else:
             sent = await send(request, web.json_response(_answer(reply)))
         if asked.n is None:
@@ -160,7 +160,7 @@ class _Native:
             async with visiting(self._gate, self._run, request, DOOR) as visit:
                 return await work(request, visit)
         except (HoldfastError, Waiting) as error:
-            return await send(request, _refused(error))
+            return await send(request, refused(error))
 
 
 @contextlib.asynccontextmanager
@@ -247,7 +247,8 @@ def _answer(reply: Reply) -> dict[str, JSON]:
     return {"answer_b64": base64.b64encode(reply.data).decode(), "etag": reply.etag}
 
 
-def _refused(error: BaseException) -> web.Response:
+def refused(error: BaseException) -> web.Response:
+    """What a door says about an error."""
     about = told(error)
     body = about.body()
     if isinstance(error, Declined):
