@@ -9,12 +9,11 @@ Rules
    on which requests come (a description in memory, the other end for answers, and three descriptors for the program).
 2. The program starts when the gateway says so, and not before: until then bubblewrap waits in front of it.
 3. When the gateway dies, closes a sandbox's socket, or the warden dies, the sandbox is killed. What is killed is its
-   first process, and with it the kernel kills all others. To kill bubblewrap outside is not enough: for a moment its
-   first process inside does not yet follow it, and would go on alone.
+   first process, and with it the kernel kills all others: until that process follows bubblewrap into death, which is
+   late (`_follows`), the maker of doors watches over it, whoever else dies.
 
-What a request leads to: bubblewrap (`_become`), started with nothing but what is named in the request; and a
-short-lived child (`_doors`) that sets the limits, enters the sandbox's empty network, makes listeners there, and hands
-them out.
+A request leads to bubblewrap (`_become`), started with nothing but what the request names; and to a short-lived maker
+of doors (`_doors`): it sets the limits, enters the sandbox's empty network, makes listeners there, and hands them out.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Wanted = dict[str, Any]  # what `sandbox.py` sends; see its `_request`
 
 _NS_GET_USERNS = 0xB701
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _DEADLINE_S = 60.0
@@ -82,6 +81,8 @@ class _Warden:
 
     def serve(self) -> None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a living sandbox needs five
         gateway = os.pidfd_open(os.getppid())
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(gateway, select.POLLIN)
@@ -129,19 +130,18 @@ class _Warden:
         groups = self._groups(wanted["groups"])
         info_r, info_w = os.pipe()
         blocked_r, blocked_w = os.pipe()
-        warden = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _child(lambda: _become(wanted, groups, warden, streams, info_w, blocked_r), info_w)
+            _child(lambda: _become(wanted, groups, streams, info_w, blocked_r), info_w)
         os.close(info_w)
         os.close(blocked_r)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sandbox = _Sandbox(pid, reply, blocked_w, ours, groups)
-        watched = os.pidfd_open(warden)
+        watched = os.pidfd_open(os.getpid())
         maker = os.fork()
         if maker == 0:
             self.control.close()
-            _child(lambda: _doors(wanted, reply, info_r, blocked_w, theirs, watched), -1)
+            _child(lambda: _doors(wanted, reply, info_r, blocked_w, theirs, watched, pid), -1)
         os.close(info_r)
         os.close(watched)
         theirs.close()
@@ -178,10 +178,9 @@ class _Warden:
     def _bubblewrap_ended(self, sandbox: _Sandbox) -> None:
         """It ends when the program has ended; the first process inside, and what else is there, a moment later."""
         sandbox.kill()
-        if sandbox.init >= 0:
-            self._when_ended(sandbox.init, lambda: self._over(sandbox))
-        else:
-            self._over(sandbox)
+        if sandbox.init < 0:
+            return self._over(sandbox)
+        return self._when_ended(sandbox.init, lambda: self._over(sandbox))
 
     def _over(self, sandbox: _Sandbox) -> None:
         if sandbox.init >= 0:
@@ -213,11 +212,8 @@ def _child(act: Callable[[], None], told: int) -> None:
         os._exit(127)
 
 
-def _become(wanted: Wanted, groups: list[str], warden: int, streams: list[int], info: int, blocked: int) -> None:
+def _become(wanted: Wanted, groups: list[str], streams: list[int], info: int, blocked: int) -> None:
     """Become bubblewrap, with no environment: the program's is in the arguments, which are in memory for it alone."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != warden:
-        os._exit(127)
     for group in groups:
         _write(f"{group}/cgroup.procs", "0")
     with contextlib.suppress(OSError):  # where memory runs out, the kernel shall look here first
@@ -239,10 +235,13 @@ def _become(wanted: Wanted, groups: list[str], warden: int, streams: list[int], 
     os.execve(wanted["bwrap"], ["bwrap", "--args", str(given), "--", *wanted["argv"]], {})
 
 
-def _doors(wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed: socket.socket, warden: int) -> None:
+def _doors(
+    wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed: socket.socket, warden: int, outer: int
+) -> None:
     """Set the limits of a sandbox that waits, make its listeners, and open the gate when told to; or else kill it."""
     about = _about(info)
     if "child-pid" not in about:
+        _kill_unheard(blocked)
         _tell(reply, about)  # an error, or nothing
         return
     init = about["child-pid"]
@@ -257,6 +256,7 @@ def _doors(wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed
         opened = _opened(wanted, reply, init, pidfd, network, warden)
         if opened:
             os.write(blocked, b"g")
+            opened = _follows(init, pidfd, outer)
     except ConnectionError:  # the gateway, or the sandbox, has ended meanwhile
         opened = False
     except OSError as error:
@@ -267,6 +267,18 @@ def _doors(wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed
             _kill(pidfd)
 
 
+def _kill_unheard(blocked: int) -> None:
+    """Bubblewrap has died before it could name its first process, which then waits for it for ever. We know it by the
+    pipe that it shares with us."""
+    name = f"pipe:[{os.fstat(blocked).st_ino}]"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as words:
+            if words.read(6) == b"bwrap\0" and any(
+                os.readlink(fd.path) == name for fd in os.scandir(f"/proc/{pid}/fd")
+            ):
+                os.kill(int(pid), signal.SIGKILL)
+
+
 def _opened(wanted: Wanted, reply: socket.socket, init: int, pidfd: int, network: int, warden: int) -> bool:
     """Set the limits, make the doors, hand them out, and wait for the gateway's word; False if it is no."""
     for name, most in wanted["limits"].items():
@@ -274,8 +286,7 @@ def _opened(wanted: Wanted, reply: socket.socket, init: int, pidfd: int, network
     owner = fcntl.ioctl(network, _NS_GET_USERNS)
     for fd, kind in ((owner, _CLONE_NEWUSER), (network, _CLONE_NEWNET)):
         if _LIBC.setns(fd, kind) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"its network cannot be entered: {os.strerror(number)}")
+            raise OSError(ctypes.get_errno(), "its network cannot be entered")
     if not _loopback_is_up(pidfd):
         return False
     doors = [(port, door) for port in wanted["ports"] for door in _listeners(port)]
@@ -284,8 +295,7 @@ def _opened(wanted: Wanted, reply: socket.socket, init: int, pidfd: int, network
         return False
     told = json.dumps({"pid": init, "doors": [port for port, _door in doors]}).encode()
     _send(reply, told, [pidfd, *(door.fileno() for _port, door in doors)])
-    ready, _, _ = select.select([reply, warden], [], [])
-    return warden not in ready and reply.recv(16) == b"go"
+    return _first(reply.fileno(), warden) == reply.fileno() and reply.recv(16) == b"go"
 
 
 def _about(info: int) -> dict[str, Any]:
@@ -309,25 +319,37 @@ def _loopback_is_up(pidfd: int) -> bool:
 
 def _waits(init: int, pidfd: int) -> bool:
     """Wait until the sandbox is made as far as it can fail: it gives up its last capability, and waits for our word."""
-    with open(f"/proc/{init}/status", "rb", buffering=0) as status:
+    return _came(lambda: b"\nCapPrm:\t0000000000000000\n" in _status(init), pidfd)
 
-        def done() -> bool:
-            status.seek(0)
-            return b"CapPrm:\t0000000000000000\n" in status.read(8192)
 
-        return _came(done, pidfd)
+def _follows(init: int, pidfd: int, outer: int) -> bool:
+    """Wait until the first process would die with bubblewrap outside (it has asked for that when it is filtered), and
+    tell whether that still lives. False too if it has ended itself."""
+    return _came(lambda: b"\nSeccomp:\t2\n" in _status(init), pidfd) and b"\nPPid:\t%d\n" % outer in _status(init)
+
+
+def _status(pid: int) -> bytes:
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        return file.read(8192)
 
 
 def _came(true: Callable[[], object], pidfd: int) -> bool:
     """Wait until something is true of a sandbox. False if that ends before, or takes too long."""
-    alive = select.poll()
-    alive.register(pidfd, select.POLLIN)
     until = time.monotonic() + _DEADLINE_S
     while not true():
-        if time.monotonic() > until or alive.poll(0):
+        if time.monotonic() > until or _first(pidfd, wait_ms=0) is not None:
             return False
         time.sleep(0.0003)
     return True
+
+
+def _first(*fds: int, wait_ms: int | None = None) -> int | None:
+    """The last of these descriptors that can be read; None if none can in time."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    ready = poll.poll(wait_ms)
+    return ready[-1][0] if ready else None
 
 
 def _listeners(port: int) -> list[socket.socket]:
@@ -335,8 +357,6 @@ def _listeners(port: int) -> list[socket.socket]:
     made = [_bound(socket.AF_INET, socket.SOCK_STREAM, port)]
     with contextlib.suppress(OSError):
         made.append(_bound(socket.AF_INET6, socket.SOCK_STREAM, port))
-    for door in made:
-        door.listen(512)
     return made
 
 
@@ -346,11 +366,13 @@ def _bound(family: int, kind: int, port: int) -> socket.socket:
     if family == socket.AF_INET6:
         door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     door.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+    if kind == socket.SOCK_STREAM:
+        door.listen(512)
     return door
 
 
 def _memory(content: bytes) -> int:
-    """A descriptor from which `content` is read, and which the next program inherits."""
+    """A descriptor to read `content` from, which the next program inherits."""
     fd = os.memfd_create("holdfast", 0)
     os.write(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
