@@ -22,6 +22,7 @@ CORE = SRC / "core"
 
 FILE_LINES = 400
 JUDGE_LINES = 460  # of core/verify.py, which must stay one file: it is run alone, by people who do not trust the rest
+WARDEN_LINES = 430  # of gateway/warden.py, which must stay one file too: it is run alone, without the rest
 FUNCTION_LINES = 50
 SEAM_METHODS = 6
 
@@ -116,7 +117,7 @@ def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
 
 
 def test_a_file_is_at_most_400_lines() -> None:
-    most = {CORE / "verify.py": JUDGE_LINES}
+    most = {CORE / "verify.py": JUDGE_LINES, SRC / "gateway" / "warden.py": WARDEN_LINES}
     lines = {path: len(path.read_bytes().splitlines()) for path in sources()}
     assert not {place(path): n for path, n in lines.items() if n > most.get(path, FILE_LINES)}
 

@@ -1,4 +1,4 @@
-"""What `holdfast doctor` says about sandboxes: whether this machine can confine an agent, and what is missing."""
+"""What `holdfast doctor` says about sandboxes: can this machine confine an agent, and what is missing for it?"""
 
 from __future__ import annotations
 

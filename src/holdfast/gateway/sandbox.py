@@ -82,6 +82,7 @@ class Confined:
     def _heard(self) -> None:
         said, fds = _message(self._reply)
         _close(fds)
+        self.kill()  # if it was the warden that ended, nobody else would
         self._let_go()
         if not self._ended.done():
             self._ended.set_result(_exit_code(said.get("exit", -signal.SIGKILL)))

@@ -8,11 +8,12 @@ Rules
 1. It imports nothing of the product, holds no credential, has one thread, no environment, and one descriptor: a socket
    on which requests come (a description in memory, the other end for answers, and three descriptors for the program).
 2. The program starts when the gateway says so, and not before: until then bubblewrap waits in front of it.
-3. When the gateway dies, closes a sandbox's socket, or the warden dies, the sandbox is killed.
+3. When the gateway dies, closes a sandbox's socket, or the warden dies, the sandbox is killed. What is killed is its
+   first process, and with it the kernel kills all others: until that process follows bubblewrap into death, which is
+   late (`_follows`), the maker of doors watches over it, whoever else dies.
 
-What a request leads to: bubblewrap (`_become`), started with nothing but what is named in the request; and a
-short-lived child (`_doors`) that sets the limits, enters the sandbox's empty network, makes listeners there, and hands
-them out.
+A request leads to bubblewrap (`_become`), started with nothing but what the request names; and to a short-lived maker
+of doors (`_doors`): it sets the limits, enters the sandbox's empty network, makes listeners there, and hands them out.
 """
 
 from __future__ import annotations
@@ -38,23 +39,32 @@ Wanted = dict[str, Any]  # what `sandbox.py` sends; see its `_request`
 
 _NS_GET_USERNS = 0xB701
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _DEADLINE_S = 60.0
-_CLOSED = select.POLLHUP | select.POLLERR | select.POLLNVAL
 _REQUEST_FDS = 5
 
 
-class _Started:
-    """A process of the warden's: a sandbox (with a socket for answers), or a maker of doors."""
+class _Sandbox:
+    """A sandbox, from the start of its bubblewrap until nothing of it lives."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, reply: socket.socket, blocked: int, handed: socket.socket, groups: list[str]) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
-        self.reply: socket.socket | None = None
-        self.blocked = -1  # the write end: while it is open here, bubblewrap cannot read an end, and waits
-        self.groups: list[str] = []
+        self.reply = reply
+        self.blocked = blocked  # the write end: while it is open here, bubblewrap cannot read an end, and waits
+        self.handed = handed  # through which the maker of doors hands us its first process
+        self.groups = groups
+        self.init = -1
+
+    def kill(self) -> None:
+        """End all of it. Before its first process is known, the maker of its doors does that."""
+        with contextlib.suppress(OSError):
+            if self.init < 0 and (found := _received(self.handed, 1, socket.MSG_DONTWAIT)):
+                self.init = found[1][0]
+        if self.init >= 0:
+            _kill(self.init)
 
 
 class _Warden:
@@ -62,39 +72,48 @@ class _Warden:
         self.control = control
         control.set_inheritable(False)  # or the program could ask the warden for anything
         self.poll = select.poll()
-        self.ended: dict[int, _Started] = {}  # by pidfd
-        self.hung: dict[int, _Started] = {}  # by the descriptor of its socket
+        self.ended: dict[int, Callable[[], None]] = {}  # by pidfd: what follows on an end
+        self.hung: dict[int, _Sandbox] = {}  # by the descriptor of its socket
+        self.living: set[_Sandbox] = set()
+        self.makers: set[int] = set()
         self.stale: list[str] = []  # control groups that the kernel had not let go of yet
         self.number = 0
 
     def serve(self) -> None:
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a living sandbox needs five
         gateway = os.pidfd_open(os.getppid())
         self.poll.register(self.control, select.POLLIN)
         self.poll.register(gateway, select.POLLIN)
         while True:
-            for fd, _what in self.poll.poll():
-                if fd == gateway or (fd == self.control.fileno() and not self._request()):
-                    return self._end()
-                if fd in self.ended:
-                    self._reap(self.ended.pop(fd))
-                elif fd in self.hung:
-                    self._drop(self.hung.pop(fd))
+            fd, _what = self.poll.poll()[-1]  # one at a time: what it leads to may give a number to another descriptor
+            if fd == gateway or (fd == self.control.fileno() and not self._request()):
+                return self._end()
+            if fd in self.ended:
+                self.poll.unregister(fd)
+                self.ended.pop(fd)()
+            elif fd in self.hung:
+                self.poll.unregister(fd)
+                self.hung.pop(fd).kill()  # nobody listens any more: nobody would know what it does
 
     def _end(self) -> None:
-        """Killed here, and not only by the kernel once this process is gone: a blocked one must not slip through."""
-        for one in self.ended.values():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(one.pidfd, signal.SIGKILL)
-        for one in list(self.ended.values()):
-            os.waitpid(one.pid, 0)
-            _leave([*one.groups, *self.stale])
+        """The makers of doors end by themselves, and each kills what it has not yet let go."""
+        for pid in self.makers:
+            os.waitpid(pid, 0)
+        for sandbox in self.living:
+            sandbox.kill()
+            _kill(sandbox.pidfd)
+        for sandbox in self.living:
+            os.waitid(os.P_PIDFD, sandbox.pidfd, os.WEXITED | os.WNOWAIT)
+            self.stale += sandbox.groups
+        _leave(self.stale)
 
     def _request(self) -> bool:
-        found = _received(self.control, 1)
-        if found is None:
+        if (found := _received(self.control, 1)) is None:
             return False
-        request, answers, *streams = found[1]
-        reply = socket.socket(fileno=answers)
+        request, answer, *streams = found[1]
+        reply = socket.socket(fileno=answer)
         try:
             with open(request, "rb") as file:
                 file.seek(0)
@@ -111,25 +130,37 @@ class _Warden:
         groups = self._groups(wanted["groups"])
         info_r, info_w = os.pipe()
         blocked_r, blocked_w = os.pipe()
-        warden = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _child(lambda: _become(wanted, groups, warden, streams, info_w, blocked_r), info_w)
-        sandbox = _Started(pid)
+            _child(lambda: _become(wanted, groups, streams, info_w, blocked_r), info_w)
         os.close(info_w)
         os.close(blocked_r)
-        pid = os.fork()
-        if pid == 0:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sandbox = _Sandbox(pid, reply, blocked_w, ours, groups)
+        watched = os.pidfd_open(os.getpid())
+        maker = os.fork()
+        if maker == 0:
             self.control.close()
-            _child(lambda: _doors(wanted, reply, info_r, blocked_w), -1)
+            _child(lambda: _doors(wanted, reply, info_r, blocked_w, theirs, watched, pid), -1)
         os.close(info_r)
-        maker = _Started(pid)
-        sandbox.reply, sandbox.blocked, sandbox.groups = reply, blocked_w, groups
-        self.ended[sandbox.pidfd], self.ended[maker.pidfd] = sandbox, maker
+        os.close(watched)
+        theirs.close()
+        self.makers.add(maker)
+        making = os.pidfd_open(maker)
+        self._when_ended(making, lambda: self._made(maker, making))
+        self._when_ended(sandbox.pidfd, lambda: self._bubblewrap_ended(sandbox))
+        self.living.add(sandbox)
         self.hung[reply.fileno()] = sandbox
-        self.poll.register(sandbox.pidfd, select.POLLIN)
-        self.poll.register(maker.pidfd, select.POLLIN)
         self.poll.register(reply, 0)  # only that its other end was closed
+
+    def _when_ended(self, pidfd: int, then: Callable[[], None]) -> None:
+        self.ended[pidfd] = then
+        self.poll.register(pidfd, select.POLLIN)
+
+    def _made(self, maker: int, making: int) -> None:
+        os.waitpid(maker, 0)
+        os.close(making)
+        self.makers.discard(maker)
 
     def _groups(self, wanted: list[tuple[str, dict[str, str]]]) -> list[str]:
         """Make the control groups of one sandbox: each a directory and what is written into its files."""
@@ -144,24 +175,28 @@ class _Warden:
                 _write(f"{path}/{name}", value)
         return made
 
-    def _reap(self, one: _Started) -> None:
-        self.poll.unregister(one.pidfd)
-        os.close(one.pidfd)
-        _pid, status = os.waitpid(one.pid, 0)
-        if one.reply is not None:
-            if self.hung.pop(one.reply.fileno(), None) is not None:
-                self.poll.unregister(one.reply)
-            _tell(one.reply, {"exit": os.waitstatus_to_exitcode(status)})
-            one.reply.close()
-            os.close(one.blocked)
-            self.stale += _leave(one.groups)
+    def _bubblewrap_ended(self, sandbox: _Sandbox) -> None:
+        """It ends when the program has ended; the first process inside, and what else is there, a moment later."""
+        sandbox.kill()
+        if sandbox.init < 0:
+            return self._over(sandbox)
+        return self._when_ended(sandbox.init, lambda: self._over(sandbox))
 
-    def _drop(self, one: _Started) -> None:
-        """Nobody listens any more: nobody would know what this sandbox does."""
-        assert one.reply is not None, "only a sandbox has a socket"
-        self.poll.unregister(one.reply)
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(one.pidfd, signal.SIGKILL)
+    def _over(self, sandbox: _Sandbox) -> None:
+        if sandbox.init >= 0:
+            with contextlib.suppress(ChildProcessError):  # who has no parent any more is ours to bury
+                os.waitid(os.P_PIDFD, sandbox.init, os.WEXITED | os.WNOHANG)
+            os.close(sandbox.init)
+        if self.hung.pop(sandbox.reply.fileno(), None) is not None:
+            self.poll.unregister(sandbox.reply)
+        _pid, status = os.waitpid(sandbox.pid, 0)
+        _tell(sandbox.reply, {"exit": os.waitstatus_to_exitcode(status)})
+        sandbox.reply.close()
+        sandbox.handed.close()
+        os.close(sandbox.blocked)
+        os.close(sandbox.pidfd)
+        self.living.discard(sandbox)
+        self.stale += _leave(sandbox.groups)
 
 
 def _child(act: Callable[[], None], told: int) -> None:
@@ -177,12 +212,8 @@ def _child(act: Callable[[], None], told: int) -> None:
         os._exit(127)
 
 
-def _become(wanted: Wanted, groups: list[str], warden: int, streams: list[int], info: int, blocked: int) -> None:
-    """Become bubblewrap, with no environment of its own: what the program gets is written in the arguments, which go
-    through memory and not through a command line that others could read."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != warden:
-        os._exit(127)
+def _become(wanted: Wanted, groups: list[str], streams: list[int], info: int, blocked: int) -> None:
+    """Become bubblewrap, with no environment: the program's is in the arguments, which are in memory for it alone."""
     for group in groups:
         _write(f"{group}/cgroup.procs", "0")
     with contextlib.suppress(OSError):  # where memory runs out, the kernel shall look here first
@@ -204,47 +235,71 @@ def _become(wanted: Wanted, groups: list[str], warden: int, streams: list[int], 
     os.execve(wanted["bwrap"], ["bwrap", "--args", str(given), "--", *wanted["argv"]], {})
 
 
-def _doors(wanted: Wanted, reply: socket.socket, info: int, blocked: int) -> None:
-    """Set the limits of a sandbox that waits, make its listeners, hand them out, and open the gate when told to."""
+def _doors(
+    wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed: socket.socket, warden: int, outer: int
+) -> None:
+    """Set the limits of a sandbox that waits, make its listeners, and open the gate when told to; or else kill it."""
     about = _about(info)
     if "child-pid" not in about:
-        if "error" in about:
-            _tell(reply, about)
+        _kill_unheard(blocked)
+        _tell(reply, about)  # an error, or nothing
         return
     init = about["child-pid"]
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    opened, pidfd = False, -1
     try:
         pidfd = os.pidfd_open(init)
         network = os.open(f"/proc/{init}/ns/net", os.O_RDONLY)
         if os.fstat(network).st_ino != about["net-namespace"]:
-            return  # it is dead, and its number belongs to somebody else
-        for name, most in wanted["limits"].items():
-            resource.prlimit(init, getattr(resource, name), (most, most))
+            pidfd = -1  # it is dead, and its number belongs to somebody else
+            return
+        _send(handed, b"i", [pidfd])
+        opened = _opened(wanted, reply, init, pidfd, network, warden)
+        if opened:
+            os.write(blocked, b"g")
+            opened = _follows(init, pidfd, outer)
+    except ConnectionError:  # the gateway, or the sandbox, has ended meanwhile
+        opened = False
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESRCH):
-            _tell(reply, {"error": f"the sandbox cannot be reached: {error.strerror}"})
-        return
+            _tell(reply, {"error": f"its doors cannot be made: {error.strerror}"})
+    finally:
+        if not opened and pidfd >= 0:
+            _kill(pidfd)
+
+
+def _kill_unheard(blocked: int) -> None:
+    """Bubblewrap has died before it could name its first process, which then waits for it for ever. We know it by the
+    pipe that it shares with us."""
+    name = f"pipe:[{os.fstat(blocked).st_ino}]"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as words:
+            if words.read(6) == b"bwrap\0" and any(
+                os.readlink(fd.path) == name for fd in os.scandir(f"/proc/{pid}/fd")
+            ):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def _opened(wanted: Wanted, reply: socket.socket, init: int, pidfd: int, network: int, warden: int) -> bool:
+    """Set the limits, make the doors, hand them out, and wait for the gateway's word; False if it is no."""
+    for name, most in wanted["limits"].items():
+        resource.prlimit(init, getattr(resource, name), (most, most))
     owner = fcntl.ioctl(network, _NS_GET_USERNS)
     for fd, kind in ((owner, _CLONE_NEWUSER), (network, _CLONE_NEWNET)):
         if _LIBC.setns(fd, kind) != 0:
-            number = ctypes.get_errno()
-            _tell(reply, {"error": f"the sandbox's network cannot be entered: {os.strerror(number)}"})
-            return
+            raise OSError(ctypes.get_errno(), "its network cannot be entered")
     if not _loopback_is_up(pidfd):
-        return
+        return False
     doors = [(port, door) for port in wanted["ports"] for door in _listeners(port)]
     doors += [(53, _bound(socket.AF_INET, socket.SOCK_DGRAM, 53))] if wanted["dns"] else []
-    fds = array.array("i", [pidfd, *(door.fileno() for _port, door in doors)])
+    if not _waits(init, pidfd):
+        return False
     told = json.dumps({"pid": init, "doors": [port for port, _door in doors]}).encode()
-    reply.sendmsg([told], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
-    if reply.recv(16) == b"go":
-        os.write(blocked, b"g")
-    else:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    _send(reply, told, [pidfd, *(door.fileno() for _port, door in doors)])
+    return _first(reply.fileno(), warden) == reply.fileno() and reply.recv(16) == b"go"
 
 
 def _about(info: int) -> dict[str, Any]:
-    """What bubblewrap says of itself; empty if it ended before it could."""
+    """What bubblewrap says of itself; nothing if it ended before."""
     text = b""
     while chunk := os.read(info, 4096):
         text += chunk
@@ -256,15 +311,45 @@ def _about(info: int) -> dict[str, Any]:
 def _loopback_is_up(pidfd: int) -> bool:
     """Wait until bubblewrap has brought the loopback up: a socket that is bound before would be bound to nothing."""
     probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    alive = select.poll()
-    alive.register(pidfd, select.POLLIN)
+
+    asked = struct.pack("16sH22x", b"lo", 0)
+    up = lambda: struct.unpack("16sH22x", fcntl.ioctl(probe, _SIOCGIFFLAGS, asked))[1] & _IFF_UP  # noqa: E731
+    return _came(up, pidfd)
+
+
+def _waits(init: int, pidfd: int) -> bool:
+    """Wait until the sandbox is made as far as it can fail: it gives up its last capability, and waits for our word."""
+    return _came(lambda: b"\nCapPrm:\t0000000000000000\n" in _status(init), pidfd)
+
+
+def _follows(init: int, pidfd: int, outer: int) -> bool:
+    """Wait until the first process would die with bubblewrap outside (it has asked for that when it is filtered), and
+    tell whether that still lives. False too if it has ended itself."""
+    return _came(lambda: b"\nSeccomp:\t2\n" in _status(init), pidfd) and b"\nPPid:\t%d\n" % outer in _status(init)
+
+
+def _status(pid: int) -> bytes:
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+        return file.read(8192)
+
+
+def _came(true: Callable[[], object], pidfd: int) -> bool:
+    """Wait until something is true of a sandbox. False if that ends before, or takes too long."""
     until = time.monotonic() + _DEADLINE_S
-    while time.monotonic() < until and not alive.poll(0):
-        said = fcntl.ioctl(probe, _SIOCGIFFLAGS, struct.pack("16sH22x", b"lo", 0))
-        if struct.unpack("16sH22x", said)[1] & _IFF_UP:
-            return True
+    while not true():
+        if time.monotonic() > until or _first(pidfd, wait_ms=0) is not None:
+            return False
         time.sleep(0.0003)
-    return False
+    return True
+
+
+def _first(*fds: int, wait_ms: int | None = None) -> int | None:
+    """The last of these descriptors that can be read; None if none can in time."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    ready = poll.poll(wait_ms)
+    return ready[-1][0] if ready else None
 
 
 def _listeners(port: int) -> list[socket.socket]:
@@ -272,8 +357,6 @@ def _listeners(port: int) -> list[socket.socket]:
     made = [_bound(socket.AF_INET, socket.SOCK_STREAM, port)]
     with contextlib.suppress(OSError):
         made.append(_bound(socket.AF_INET6, socket.SOCK_STREAM, port))
-    for door in made:
-        door.listen(512)
     return made
 
 
@@ -283,11 +366,13 @@ def _bound(family: int, kind: int, port: int) -> socket.socket:
     if family == socket.AF_INET6:
         door.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     door.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", port))
+    if kind == socket.SOCK_STREAM:
+        door.listen(512)
     return door
 
 
 def _memory(content: bytes) -> int:
-    """A descriptor from which `content` is read, and which the next program inherits."""
+    """A descriptor to read `content` from, which the next program inherits."""
     fd = os.memfd_create("holdfast", 0)
     os.write(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
@@ -295,24 +380,25 @@ def _memory(content: bytes) -> int:
 
 
 def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _leave(groups: list[str]) -> list[str]:
     """Remove control groups; those that the kernel does not let go of yet are given back."""
-    left: list[str] = []
     for path in groups:
-        try:
+        with contextlib.suppress(OSError):
             os.rmdir(path)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            left.append(path)
-    return left
+    return [path for path in groups if os.path.exists(path)]
+
+
+def _kill(pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _send(way: socket.socket, text: bytes, fds: list[int]) -> None:
+    way.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
 
 
 def _tell(reply: socket.socket, said: dict[str, Any]) -> None:
@@ -320,11 +406,11 @@ def _tell(reply: socket.socket, said: dict[str, Any]) -> None:
         reply.send(json.dumps(said).encode())
 
 
-def _received(control: socket.socket, size: int) -> tuple[bytes, list[int]] | None:
+def _received(control: socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]] | None:
     """One message with its descriptors; None if the other end was closed."""
     fds = array.array("i")
     room = socket.CMSG_SPACE(_REQUEST_FDS * fds.itemsize)
-    message, extra, _flags, _from = control.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    message, extra, _flags, _from = control.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC | flags)
     for level, kind, content in extra:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])

@@ -20,7 +20,7 @@ CALLS: dict[str, tuple[int | None, int | None, tuple[int | str, ...]]] = {
     "io_uring_enter": (426, 426, (-1, 0, 0, 0, 0)),
     "userfaultfd": (323, 282, (1,)), "keyring": (250, 219, (0, -3, 0)), "add_key": (248, 217, (0, 0, 0, 0, -3)),
     "request_key": (249, 218, (0, 0, 0, 0)), "bpf": (321, 280, (0, 0, 0)),
-    "performance_counters": (298, 241, (0, 0, -1, -1, 0)), "debug_another": (101, 117, (16, 1, 0, 0)),
+    "performance_counters": (298, 241, (0, 0, -1, -1, 0)), "debug_another": (101, 117, (16, 4_000_000, 0, 0)),
     "be_debugged": (101, 117, (0, 0, 0, 0)), "read_memory_of_init": (310, 270, (1, 0, 0, 0, 0, 0)),
     "write_memory_of_init": (311, 271, (1, 0, 0, 0, 0, 0)), "take_descriptor_of_init": (438, 438, (-1, 0, 0)),
     "compare_with_init": (312, 272, (1, 1, 0, 0, 0)), "move_pages": (279, 239, (1, 0, 0, 0, 0, 0)),
@@ -45,7 +45,7 @@ SOCKETS: dict[str, tuple[int, int, int]] = {
 FILES = {
     "shadow": "/etc/shadow", "machine_id": "/etc/machine-id", "ssh_keys": "/etc/ssh",
     "private_keys": "/etc/ssl/private",
-    "keys_of_root": "/root/.ssh", "homes": "/home", "sockets_of_services": "/run", "variable_files": "/var",
+    "home_of_root": "/root", "homes": "/home", "sockets_of_services": "/run", "variable_files": "/var",
     "sys": "/sys",
     "kernel_memory": "/proc/kcore", "kernel_messages": "/proc/kmsg", "device_memory": "/dev/mem", "kvm": "/dev/kvm",
     "fuse": "/dev/fuse", "device_vsock": "/dev/vsock", "device_userfaultfd": "/dev/userfaultfd", "disk": "/dev/vda",
