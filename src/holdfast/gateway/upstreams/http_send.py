@@ -16,71 +16,29 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
 from yarl import URL
 
 from holdfast.errors import BadCall, HoldfastError, Misuse, NotHappened, Refused
-from holdfast.gateway.dial import Dialer
+from holdfast.gateway.credential import Credential
 from holdfast.gateway.hosts import Origin, take_apart
+from holdfast.gateway.minted import HANDLE
 from holdfast.gateway.receipt import Receipt
-from holdfast.gateway.scrub import Scrubber, Secret, Unpackable
+from holdfast.gateway.scrub import Scrubber, Unpackable
 from holdfast.gateway.upstreams.http_answer import ANSWER_MAX, Answer, scrubbed
 from holdfast.gateway.upstreams.http_config import READS, HttpConfig, Inject
 from holdfast.gateway.upstreams.http_path import Fields, fields_of, path_of, query_of, segments_of
 from holdfast.gateway.upstreams.http_request import Form, Json, Request
 from holdfast.gateway.upstreams.http_routes import Table
+from holdfast.gateway.upstreams.kit import Kit
 
 REDIRECTS_MOST: Final = 5
 CONNECT_S: Final = 10.0
-HANDLE: Final = re.compile(r"hfv_[A-Za-z0-9_-]{43}")
 _MOVED: Final = (301, 302, 303, 307, 308)
 _VALUE: Final = re.compile(r"[\x20-\x7e\t]*")
 _OVER_THERE: Final = ("accept", "accept-language", "if-none-match", "if-modified-since", "range", "user-agent")
-
-
-class Credential(Secret, Protocol):
-    """A credential that was released."""
-
-    def reveal(self) -> str:
-        """The secret itself."""
-        ...
-
-
-class Vault(Protocol):
-    """Where credentials come from (`gateway/vault.py`)."""
-
-    async def open(self, name: str, receipt: Receipt) -> Credential:
-        """A credential, for the call of this receipt. Raises Refused or NotHappened."""
-        ...
-
-    async def keep(self, name: str, value: str, receipt: Receipt) -> str:
-        """Keep a secret that an answer brought; the handle to give away for it."""
-        ...
-
-    async def resolve(self, handle: str, receipt: Receipt) -> Credential:
-        """What a handle stands for. Raises Refused."""
-        ...
-
-
-class Means(Protocol):
-    """What a system is opened with (`Kit`)."""
-
-    @property
-    def vault(self) -> Vault:
-        """Credentials, for receipts."""
-        ...
-
-    @property
-    def dialer(self) -> Dialer:
-        """The way out."""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """What paths in the configuration are relative to."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +70,7 @@ class _Wire:
 class Sender:
     """Sends requests of the system `name`. Raises Misuse for a configuration that cannot be."""
 
-    def __init__(self, name: str, config: HttpConfig, kit: Means, table: Table) -> None:
+    def __init__(self, name: str, config: HttpConfig, kit: Kit, table: Table) -> None:
         self._name = name
         self._config = config
         self._vault = kit.vault
@@ -217,8 +175,8 @@ class Sender:
             why = scrubber.text(f"{type(error).__name__}: {error}")
             raise NotHappened(f"`{self._name}` could not be reached: {why}") from None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            why = scrubber.text(f"{type(error).__name__}: {error}".rstrip(": "))
-            raise HoldfastError(f"no whole answer came from `{self._name}`: {why}") from None
+            # Its text may quote what the system has sent, in spellings that nobody looks for.
+            raise HoldfastError(f"no whole answer came from `{self._name}`: {type(error).__name__}") from None
         shown = self._config.set_cookie
         try:
             if body is None:
