@@ -192,7 +192,7 @@ class HttpUpstream:
             raise Declined(said, answer.reply())
         if status == 429 or (status == 503 and seconds is not None and kind is Kind.IDEMPOTENT):
             raise RetryAfter(PAUSE_S if seconds is None else seconds, said)
-        if status < 500 and status not in UNPROVEN:
+        if 307 <= status < 500 and status not in UNPROVEN:
             raise Declined(said, answer.reply())
         raise HoldfastError(f"{said}, which does not say whether it has happened")
 

@@ -31,7 +31,7 @@ _HIDDEN: Final = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     "upgrade content-length content-encoding alt-svc strict-transport-security set-cookie2 http2-settings".split()
 )
-_HEAD: Final = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) ([^\r\n]*)\r\n")
+_HEAD: Final = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([^\r\n]*)\r\n")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
