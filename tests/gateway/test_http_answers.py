@@ -15,7 +15,7 @@ from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
 from holdfast.gateway.upstreams.http import HttpSystem
 from holdfast.gateway.upstreams.http_answer import Answer, pack, retry_after_s, unpack
-from tests.gateway.stand_in import KEY, SECRET, Vault, answer, peer, reading, system, writing
+from tests.gateway.stand_in import KEY, SECRET, answer, peer, reading, system, writing
 
 LIST = {"method": "GET", "path": "/mails", "name": "list"}
 CREATE = {"method": "POST", "path": "/mails", "name": "create"}
@@ -378,28 +378,28 @@ MINT = {**CREATE, "mints": ["body.key.secret", "header.x-token"]}
 
 
 async def test_a_secret_that_an_answer_brings_is_kept_and_named_by_a_handle() -> None:
-    vault = Vault()
     said = answer(
         201,
         b'{"key": {"id": 1, "secret": "minted-0123456789"}, "url": "https://x:minted-0123456789@y"}',
         x_token="tok-9876543210",
     )
-    async with peer(said, answer()) as there, system(there.port, MINT, LIST, vault=vault) as shop:
+    async with peer(said, answer()) as there, system(there.port, MINT, LIST) as shop:
         reply = await carried_out(shop, "create", writing(), body={})
         told = unpack(reply.data)
         handle = json.loads(told.body)["key"]["secret"]
         await carried_out(shop, "list", reading(), query={"with": f"key {handle}"})
+        kept = await shop.vault.resolve(handle, reading())
+        token = await shop.vault.resolve(told.header("x-token") or "", reading())
     assert b"minted" not in reply.data
     assert b"tok-9876543210" not in reply.data
-    assert vault.kept[handle] == ("shop.create.body.key.secret", "minted-0123456789")
-    assert vault.kept[told.header("x-token") or ""][1] == "tok-9876543210"
+    assert (kept.name, kept.reveal()) == ("shop.create.body.key.secret", "minted-0123456789")
+    assert token.reveal() == "tok-9876543210"
     assert head(there.got[1])[0] == b"GET /v1/mails?with=key%20minted-0123456789 HTTP/1.1"
 
 
 async def test_a_kept_secret_is_scrubbed_from_what_comes_back() -> None:
-    vault = Vault()
-    handle = await vault.keep("shop.create.body.secret", "minted-0123456789", writing())
-    async with peer(lambda request: answer(200, request)) as there, system(there.port, PUT, vault=vault) as shop:
+    async with peer(lambda request: answer(200, request)) as there, system(there.port, PUT) as shop:
+        handle = await shop.vault.keep("shop.create.body.secret", "minted-0123456789", writing())
         prepared = await shop.prepare("put", {"path": {"id": handle}, "body": {"a": [f"<{handle}>"]}})
         told = unpack((await prepared.upstream.perform(None, writing("shop.put"))).data)
     assert handle in str(prepared.args)

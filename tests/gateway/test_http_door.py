@@ -16,7 +16,7 @@ from holdfast.core.capability import Terms
 from holdfast.core.codec import decode
 from holdfast.core.record import Intent, Record, Seal
 from holdfast.gateway.dial import Dialer
-from holdfast.gateway.doors.http import routes
+from holdfast.gateway.doors.table import application
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams.http import HttpConfig, open_http
 from holdfast.gateway.upstreams.kit import Kit
@@ -70,8 +70,7 @@ async def door(folder: Path, there: Peer, store: MemoryStore | None = None) -> A
     shop = await open_http("shop", config, Kit(vault=vault, dialer=Dialer(["127.0.0.1"])))
     wards = Wards(store, Permissive, patience_s=0.2)
     taken = await wards.open(Wanted(run="r", agent="tests", terms=Terms(tools=("shop.*",)), by="tests"))
-    app = web.Application()
-    app.add_routes(routes(Gate(wards, {"shop": shop}), None))
+    app = application(Gate(wards, {"shop": shop}, kinds={"shop": "http"}), None, 17 << 20)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

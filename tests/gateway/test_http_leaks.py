@@ -24,7 +24,7 @@ from holdfast.errors import HoldfastError, NotHappened, Refused
 from holdfast.gateway.upstreams import Declined, Reply
 from holdfast.gateway.upstreams.http import HttpSystem
 from holdfast.gateway.upstreams.http_answer import unpack
-from tests.gateway.stand_in import SECRET, Vault, answer, peer, reading, system, writing
+from tests.gateway.stand_in import SECRET, answer, peer, reading, system, writing
 
 LIST = {"method": "GET", "path": "/mails", "name": "list"}
 GET = {"method": "GET", "path": "/mails/{id}", "name": "get"}
@@ -108,7 +108,7 @@ async def test_an_error_on_the_way_does_not_tell_the_credential() -> None:
 
 @pytest.mark.parametrize("value", ["shorty7", "with\nnewline-0123456", "wïth-ümlauts-0123"])
 async def test_a_credential_that_cannot_be_sent_safely_stops_the_call_and_is_not_told(value: str) -> None:
-    async with peer() as there, system(there.port, CREATE, vault=Vault({"KEY": value})) as shop:
+    async with peer() as there, system(there.port, CREATE, secrets={"KEY": value}) as shop:
         with pytest.raises(NotHappened, match="`KEY`") as raised:
             await carried_out(shop, "create")
     assert value not in str(raised.value)
@@ -196,8 +196,8 @@ async def test_a_credential_goes_to_the_other_host_that_it_is_declared_for() -> 
             {"credential": "KEY", "header": "Authorization"},
             {"credential": "FILES", "header": "X-Files", "hosts": [other]},
         ]
-        vault = Vault({"KEY": SECRET, "FILES": "files-0123456789"})
-        async with system(there.port, LIST, hosts=[other], inject=inject, vault=vault) as shop:
+        secrets = {"KEY": SECRET, "FILES": "files-0123456789"}
+        async with system(there.port, LIST, hosts=[other], inject=inject, secrets=secrets) as shop:
             await carried_out(shop, "list")
     assert b"files-0123456789" in files.got[0]
     assert RAW not in files.got[0]
@@ -205,12 +205,11 @@ async def test_a_credential_goes_to_the_other_host_that_it_is_declared_for() -> 
 
 
 async def test_a_handle_that_a_system_redirects_with_is_not_resolved() -> None:
-    vault = Vault()
-    handle = await vault.keep("shop.create.body.secret", "minted-0123456789", writing())
     async with peer(answer(200, b"file")) as files, peer() as there:
         other = f"http://127.0.0.1:{files.port}"
-        there.answers = [away(f"{other}/f?x={handle}")]
-        async with system(there.port, LIST, hosts=[other], vault=vault) as shop:
+        async with system(there.port, LIST, hosts=[other]) as shop:
+            handle = await shop.vault.keep("shop.create.body.secret", "minted-0123456789", writing())
+            there.answers = [away(f"{other}/f?x={handle}")]
             await carried_out(shop, "list")
     assert b"minted" not in files.got[0]
 
