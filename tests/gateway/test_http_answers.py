@@ -223,6 +223,33 @@ async def test_a_system_that_is_not_there_was_not_reached() -> None:
             await carried_out(shop, "create", writing(), body={})
 
 
+@pytest.mark.parametrize(("route", "sent"), [(LIST, 3), ({**PUT, "path": "/put"}, 2)])
+async def test_only_a_read_is_asked_once_more_where_a_kept_connection_was_closed(route: dict, sent: int) -> None:
+    """The server closes after its first answer, as if it had done so while the second request was on its way."""
+    closed = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+    async with peer(closed, b"", closed) as there, system(there.port, route) as shop:
+        name, receipt = str(route["name"]), reading() if route is LIST else writing("shop.put")
+        await carried_out(shop, name, receipt)
+        if route is LIST:
+            assert unpack((await carried_out(shop, name, receipt)).data).body == b"{}"
+        else:
+            with pytest.raises(HoldfastError, match="no whole answer"):
+                await carried_out(shop, name, receipt)
+    assert len(there.got) == sent
+
+
+@pytest.mark.parametrize(("size", "whole"), [(20_000, True), (40_000, False)])
+async def test_a_header_of_an_answer_has_a_bound(size: int, whole: bool) -> None:
+    async with peer(answer(200, b"", X_Long="x" * size)) as there, system(there.port, CREATE) as shop:
+        if whole:
+            reply = await carried_out(shop, "create", writing(), body={})
+            assert len(unpack(reply.data).header("x-long") or "") == size
+        else:
+            with pytest.raises(HoldfastError, match="no whole answer") as raised:
+                await carried_out(shop, "create", writing(), body={})
+            assert not isinstance(raised.value, DidNotHappen)
+
+
 async def test_a_write_that_may_not_be_repeated_goes_over_a_connection_of_its_own() -> None:
     ports: list[int] = []
 

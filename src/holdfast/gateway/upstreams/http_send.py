@@ -28,7 +28,7 @@ from holdfast.gateway.minted import HANDLE
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber, Unpackable
 from holdfast.gateway.upstreams.http_answer import ANSWER_MAX, Answer, scrubbed
-from holdfast.gateway.upstreams.http_config import READS, HttpConfig, Inject
+from holdfast.gateway.upstreams.http_config import HttpConfig, Inject
 from holdfast.gateway.upstreams.http_path import Fields, fields_of, path_of, query_of, segments_of
 from holdfast.gateway.upstreams.http_request import Form, Json, Request
 from holdfast.gateway.upstreams.http_routes import Table
@@ -104,7 +104,7 @@ class Sender:
         self, request: Request, receipt: Receipt, timeout_s: float, *, key: str = "", again: bool = False
     ) -> Answer:
         """What the system answers. `key`: the idempotency key to send. `again`: the request may be sent again by
-        whoever calls, so that a kept connection may be used for it.
+        whoever calls, so that a kept connection may be used for it; without a key, it is a read.
 
         Raises NotHappened where nothing was sent; any other error is doubt."""
         request, secrets = await self._resolved(request, receipt)
@@ -113,7 +113,7 @@ class Sender:
         for _ in range(REDIRECTS_MOST + 1):
             wire, known = await self._prepared(request, origin, path, receipt, key)
             scrubber = scrubber.with_all(known)
-            answer = await self._sent(wire, scrubber, timeout_s, again or request.method in READS)
+            answer = await self._sent(wire, scrubber, timeout_s, again, read=again and not key)
             if answer.status not in _MOVED or request.method not in ("GET", "HEAD") or key:
                 return answer
             origin, path, request = self._followed(answer.header("location"), wire, request)
@@ -156,21 +156,16 @@ class Sender:
             raise NotHappened(f"it was not sent: {error.what}", fix=error.fix) from None
         return wire, scrubber
 
-    async def _sent(self, wire: _Wire, scrubber: Scrubber, timeout_s: float, again: bool) -> Answer:
+    async def _sent(self, wire: _Wire, scrubber: Scrubber, timeout_s: float, again: bool, *, read: bool) -> Answer:
         client = self._kept if again else self._fresh
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s / 2, CONNECT_S))
         try:
-            async with client.request(
-                wire.method,
-                wire.url(),
-                headers=wire.headers,
-                data=wire.data,
-                allow_redirects=False,
-                timeout=timeout,
-            ) as response:
-                body = await _read(response)
-                headers = list(response.headers.items())
-                status, reason = response.status, response.reason or ""
+            try:
+                status, reason, headers, body = await _exchanged(client, wire, timeout_s)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError):
+                if not read:
+                    raise
+                # A kept connection was closed at the other end while it was taken up: a read is asked once more.
+                status, reason, headers, body = await _exchanged(self._fresh, wire, timeout_s)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             why = scrubber.text(f"{type(error).__name__}: {error}")
             raise NotHappened(f"`{self._name}` could not be reached: {why}") from None
@@ -215,6 +210,18 @@ class Sender:
 
     def _not_followed(self, why: str) -> Refused:
         return Refused(f"a redirect of `{self._name}` is not followed: {why}")
+
+
+async def _exchanged(
+    client: aiohttp.ClientSession, wire: _Wire, timeout_s: float
+) -> tuple[int, str, list[tuple[str, str]], bytes | None]:
+    """Send it, and hear the whole answer: status, reason, headers, and the body as `_read` has it."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s / 2, CONNECT_S))
+    async with client.request(
+        wire.method, wire.url(), headers=wire.headers, data=wire.data, allow_redirects=False, timeout=timeout
+    ) as response:
+        body = await _read(response)
+        return response.status, response.reason or "", list(response.headers.items()), body
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
