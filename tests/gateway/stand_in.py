@@ -1,61 +1,29 @@
-"""A vault of a few lines for tests of upstreams, with the signatures of the real one, and a system over HTTP to ask."""
+"""A system over HTTP to ask: a server on loopback that keeps what it got, and the system `shop` in front of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.errors import Refused
+from holdfast.core.codec import encode
+from holdfast.core.effect import Encoding, Kind, Payload
+from holdfast.core.record import Intent
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.receipt import Receipt, for_effect, for_read
 from holdfast.gateway.upstreams.http import HttpConfig, HttpSystem, open_http
+from holdfast.gateway.upstreams.kit import Kit
+from holdfast.gateway.vault import Vault
+from holdfast.store import Draft
+from holdfast.store.memory import MemoryStore
 
+TOOLS = ("shop.create", "shop.put", "shop.create.undo")
+IDENTITY = "ab" * 32
 SECRET = "sk-live-7Qv9zKw42hTnBx83LmRc"
 KEY = "0123456789abcdef0123456789abcdef"
-
-
-@dataclass(frozen=True)
-class Credential:
-    name: str
-    value: str
-
-    def reveal(self) -> str:
-        return self.value
-
-    def forms(self) -> tuple[bytes, ...]:
-        return (self.value.encode(),)
-
-
-@dataclass
-class Vault:
-    values: Mapping[str, str] = field(default_factory=lambda: {"KEY": SECRET})
-    opened: list[tuple[str, str]] = field(default_factory=list)
-    kept: dict[str, tuple[str, str]] = field(default_factory=dict)
-
-    async def open(self, name: str, receipt: Receipt) -> Credential:
-        assert receipt.genuine
-        self.opened.append((name, receipt.tool))
-        return Credential(name, self.values[name])
-
-    async def keep(self, name: str, value: str, receipt: Receipt) -> str:
-        handle = f"hfv_{len(self.kept):043d}"
-        self.kept[handle] = (name, value)
-        return handle
-
-    async def resolve(self, handle: str, receipt: Receipt) -> Credential:
-        if handle not in self.kept:
-            raise Refused("this is no handle of this run")
-        return Credential(*self.kept[handle])
-
-
-@dataclass(frozen=True)
-class Kit:
-    vault: Vault
-    dialer: Dialer
-    folder: Path = Path()
 
 
 @dataclass
@@ -123,9 +91,14 @@ async def peer(*answers: bytes | Callable[[bytes], bytes], hold: asyncio.Event |
 
 @contextlib.asynccontextmanager
 async def system(
-    port: int, *routes: Mapping[str, object], vault: Vault | None = None, folder: Path | None = None, **more: object
+    port: int,
+    *routes: Mapping[str, object],
+    secrets: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    **more: object,
 ) -> AsyncIterator[HttpSystem]:
-    """The system `shop` at a port of loopback, whose credential is a bearer token unless `inject` says otherwise."""
+    """The system `shop` at a port of loopback, with a real vault over a store that holds the intents of `writing`. Its
+    credential is a bearer token unless `inject` says otherwise."""
     config = HttpConfig.model_validate(
         {
             "kind": "http",
@@ -136,21 +109,42 @@ async def system(
             **more,
         }
     )
-    made = await open_http("shop", config, Kit(vault or Vault(), Dialer(), folder or Path()))
-    try:
-        yield made
-    finally:
-        await made.close()
+    with tempfile.TemporaryDirectory() as place:
+        vault = await vault_of(Path(place), secrets or {"KEY": SECRET})
+        made = await open_http("shop", config, Kit(vault=vault, dialer=Dialer(), folder=folder or Path()))
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+async def vault_of(place: Path, secrets: Mapping[str, str]) -> Vault:
+    """A vault whose credentials are for `shop`, with files in `place`."""
+    store = MemoryStore()
+    for name, value in secrets.items():
+        (place / name).write_bytes(value.encode())
+        (place / name).chmod(0o600)
+    drafts = [Draft(bytes.fromhex(IDENTITY), encode(intent(tool))) for tool in TOOLS]
+    claim = await store.claim("run@main")
+    await store.append("run@main", drafts, epoch=claim.epoch, barrier=True, release=True)
+    return Vault(
+        {name: f"file:{name}" for name in secrets}, store, uses={name: {"shop"} for name in secrets}, folder=place
+    )
+
+
+def intent(tool: str) -> Intent:
+    """The intent behind `writing(tool)`."""
+    return Intent(
+        tool=tool, kind=Kind.IRREVERSIBLE, identity=IDENTITY, n=0, args=Payload("00" * 32, Encoding.JSON, 2), key=KEY,
+        contract="c" * 32, level="none", resource=None, blast=None, approval=None, undoes=None,
+    )  # fmt: skip
 
 
 def writing(tool: str = "shop.create") -> Receipt:
-    """The receipt of an effect."""
-    return for_effect("run@main", 7, tool, KEY)
+    """The receipt of an effect whose intent is durable."""
+    return for_effect("run@main", TOOLS.index(tool) + 1, tool, KEY)
 
 
 def reading(tool: str = "shop.list") -> Receipt:
     """The receipt of a read."""
     return for_read("run@main", tool)
-
-
-Ask = Callable[[], Awaitable[object]]

@@ -241,8 +241,10 @@ def test_every_table_and_every_kind_of_upstream_has_its_place_on_the_page() -> N
         assert f"| `{kind}` |" in page(), kind
 
 
-def test_the_example_of_the_page_is_a_configuration(tmp_path: Path) -> None:
-    [example] = re.findall(r"^```toml\n(.*?)^```", page(), re.MULTILINE | re.DOTALL)
+def test_each_example_of_the_page_is_a_configuration(tmp_path: Path) -> None:
+    example, *others = re.findall(r"^```toml\n(.*?)^```", page(), re.MULTILINE | re.DOTALL)
+    for other in others:
+        assert load(written(tmp_path, other)).upstreams
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "base.cedar").write_text("")
     found = load(written(tmp_path, example))

@@ -54,6 +54,18 @@ async def test_an_operation_is_named_in_several_ways_and_is_one_call(operation: 
     assert prepared.args == {"method": "GET", "path": "/mails/7", "params": {"id": "7"}}
 
 
+async def test_a_path_may_be_written_as_to_the_system_itself() -> None:
+    """The base is `…/v1`: a program that is led here by its host asks for `/v1/mails`."""
+    async with system(1, MAILS, MAIL, {"method": "GET", "path": "/v1/{id}", "name": "inner"}) as shop:
+        here = await shop.prepare("", {"method": "GET", "path": "/mails/7"})
+        there = await shop.prepare("", {"method": "GET", "path": "/v1/mails/7"})
+        inner = await shop.prepare("", {"method": "GET", "path": "/v1/mails"})
+        with pytest.raises(BadCall, match="no declared operation"):
+            await shop.prepare("", {"method": "GET", "path": "/v1/v1/mails/7"})
+    assert here.args == there.args
+    assert inner.contract.name == "shop.inner", "what is relative to the base goes first"
+
+
 @pytest.mark.parametrize(
     ("operation", "args"),
     [

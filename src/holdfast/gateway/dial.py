@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PIN_S: Final = 60.0  # how long the addresses of a name are kept
 PINS_MOST: Final = 1000
+HEADER_MAX: Final = 32 << 10  # bytes of one header of an answer; what has a larger one is no answer
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
 """The addresses of a name, as text. Raises OSError where it has none."""
@@ -135,6 +136,8 @@ class Dialer:
             cookie_jar=aiohttp.DummyCookieJar(),
             requote_redirect_url=False,
             trace_configs=[trace],
+            max_line_size=HEADER_MAX,
+            max_field_size=HEADER_MAX,
         )
         # aiohttp sends a PUT or DELETE once more if a kept connection breaks. Whether that may be is not for it to say.
         client._retry_connection = False  # pyright: ignore[reportPrivateUsage]

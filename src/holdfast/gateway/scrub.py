@@ -13,6 +13,7 @@ Only the credentials of the one call are looked for: the cost grows with each.
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import json
 import urllib.parse
@@ -208,15 +209,17 @@ def _lower(quoted: str) -> bytes:
     return "%".join([head, *(part[:2].lower() + part[2:] for part in rest)]).encode()
 
 
-def _parts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+@functools.lru_cache(maxsize=64)
+def _parts(data: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Each form of a secret as it is looked for: whole, and by which part."""
+    found: list[tuple[bytes, bytes]] = []
     for form in forms_of(data):
         if form is data and len(data) >= TRUNCATED:
             most = max(16, -(-len(data) * 2 // 3))
-            yield data, data[:most]
-            yield data, data[-most:]
+            found += [(data, data[:most]), (data, data[-most:])]
         else:
-            yield form, form
+            found.append((form, form))
+    return tuple(found)
 
 
 def _extent(data: bytes, at: int, form: _Form) -> tuple[int, int]:

@@ -28,7 +28,9 @@ from holdfast.gateway.upstreams.http_openapi import routes_of
 from holdfast.gateway.upstreams.http_path import checked_fields, path_of
 from holdfast.gateway.upstreams.http_request import Json, Request, allowed_header, recorded, understood
 from holdfast.gateway.upstreams.http_routes import Operation, Table
-from holdfast.gateway.upstreams.http_send import Means, Sender, Vault
+from holdfast.gateway.upstreams.http_send import Sender
+from holdfast.gateway.upstreams.kit import Kit
+from holdfast.gateway.vault import Vault
 
 __all__ = ["HttpConfig", "HttpSystem", "HttpUpstream", "open_http"]
 
@@ -38,7 +40,7 @@ PAUSE_S: Final = 1.0  # after a 429 that does not say for how long
 _REFERENCE: Final = re.compile(r"\{([^{}]*)\}")
 
 
-async def open_http(name: str, config: HttpConfig, kit: Means) -> HttpSystem:
+async def open_http(name: str, config: HttpConfig, kit: Kit) -> HttpSystem:
     """The system `name`. Raises BadContract and Misuse for what is declared and cannot be."""
     more = {header.lower() for header in config.headers}
     carried = {inject.header.lower() for inject in config.inject if inject.header is not None}
@@ -190,7 +192,7 @@ class HttpUpstream:
             raise Declined(said, answer.reply())
         if status == 429 or (status == 503 and seconds is not None and kind is Kind.IDEMPOTENT):
             raise RetryAfter(PAUSE_S if seconds is None else seconds, said)
-        if status < 500 and status not in UNPROVEN:
+        if 307 <= status < 500 and status not in UNPROVEN:
             raise Declined(said, answer.reply())
         raise HoldfastError(f"{said}, which does not say whether it has happened")
 

@@ -31,7 +31,7 @@ _HIDDEN: Final = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     "upgrade content-length content-encoding alt-svc strict-transport-security set-cookie2 http2-settings".split()
 )
-_HEAD: Final = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) ([^\r\n]*)\r\n")
+_HEAD: Final = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) ([^\r\n]*)\r\n")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -88,11 +88,11 @@ def scrubbed(
 ) -> Answer:
     """An answer without credentials and without what is of the connection. Raises `scrub.Unpackable` for a body that
     cannot be unpacked."""
-    found = [(name.lower(), value) for name, value in headers]
+    found = [(name.lower(), value) for name, value in headers if scrubber.text(name) == name]
     packed = ",".join(value for name, value in found if name == "content-encoding")
     named = {part.strip().lower() for name, value in found if name == "connection" for part in value.split(",")}
     hidden = {*_HIDDEN, *named, *(() if set_cookie else ("set-cookie",))}
-    shown = tuple((scrubber.text(name), _plain(scrubber.text(value))) for name, value in found if name not in hidden)
+    shown = tuple((name, _plain(scrubber.text(value))) for name, value in found if name not in hidden)
     plain = b"" if status in _BARE else scrubber.clean(unpacked(body, packed, most) if body else body)
     return Answer(status, _plain(scrubber.text(reason)), shown, plain)
 

@@ -50,8 +50,8 @@ class Follow(_Strict):
     """A request that is made of a call: texts may hold `{key}` (the idempotency key), `{path.id}`, `{query.x}`,
     `{body.x}`, and in an undo `{answer.body.id}`, `{answer.header.location}`."""
 
-    path: str = Field(description="Its path, relative to `base`.")
-    query: dict[str, str] = Field(default_factory=dict[str, str], description="Its query.")
+    path: str = Field(description="Its path, relative to `base`, with `{…}` for what the call or its answer holds.")
+    query: dict[str, str] = Field(default_factory=dict[str, str], description="Its query, with `{…}` as in `path`.")
 
 
 class Probe(Follow):
@@ -79,7 +79,9 @@ class Route(_Strict):
     path: str = Field(description="Its path, relative to `base`; `{name}` stands for one segment.")
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,80}$", description="The tool is SYSTEM.NAME.")
     description: str = Field("", description="What an agent is told about it.")
-    kind: Kind | None = Field(None, description="What repeating it means; see rule 2.")
+    kind: Kind | None = Field(
+        None, description="What repeating it means; none: `read` for GET, HEAD and OPTIONS, else `irreversible`."
+    )
     identity: tuple[str, ...] | None = Field(None, description="Selectors that make two calls the same; none: all.")
     resource: tuple[str, ...] | None = Field(None, description="Selectors of what it touches.")
     repeat: Repeat | None = Field(None, description="What a further call of the same identity means.")
@@ -106,7 +108,7 @@ class Route(_Strict):
 class HttpConfig(_Strict):
     """A system that is reached over HTTP."""
 
-    kind: Literal["http"]
+    kind: Literal["http"] = Field(description="`http`.")
     base: str = Field(description="Where it is: `https://HOST/PATH`.")
     description: str = Field("", description="What an agent is told about it.")
     hosts: tuple[str, ...] = Field((), description="Further origins (`https://HOST`) that a redirect may lead to.")

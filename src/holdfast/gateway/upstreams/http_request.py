@@ -34,7 +34,7 @@ BODY_MAX: Final = 16 << 20  # bytes
 HEADER_MAX: Final = 8000  # bytes of one value
 USUAL: Final = frozenset(
     "accept accept-language content-language content-type if-match if-modified-since if-none-match "
-    "if-unmodified-since prefer range user-agent".split()
+    "if-unmodified-since prefer range".split()
 )
 _NEVER: Final = re.compile(
     r"authorization|cookie2?|connection|keep-alive|te|trailer|transfer-encoding|upgrade|content-length|content-encoding"

@@ -15,6 +15,7 @@ from typing import Final
 from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract, breach, default_drift, default_repeat
 from holdfast.errors import BadCall, BadContract
+from holdfast.gateway.hosts import take_apart
 from holdfast.gateway.upstreams.http_answer import select
 from holdfast.gateway.upstreams.http_config import HttpConfig, Route
 from holdfast.gateway.upstreams.http_path import Template, path_of, segments_of, template_of
@@ -72,6 +73,7 @@ class Table:
 
     def __init__(self, name: str, config: HttpConfig, routes: Iterable[Route]) -> None:
         self.system = name
+        self._base = _base_of(config.base)
         self.by_name: dict[str, Operation] = {}
         self._by_shape: dict[tuple[str, tuple[str | None, ...]], Operation] = {}
         for route in routes:
@@ -111,11 +113,17 @@ class Table:
             raise self._unknown(operation)
         if not isinstance(method, str) or not isinstance(path, str):
             raise BadCall("a request has a method and a path", fix='give {"method": "GET", "path": "/…"}')
-        segments = segments_of(path)
-        found = self.match(method.upper(), segments)
-        if found is None:
-            raise self._unknown(f"{method.upper()} {path}")
-        return found[0], path_of(segments), found[1]
+        asked_for = segments_of(path)
+        for segments in (asked_for, self._below(asked_for)):
+            found = None if segments is None else self.match(method.upper(), segments)
+            if segments is not None and found is not None:
+                return found[0], path_of(segments), found[1]
+        raise self._unknown(f"{method.upper()} {path}")
+
+    def _below(self, segments: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The path relative to the base, of a program that believes that it speaks to the system itself."""
+        count = len(self._base)
+        return segments[count:] if count and segments[:count] == self._base and len(segments) > count else None
 
     def _named(
         self, operation: Operation, method: JSON, path: JSON, params: JSON
@@ -192,6 +200,15 @@ def _fault(route: Route, template: Template) -> str | None:
         if not mint.startswith(("body.", "header.")):
             return f"`{mint}` is no selector of an answer: it begins with `body.` or `header.`"
     return None
+
+
+def _base_of(base: str) -> tuple[str, ...]:
+    """The segments of the base's path."""
+    try:
+        path = take_apart(base)[1].removesuffix("/")
+        return segments_of(path) if path else ()
+    except BadCall as error:
+        raise BadContract(f"the base of a system cannot be: {error.what}", fix=error.fix) from None
 
 
 def _slug(route: Route) -> str:

@@ -16,71 +16,29 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import aiohttp
 from yarl import URL
 
 from holdfast.errors import BadCall, HoldfastError, Misuse, NotHappened, Refused
-from holdfast.gateway.dial import Dialer
+from holdfast.gateway.credential import Credential
 from holdfast.gateway.hosts import Origin, take_apart
+from holdfast.gateway.minted import HANDLE
 from holdfast.gateway.receipt import Receipt
-from holdfast.gateway.scrub import Scrubber, Secret, Unpackable
+from holdfast.gateway.scrub import Scrubber, Unpackable
 from holdfast.gateway.upstreams.http_answer import ANSWER_MAX, Answer, scrubbed
-from holdfast.gateway.upstreams.http_config import READS, HttpConfig, Inject
+from holdfast.gateway.upstreams.http_config import HttpConfig, Inject
 from holdfast.gateway.upstreams.http_path import Fields, fields_of, path_of, query_of, segments_of
 from holdfast.gateway.upstreams.http_request import Form, Json, Request
 from holdfast.gateway.upstreams.http_routes import Table
+from holdfast.gateway.upstreams.kit import Kit
 
 REDIRECTS_MOST: Final = 5
 CONNECT_S: Final = 10.0
-HANDLE: Final = re.compile(r"hfv_[A-Za-z0-9_-]{43}")
 _MOVED: Final = (301, 302, 303, 307, 308)
 _VALUE: Final = re.compile(r"[\x20-\x7e\t]*")
 _OVER_THERE: Final = ("accept", "accept-language", "if-none-match", "if-modified-since", "range", "user-agent")
-
-
-class Credential(Secret, Protocol):
-    """A credential that was released."""
-
-    def reveal(self) -> str:
-        """The secret itself."""
-        ...
-
-
-class Vault(Protocol):
-    """Where credentials come from (`gateway/vault.py`)."""
-
-    async def open(self, name: str, receipt: Receipt) -> Credential:
-        """A credential, for the call of this receipt. Raises Refused or NotHappened."""
-        ...
-
-    async def keep(self, name: str, value: str, receipt: Receipt) -> str:
-        """Keep a secret that an answer brought; the handle to give away for it."""
-        ...
-
-    async def resolve(self, handle: str, receipt: Receipt) -> Credential:
-        """What a handle stands for. Raises Refused."""
-        ...
-
-
-class Means(Protocol):
-    """What a system is opened with (`Kit`)."""
-
-    @property
-    def vault(self) -> Vault:
-        """Credentials, for receipts."""
-        ...
-
-    @property
-    def dialer(self) -> Dialer:
-        """The way out."""
-        ...
-
-    @property
-    def folder(self) -> Path:
-        """What paths in the configuration are relative to."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +70,7 @@ class _Wire:
 class Sender:
     """Sends requests of the system `name`. Raises Misuse for a configuration that cannot be."""
 
-    def __init__(self, name: str, config: HttpConfig, kit: Means, table: Table) -> None:
+    def __init__(self, name: str, config: HttpConfig, kit: Kit, table: Table) -> None:
         self._name = name
         self._config = config
         self._vault = kit.vault
@@ -146,7 +104,7 @@ class Sender:
         self, request: Request, receipt: Receipt, timeout_s: float, *, key: str = "", again: bool = False
     ) -> Answer:
         """What the system answers. `key`: the idempotency key to send. `again`: the request may be sent again by
-        whoever calls, so that a kept connection may be used for it.
+        whoever calls, so that a kept connection may be used for it; without a key, it is a read.
 
         Raises NotHappened where nothing was sent; any other error is doubt."""
         request, secrets = await self._resolved(request, receipt)
@@ -155,7 +113,7 @@ class Sender:
         for _ in range(REDIRECTS_MOST + 1):
             wire, known = await self._prepared(request, origin, path, receipt, key)
             scrubber = scrubber.with_all(known)
-            answer = await self._sent(wire, scrubber, timeout_s, again or request.method in READS)
+            answer = await self._sent(wire, scrubber, timeout_s, again, read=again and not key)
             if answer.status not in _MOVED or request.method not in ("GET", "HEAD") or key:
                 return answer
             origin, path, request = self._followed(answer.header("location"), wire, request)
@@ -198,27 +156,22 @@ class Sender:
             raise NotHappened(f"it was not sent: {error.what}", fix=error.fix) from None
         return wire, scrubber
 
-    async def _sent(self, wire: _Wire, scrubber: Scrubber, timeout_s: float, again: bool) -> Answer:
+    async def _sent(self, wire: _Wire, scrubber: Scrubber, timeout_s: float, again: bool, *, read: bool) -> Answer:
         client = self._kept if again else self._fresh
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s / 2, CONNECT_S))
         try:
-            async with client.request(
-                wire.method,
-                wire.url(),
-                headers=wire.headers,
-                data=wire.data,
-                allow_redirects=False,
-                timeout=timeout,
-            ) as response:
-                body = await _read(response)
-                headers = list(response.headers.items())
-                status, reason = response.status, response.reason or ""
+            try:
+                status, reason, headers, body = await _exchanged(client, wire, timeout_s)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError):
+                if not read:
+                    raise
+                # A kept connection was closed at the other end while it was taken up: a read is asked once more.
+                status, reason, headers, body = await _exchanged(self._fresh, wire, timeout_s)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             why = scrubber.text(f"{type(error).__name__}: {error}")
             raise NotHappened(f"`{self._name}` could not be reached: {why}") from None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            why = scrubber.text(f"{type(error).__name__}: {error}".rstrip(": "))
-            raise HoldfastError(f"no whole answer came from `{self._name}`: {why}") from None
+            # Its text may quote what the system has sent, in spellings that nobody looks for.
+            raise HoldfastError(f"no whole answer came from `{self._name}`: {type(error).__name__}") from None
         shown = self._config.set_cookie
         try:
             if body is None:
@@ -257,6 +210,18 @@ class Sender:
 
     def _not_followed(self, why: str) -> Refused:
         return Refused(f"a redirect of `{self._name}` is not followed: {why}")
+
+
+async def _exchanged(
+    client: aiohttp.ClientSession, wire: _Wire, timeout_s: float
+) -> tuple[int, str, list[tuple[str, str]], bytes | None]:
+    """Send it, and hear the whole answer: status, reason, headers, and the body as `_read` has it."""
+    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s / 2, CONNECT_S))
+    async with client.request(
+        wire.method, wire.url(), headers=wire.headers, data=wire.data, allow_redirects=False, timeout=timeout
+    ) as response:
+        body = await _read(response)
+        return response.status, response.reason or "", list(response.headers.items()), body
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
