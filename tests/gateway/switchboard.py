@@ -65,9 +65,9 @@ class Provider:
         async with aiohttp.ClientSession() as client:
             await (await client.post(f"{self.url}/plan", json=list(plans))).read()
 
-    async def raw(self, data: bytes, kind: str, *, cut: int = 0) -> None:
+    async def raw(self, data: bytes, kind: str, **more: Any) -> None:
         """The next request is answered by these bytes."""
-        await self.plan({"raw": base64.b64encode(data).decode(), "type": kind, "cut": cut})
+        await self.plan({"raw": base64.b64encode(data).decode(), "type": kind, **more})
 
     async def forget(self) -> None:
         async with aiohttp.ClientSession() as client:

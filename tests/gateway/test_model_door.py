@@ -2,6 +2,7 @@
 its own."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -386,6 +387,37 @@ async def test_an_error_in_a_stream_is_passed_on_and_nothing_is_recorded(
         status, _, data = await door.said(path, body)
         assert (status, data) == (200, expected)
         assert not await door.decisions()
+
+
+async def test_an_error_that_is_no_json_is_passed_on_as_it_is(tmp_path: Path, model: Provider) -> None:
+    await model.raw(b"<h1>no such place</h1>", "text/html", status=404)
+    await model.raw(b"{}", "application/json", status=202)
+    async with board(tmp_path, model) as door:
+        status, headers, data = await door.said(CHAT, asked(CHAT))
+        assert (status, headers["content-type"], data) == (404, "text/html", b"<h1>no such place</h1>")
+        assert (await door.said(CHAT, asked(CHAT)))[0] == 202
+        assert not await door.decisions()
+
+
+async def test_a_redirect_is_not_followed(tmp_path: Path, model: Provider) -> None:
+    await model.raw(b"", "text/plain", status=307, headers={"location": f"{model.url}/v1/responses"})
+    async with board(tmp_path, model) as door:
+        status, headers, _ = await door.said(CHAT, asked(CHAT))
+    assert (status, "location" in headers) == (502, False)
+    assert [each["path"] for each in await model.heard()] == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+async def test_an_answer_that_is_packed_is_unpacked_or_refused(tmp_path: Path, model: Provider, coding: str) -> None:
+    """Nobody finds a credential in what is packed."""
+    said = gzip.compress(json.dumps({"choices": [], "x": SECRET}).encode())
+    await model.raw(said, "application/json", headers={"content-encoding": coding})
+    await model.raw(said, "text/event-stream", headers={"content-encoding": coding})
+    async with board(tmp_path, model) as door:
+        status, headers, data = await door.said(CHAT, asked(CHAT))
+        assert "content-encoding" not in headers
+        assert (status, b"[credential:provider]" in data) == ((200, True) if coding == "gzip" else (502, False))
+        assert (await door.said(CHAT, asked(CHAT, stream=True)))[0] == 502
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -155,7 +155,7 @@ class _Answering:
         self._form = form
         self._wire = upstream.question.wire
         self._upstream = upstream
-        self._tap = Tap(usage=form.usage)
+        self._tap = Tap()
         self._response: web.StreamResponse | None = None
         self._sent = 0
 
