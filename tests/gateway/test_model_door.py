@@ -26,7 +26,7 @@ from holdfast.gateway.vault import Vault
 from holdfast.store.memory import MemoryStore
 from tests.gateway.switchboard import RUN, SAY, SECRET, Board, Provider, board, config, provider
 
-CHAT, RESPONSES, MESSAGES = "/openai/oai/v1/chat/completions", "/openai/oai/v1/responses", "/anthropic/ant/v1/messages"
+CHAT, RESPONSES, MESSAGES = "/model/oai/v1/chat/completions", "/model/oai/v1/responses", "/model/ant/v1/messages"
 ASKED: dict[str, dict[str, Any]] = {
     CHAT: {"model": "gpt-test", "messages": SAY},
     RESPONSES: {"model": "gpt-test", "input": "hello"},
@@ -133,9 +133,9 @@ async def test_messages_are_listed_as_anthropic_lists_models(tmp_path: Path, mod
         board(tmp_path, model) as door,
         aiohttp.ClientSession(headers={"x-api-key": door.handle, "anthropic-version": "2023-06-01"}) as client,
     ):
-        listed = await (await client.get(f"{door.url}/anthropic/ant/v1/models?limit=20")).json()
-        one = await (await client.get(f"{door.url}/anthropic/ant/v1/models/claude-test")).json()
-        none = await client.get(f"{door.url}/anthropic/ant/v1/models/claude-other")
+        listed = await (await client.get(f"{door.url}/model/ant/v1/models?limit=20")).json()
+        one = await (await client.get(f"{door.url}/model/ant/v1/models/claude-test")).json()
+        none = await client.get(f"{door.url}/model/ant/v1/models/claude-other")
     assert [each["id"] for each in listed["data"]] == ["claude-test"]
     assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "claude-test", "claude-test")
     assert (one["type"], one["id"], none.status) == ("model", "claude-test", 404)
@@ -295,7 +295,8 @@ async def test_two_who_ask_the_same_and_both_listen_are_told_two_things(tmp_path
 async def test_an_sdk_that_tries_again_after_a_refusal_is_not_given_the_refusal_again(
     tmp_path: Path, model: Provider
 ) -> None:
-    await model.plan({"status": 429, "headers": {"retry-after-ms": "1"}}, {"status": 500}, {"text": "at last"})
+    soon = {"retry-after-ms": "1"}
+    await model.plan({"status": 429, "headers": soon}, {"status": 500, "headers": soon}, {"text": "at last"})
     async with board(tmp_path, model) as door, door.openai(max_retries=2) as client:
         answer = await client.chat.completions.create(model="gpt-test", messages=SAY)
         assert answer.choices[0].message.content == "at last"
@@ -587,10 +588,12 @@ async def test_what_is_too_large_is_refused(tmp_path: Path, model: Provider) -> 
     assert not await model.heard()
 
 
-@pytest.mark.parametrize("place", ["/openai/oai/v1/embeddings", "/openai/oai/v1/files", "/anthropic/ant/v1/files"])
+@pytest.mark.parametrize(
+    "place", ["oai/v1/embeddings", "oai/v1/files", "ant/v1/messages/batches", "oai/v1/../v1/models"]
+)
 async def test_other_places_of_the_provider_are_not_reached(tmp_path: Path, model: Provider, place: str) -> None:
     async with board(tmp_path, model) as door:
-        status, _, _ = await door.said(place, {})
+        status, _, _ = await door.said(f"/model/{place}", {})
         assert status == 404
         assert [each.reason for each in await door.records() if isinstance(each, Refusal)] == ["it is not served"]
     assert not await model.heard()
