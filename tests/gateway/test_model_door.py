@@ -4,6 +4,7 @@ its own."""
 import asyncio
 import gzip
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -190,6 +191,16 @@ async def gathered(door: Board, path: str) -> list[str]:
     return [delta.get("text") or delta["partial_json"].replace(":", ": ") for delta in deltas]
 
 
+async def test_a_question_may_come_through_the_native_door_as_well(tmp_path: Path, model: Provider) -> None:
+    store, said = MemoryStore(), list[Any]()
+    for _ in range(2):
+        async with board(tmp_path, model, store=store) as door:
+            prepared = await door.gate.systems["oai"].prepare("chat", ASKED[CHAT])
+            reply = await door.taken.ward.call(door.taken.right, prepared)
+            said.append(json.loads(json.loads(reply.data)["body"])["choices"][0]["message"]["content"])
+    assert said == ["answer 1"] * 2
+
+
 # --- the end is held back until it is recorded ---
 
 
@@ -346,6 +357,24 @@ async def test_an_answer_that_never_came_is_a_502(tmp_path: Path, model: Provide
         assert "broke off, or never came" in json.loads(data)["error"]["message"]
         assert not await door.decisions()
         assert (await door.said(path, asked(path)))[0] == 200
+
+
+async def test_a_provider_that_is_not_there_is_a_502_and_costs_nothing(tmp_path: Path, model: Provider) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        base = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        async with board(tmp_path, model, base_url=base) as door:
+            status, _, data = await door.said(CHAT, asked(CHAT))
+            assert (status, json.loads(data)["error"]["code"]) == (502, "upstream_broken")
+            assert door.taken.ward.rights.spent.money == 0
+
+
+async def test_an_answer_that_takes_too_long_is_a_502(tmp_path: Path, model: Provider) -> None:
+    await model.plan({"hold_after": 0})
+    async with board(tmp_path, model, timeout_s=0.05) as door:
+        status, _, data = await door.said(CHAT, asked(CHAT))
+        assert (status, "no answer within 0.05 s" in data.decode()) == (502, True)
+    await model.go()
 
 
 @PATHS
@@ -520,6 +549,19 @@ async def test_an_answer_that_does_not_say_what_it_used_costs_the_most(tmp_path:
     assert decision.cost is not None
     assert decision.cost >= (sent * 2.5) + 10 * 10
     assert decision.cost <= ((sent + 1000) * 5) + 10 * 10
+
+
+async def test_an_answer_that_broke_off_may_have_cost_the_most(tmp_path: Path, model: Provider) -> None:
+    """Else an agent could have whole answers for nothing, by asking for longer ones than there is time for."""
+    await model.plan({"break_after": 3}, {"status": 500})
+    async with board(tmp_path, model, budget=Budget(money=20_000)) as door:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await door.said(CHAT, asked(CHAT, stream=True))
+        status, _, data = await door.said(CHAT, asked(CHAT, max_tokens=900))
+        assert (status, "budget of money" in data.decode()) == (403, True)
+        assert (await door.said(CHAT, asked(CHAT, max_tokens=10)))[0] == 500
+        spent = door.taken.ward.rights.spent.money
+    assert 1000 * 10 <= spent <= 1000 * 10 + 2000 * 2.5
 
 
 async def test_what_was_spent_is_counted_when_the_run_goes_on(tmp_path: Path, model: Provider) -> None:

@@ -5,7 +5,7 @@ Rules
 2. An answer is scrubbed frame by frame, or whole, before anybody sees it and before it is recorded.
 3. What the provider says no with (a status that is not 200, an error in a stream) is `Declined`: it is passed on in the
    provider's own words, and is no decision. What breaks off says so in the provider's form, as a 502.
-4. An answer that does not say what it used costs the most that it can have cost.
+4. An answer that does not say what it used, and one that broke off, cost the most that they can have cost.
 """
 
 from __future__ import annotations
@@ -197,7 +197,6 @@ class ModelSystem:
         scrub = Scrubber([credential])
         url = self._url + question.wire.path
         headers = self._headers(question, credential.reveal())
-        operation = question.wire.operation
         try:
             async with (
                 asyncio.timeout(self.config.timeout_s),
@@ -205,14 +204,16 @@ class ModelSystem:
                     url, data=question.body(form), headers=headers, allow_redirects=False, timeout=NO_TIMEOUT
                 ) as response,
             ):
-                answer = await Hearing(operation, response, scrub, tap).hear()
+                answer = await Hearing(question.wire.operation, response, scrub, tap).hear()
         except Broken as error:
-            raise self._broken(operation, str(error)) from None
-        except TimeoutError:
-            raise self._broken(operation, f"no answer within {self.config.timeout_s:g} s") from None
+            raise self._broken(question, str(error)) from None
         except (aiohttp.ClientError, OSError) as error:
+            sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             said = scrub.text(f"{type(error).__name__}: {error}")[:300]
-            raise self._broken(operation, f"its answer broke off, or never came ({said})") from None
+            why = f"its answer broke off, or never came ({said})"
+            if type(error) is TimeoutError:
+                why = f"no answer within {self.config.timeout_s:g} s"
+            raise self._broken(question, why, sent=sent) from None
         return answer.written(self._cost(question, answer))
 
     def _headers(self, question: Question, secret: str) -> dict[str, str]:
@@ -232,10 +233,12 @@ class ModelSystem:
             return prices.most(question.input_most, question.output_most)
         return prices.cost(answer.tokens)
 
-    def _broken(self, operation: str, why: str) -> Declined:
+    def _broken(self, question: Question, why: str, *, sent: bool = True) -> Declined:
+        """What is raised where there is no answer. If the question was sent, the provider may charge for one."""
         what = f"`{self._name}`: {why}"
-        body = spelt(error_of(self.config.protocol, 502, what, "upstream_broken"))
-        return Declined(what, Answer(operation=operation, status=BROKEN, kind=JSON_TYPE, body=body).written())
+        body = spelt(error_of(self.config.protocol, BROKEN, what, "upstream_broken"))
+        answer = Answer(operation=question.wire.operation, status=BROKEN, kind=JSON_TYPE, body=body)
+        return Declined(what, answer.written(self._cost(question, answer) if sent else None))
 
 
 async def open_model(name: str, config: ModelConfig, kit: Kit) -> ModelSystem:
