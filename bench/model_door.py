@@ -30,7 +30,7 @@ from holdfast.core.capability import Terms
 from holdfast.core.policy import Allowed, Facts, Verdict
 from holdfast.demo import server
 from holdfast.gateway.dial import Dialer
-from holdfast.gateway.doors.model import routes
+from holdfast.gateway.doors.table import application
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.upstreams.model import ModelConfig, open_model
@@ -68,9 +68,8 @@ async def gateway(provider: str, folder: Path) -> None:
     system = await open_model("llm", ModelConfig.model_validate(given), kit)
     wards = Wards(opening.store, Everything)
     taken = await wards.open(Wanted(run="bench", agent="bench", terms=Terms(tools=("llm.*",)), by="bench"))
-    app = web.Application()
-    app.add_routes(routes(Gate(wards, {"llm": system}), None))
-    runner = web.AppRunner(app)
+    gate = Gate(wards, {"llm": system}, kinds={"llm": "model"})
+    runner = web.AppRunner(application(gate, None, 17 << 20))
     await runner.setup()
     await web.TCPSite(runner, server.LOOPBACK, 0).start()
     (folder / "handle").write_text(taken.handle)

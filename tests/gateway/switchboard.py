@@ -21,7 +21,7 @@ from holdfast.core.policy import Allowed, Facts, Verdict
 from holdfast.core.record import Decision, Record
 from holdfast.demo import server
 from holdfast.gateway.dial import Dialer
-from holdfast.gateway.doors.model import routes
+from holdfast.gateway.doors.table import application
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.upstreams.model import ModelConfig, open_model
@@ -158,11 +158,8 @@ async def board(
     wards = Wards(store, Permissive, patience_s=0.2)
     terms = Terms(tools=("oai.*", "ant.*"), budget=budget or Budget())
     taken = await wards.open(Wanted(run=RUN, agent="tests", terms=terms, by="tests"))
-    gate = Gate(wards, systems)
-    app = web.Application()
-
-    app.add_routes(routes(gate, None))
-    runner = web.AppRunner(app, shutdown_timeout=1)
+    gate = Gate(wards, systems, kinds=dict.fromkeys(systems, "model"))
+    runner = web.AppRunner(application(gate, None, 17 << 20), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, server.LOOPBACK, 0).start()
     try:

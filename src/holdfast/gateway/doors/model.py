@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import unquote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -28,7 +29,7 @@ from holdfast.gateway.doors.native import Unshown, bytes_of, send, visiting
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate, Visit
 from holdfast.gateway.receipt import Receipt
-from holdfast.gateway.upstreams import Declined, Prepared, Reply
+from holdfast.gateway.upstreams import Declined, Prepared, Reply, System
 from holdfast.gateway.upstreams.model import ModelSystem, ModelUpstream
 from holdfast.gateway.upstreams.model_answer import Answer, read_answer
 from holdfast.gateway.upstreams.model_forms import delivered
@@ -55,48 +56,37 @@ _LANE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,99}")
 _RETRIED = {429, 502, 503}
 
 
-def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
-    """The door's routes, on a listener of `run`, or on one that is shared (None). The base URL of an SDK is
-    `/model/NAME/v1` for OpenAI's, `/model/NAME` for Anthropic's."""
-    return [web.route("*", "/model/{system}{path:/.*}", _ModelDoor(gate, run).serve)]
+async def serve(request: web.Request, gate: Gate, run: str | None, system: System, path: str) -> web.StreamResponse:
+    """Answer a request to a provider of models, at the raw `path` behind its host, on a listener of `run`, or on one
+    that is shared (None). The base URL of OpenAI's SDK is this door's with `/v1`, that of Anthropic's without."""
+    assert isinstance(system, ModelSystem), "the model door serves systems of models"
+    protocol = system.config.protocol
+    try:
+        async with visiting(gate, run, request, DOOR) as visit:
+            return await _served(request, gate, visit, system, _place(system, path.partition("?")[0]))
+    except _TooLarge as error:
+        return await send(request, _refused(protocol, error, 413))
+    except (HoldfastError, Waiting) as error:
+        return await send(request, _refused(protocol, error))
 
 
-class _ModelDoor:
-    def __init__(self, gate: Gate, run: str | None) -> None:
-        self._gate = gate
-        self._run = run
-        self._waiters = _Waiters()
-
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["system"]
-        system = self._gate.systems.get(name)
-        protocol = system.config.protocol if isinstance(system, ModelSystem) else "openai"
-        try:
-            async with visiting(self._gate, self._run, request, DOOR) as visit:
-                if not isinstance(system, ModelSystem):
-                    await visit.ward.refuse(name, "", f"door {DOOR}", "it is no provider of models")
-                    raise Unknown(f"`{shown(name)}` is no provider of models")
-                path = request.raw_path.removeprefix(f"/model/{name}").partition("?")[0]
-                return await self._served(request, visit, system, _place(system, path))
-        except _TooLarge as error:
-            return await send(request, _refused(protocol, error, 413))
-        except (HoldfastError, Waiting) as error:
-            return await send(request, _refused(protocol, error))
-
-    async def _served(self, request: web.Request, visit: Visit, system: ModelSystem, place: str) -> web.StreamResponse:
-        protocol = system.config.protocol
-        before, _, model = place.removeprefix("/v1").rpartition("/")
-        if request.method == "GET" and (before, model) == ("", "models"):
-            return await send(request, web.json_response(_listing(protocol, _allowed(visit, system))))
-        if request.method == "GET" and before == "/models":
-            return await send(request, web.json_response(_one(protocol, _allowed(visit, system), unquote(model))))
-        wire = next((each for each in WIRES.values() if (each.protocol, each.path) == (protocol, place)), None)
-        if wire is None or request.method != "POST":
-            await visit.ward.refuse(f"{system.name}.{request.method}", place, f"door {DOOR}", "it is not served")
-            raise Unknown(f"`{request.method} {shown(place)}` is not served by the model door")
-        asked, form = await _read(request, wire, system, visit)
-        prepared = await self._gate.prepare(visit, system.name, wire.operation, asked)
-        return await _Answering(self._waiters, request, visit, prepared, form).answer()
+async def _served(
+    request: web.Request, gate: Gate, visit: Visit, system: ModelSystem, place: str
+) -> web.StreamResponse:
+    protocol = system.config.protocol
+    before, _, model = place.removeprefix("/v1").rpartition("/")
+    if request.method == "GET" and (before, model) == ("", "models"):
+        return await send(request, web.json_response(_listing(protocol, _allowed(visit, system))))
+    if request.method == "GET" and before == "/models":
+        return await send(request, web.json_response(_one(protocol, _allowed(visit, system), unquote(model))))
+    wire = next((each for each in WIRES.values() if (each.protocol, each.path) == (protocol, place)), None)
+    if wire is None or request.method != "POST":
+        await visit.ward.refuse(f"{system.name}.{request.method}", place, f"door {DOOR}", "it is not served")
+        raise Unknown(f"`{request.method} {shown(place)}` is not served by the model door")
+    asked, form = await _read(request, wire, system, visit)
+    prepared = await gate.prepare(visit, system.name, wire.operation, asked)
+    waiters = _waiters.setdefault(gate, _Waiters())
+    return await _Answering(waiters, request, visit, prepared, form).answer()
 
 
 def _place(system: ModelSystem, path: str) -> str:
@@ -150,6 +140,9 @@ class _Waiters:
             del self.asking[question]
         if not reached:
             _remember(self.lost, question, None)
+
+
+_waiters: WeakKeyDictionary[Gate, _Waiters] = WeakKeyDictionary()
 
 
 class _TooLarge(BadCall):

@@ -139,7 +139,6 @@ class ModelSystem:
         self._name = name
         self.config = config
         self.base = base
-        self.hosts = frozenset({f"{origin.host}:{origin.port}"})
         self._url = f"{origin}{base}"
         self._terms = config.terms
         self._kit = kit
