@@ -54,11 +54,17 @@ _Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
 class Priced(BaseModel, extra="forbid", frozen=True):
     """One model, with its prices in US dollars per million tokens."""
 
-    input: _Money = Field(description="tokens of a request; where prices rise with its length, the highest")
-    output: _Money = Field(description="tokens of an answer")
-    cached: _Money | None = Field(None, description="tokens read from the provider's cache; default: `input`")
-    written: _Money | None = Field(None, description="tokens written into it; default: `input`, with Anthropic twice")
-    max_output: int = Field(ge=1, description="the most tokens of one answer; set where the agent sets none")
+    input: _Money = Field(
+        description="US dollars per million tokens of a request; where it rises with the length, the highest."
+    )
+    output: _Money = Field(description="US dollars per million tokens of an answer.")
+    cached: _Money | None = Field(
+        None, description="The same for tokens out of the provider's cache. Default: `input`."
+    )
+    written: _Money | None = Field(
+        None, description="The same for tokens into it. Default: `input`; with Anthropic twice that."
+    )
+    max_output: int = Field(ge=1, description="The most tokens of one answer; asked for where the agent sets no limit.")
 
     def prices(self, protocol: Protocol) -> Prices:
         """What it costs with a provider that speaks so."""
@@ -72,20 +78,24 @@ class ModelConfig(BaseModel, extra="forbid", frozen=True):
     """`[upstreams.NAME]` with `kind = "model"`."""
 
     kind: Literal["model"]
-    protocol: Protocol = Field(description="how the provider is spoken to")
-    base_url: str = Field(
-        description="as the provider's SDK wants it: https://api.openai.com/v1, https://api.anthropic.com"
+    protocol: Protocol = Field(
+        description="How the provider is spoken to: `openai` (chat completions, responses) or `anthropic` (messages)."
     )
-    credential: str = Field(description="the API key, as it is named in [credentials]")
-    models: dict[str, Priced] = Field(min_length=1, description="the models that may be asked, by their names")
-    fields: tuple[str, ...] = Field((), description="fields that may be asked for besides those known as harmless")
-    tools: tuple[str, ...] = Field((), description="types of tools that the provider may carry out itself")
-    betas: tuple[str, ...] = Field((), description="names that `anthropic-beta` may say")
-    elsewhere: bool = Field(False, description="may a request name URLs, or files and items at the provider")
-    private: tuple[str, ...] = Field(
-        (), description="hosts and networks that may be reached though they are not public"
+    base_url: str = Field(description="As its SDK wants it: `https://api.openai.com/v1`, `https://api.anthropic.com`.")
+    credential: str = Field(description="The API key, as it is named in `[credentials]`.")
+    models: dict[str, Priced] = Field(min_length=1, description="The models that may be asked, by their names.")
+    fields: tuple[str, ...] = Field(
+        (), description="Fields of a request that are allowed besides those known as harmless."
     )
-    timeout_s: float = Field(600.0, gt=0, description="how long an answer may take, from its request to its end")
+    tools: tuple[str, ...] = Field(
+        (), description="Types of tools that the provider may carry out itself, where no policy is asked."
+    )
+    betas: tuple[str, ...] = Field((), description="Names that `anthropic-beta` may say.")
+    elsewhere: bool = Field(
+        False, description="Whether a request may name what the provider fetches: URLs, files, items."
+    )
+    private: tuple[str, ...] = Field((), description="Hosts, addresses or networks of these that are not public.")
+    timeout_s: float = Field(600.0, gt=0, description="Seconds that an answer may take, from its request to its end.")
 
     @property
     def terms(self) -> Terms:
