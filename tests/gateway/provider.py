@@ -64,11 +64,11 @@ class Provider:
         plan = self.plans.popleft() if self.plans else {}
         if shown != KEY:
             return web.json_response(error(operation, f"Incorrect API key provided: {shown}"), status=401)
+        if "raw" in plan:
+            return await self.raw(request, base64.b64decode(plan["raw"]), plan)
         if "status" in plan:
             said = error(operation, plan.get("error", "no").replace("{key}", shown))
             return web.json_response(said, status=plan["status"], headers=plan.get("headers", {}))
-        if "raw" in plan:
-            return await self.raw(request, base64.b64decode(plan["raw"]), plan["type"], plan.get("cut", 0))
         if plan.get("hold_after") == 0:
             await self.go.wait()
             self.go.clear()
@@ -89,8 +89,9 @@ class Provider:
         await self.stream(request, response, plan, [*FRAMES[operation](body, whole)], operation)
         return response
 
-    async def raw(self, request: web.Request, data: bytes, kind: str, cut: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": kind})
+    async def raw(self, request: web.Request, data: bytes, plan: dict[str, Any]) -> web.StreamResponse:
+        cut, headers = plan.get("cut", 0), {"content-type": plan["type"], **plan.get("headers", {})}
+        response = web.StreamResponse(status=plan.get("status", 200), headers=headers)
         await response.prepare(request)
         for at in range(0, len(data), cut or len(data) or 1):
             await response.write(data[at : at + (cut or len(data))])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from holdfast.core.policy import Allowed, Facts, Verdict
 from holdfast.core.record import Decision, Record
 from holdfast.demo import server
 from holdfast.gateway.dial import Dialer
-from holdfast.gateway.doors.model import serve
+from holdfast.gateway.doors.table import application
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.upstreams.model import ModelConfig, open_model
@@ -65,9 +65,9 @@ class Provider:
         async with aiohttp.ClientSession() as client:
             await (await client.post(f"{self.url}/plan", json=list(plans))).read()
 
-    async def raw(self, data: bytes, kind: str, *, cut: int = 0) -> None:
+    async def raw(self, data: bytes, kind: str, **more: Any) -> None:
         """The next request is answered by these bytes."""
-        await self.plan({"raw": base64.b64encode(data).decode(), "type": kind, "cut": cut})
+        await self.plan({"raw": base64.b64encode(data).decode(), "type": kind, **more})
 
     async def forget(self) -> None:
         async with aiohttp.ClientSession() as client:
@@ -99,7 +99,7 @@ class Board:
         return self.taken.handle
 
     def openai(self, **options: Any) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=f"{self.url}/openai/oai/v1", api_key=self.handle, **{"max_retries": 0, **options})
+        return AsyncOpenAI(base_url=f"{self.url}/model/oai/v1", api_key=self.handle, **{"max_retries": 0, **options})
 
     @contextlib.asynccontextmanager
     async def post(
@@ -143,7 +143,6 @@ async def board(
     *,
     store: Store | None = None,
     budget: Budget | None = None,
-    alter: Callable[[web.Application], object] = lambda _: None,
     **options: Any,
 ) -> AsyncGenerator[Board]:
     """One life of the run: taken up, served, and let go of as a crash would. `options` go into the configuration."""
@@ -159,15 +158,8 @@ async def board(
     wards = Wards(store, Permissive, patience_s=0.2)
     terms = Terms(tools=("oai.*", "ant.*"), budget=budget or Budget())
     taken = await wards.open(Wanted(run=RUN, agent="tests", terms=terms, by="tests"))
-    gate = Gate(wards, systems)
-    app = web.Application()
-
-    async def served(request: web.Request) -> web.StreamResponse:
-        return await serve(request, gate, None, systems[request.match_info["name"]], request.match_info["path"])
-
-    app.router.add_route("*", "/{door}/{name}{path:/.*}", served)
-    alter(app)
-    runner = web.AppRunner(app, shutdown_timeout=1)
+    gate = Gate(wards, systems, kinds=dict.fromkeys(systems, "model"))
+    runner = web.AppRunner(application(gate, None, 17 << 20), shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, server.LOOPBACK, 0).start()
     try:

@@ -2,7 +2,9 @@
 its own."""
 
 import asyncio
+import gzip
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from holdfast.gateway.vault import Vault
 from holdfast.store.memory import MemoryStore
 from tests.gateway.switchboard import RUN, SAY, SECRET, Board, Provider, board, config, provider
 
-CHAT, RESPONSES, MESSAGES = "/openai/oai/v1/chat/completions", "/openai/oai/v1/responses", "/anthropic/ant/v1/messages"
+CHAT, RESPONSES, MESSAGES = "/model/oai/v1/chat/completions", "/model/oai/v1/responses", "/model/ant/v1/messages"
 ASKED: dict[str, dict[str, Any]] = {
     CHAT: {"model": "gpt-test", "messages": SAY},
     RESPONSES: {"model": "gpt-test", "input": "hello"},
@@ -132,9 +134,9 @@ async def test_messages_are_listed_as_anthropic_lists_models(tmp_path: Path, mod
         board(tmp_path, model) as door,
         aiohttp.ClientSession(headers={"x-api-key": door.handle, "anthropic-version": "2023-06-01"}) as client,
     ):
-        listed = await (await client.get(f"{door.url}/anthropic/ant/v1/models?limit=20")).json()
-        one = await (await client.get(f"{door.url}/anthropic/ant/v1/models/claude-test")).json()
-        none = await client.get(f"{door.url}/anthropic/ant/v1/models/claude-other")
+        listed = await (await client.get(f"{door.url}/model/ant/v1/models?limit=20")).json()
+        one = await (await client.get(f"{door.url}/model/ant/v1/models/claude-test")).json()
+        none = await client.get(f"{door.url}/model/ant/v1/models/claude-other")
     assert [each["id"] for each in listed["data"]] == ["claude-test"]
     assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "claude-test", "claude-test")
     assert (one["type"], one["id"], none.status) == ("model", "claude-test", 404)
@@ -187,6 +189,16 @@ async def gathered(door: Board, path: str) -> list[str]:
         return [each["delta"] for each in told if each["type"].endswith(".delta")]
     deltas = [each["delta"] for each in told if each["type"] == "content_block_delta"]
     return [delta.get("text") or delta["partial_json"].replace(":", ": ") for delta in deltas]
+
+
+async def test_a_question_may_come_through_the_native_door_as_well(tmp_path: Path, model: Provider) -> None:
+    store, said = MemoryStore(), list[Any]()
+    for _ in range(2):
+        async with board(tmp_path, model, store=store) as door:
+            prepared = await door.gate.systems["oai"].prepare("chat", ASKED[CHAT])
+            reply = await door.taken.ward.call(door.taken.right, prepared)
+            said.append(json.loads(json.loads(reply.data)["body"])["choices"][0]["message"]["content"])
+    assert said == ["answer 1"] * 2
 
 
 # --- the end is held back until it is recorded ---
@@ -294,7 +306,8 @@ async def test_two_who_ask_the_same_and_both_listen_are_told_two_things(tmp_path
 async def test_an_sdk_that_tries_again_after_a_refusal_is_not_given_the_refusal_again(
     tmp_path: Path, model: Provider
 ) -> None:
-    await model.plan({"status": 429, "headers": {"retry-after-ms": "1"}}, {"status": 500}, {"text": "at last"})
+    soon = {"retry-after-ms": "1"}
+    await model.plan({"status": 429, "headers": soon}, {"status": 500, "headers": soon}, {"text": "at last"})
     async with board(tmp_path, model) as door, door.openai(max_retries=2) as client:
         answer = await client.chat.completions.create(model="gpt-test", messages=SAY)
         assert answer.choices[0].message.content == "at last"
@@ -346,6 +359,24 @@ async def test_an_answer_that_never_came_is_a_502(tmp_path: Path, model: Provide
         assert (await door.said(path, asked(path)))[0] == 200
 
 
+async def test_a_provider_that_is_not_there_is_a_502_and_costs_nothing(tmp_path: Path, model: Provider) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        base = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        async with board(tmp_path, model, base_url=base) as door:
+            status, _, data = await door.said(CHAT, asked(CHAT))
+            assert (status, json.loads(data)["error"]["code"]) == (502, "upstream_broken")
+            assert door.taken.ward.rights.spent.money == 0
+
+
+async def test_an_answer_that_takes_too_long_is_a_502(tmp_path: Path, model: Provider) -> None:
+    await model.plan({"hold_after": 0})
+    async with board(tmp_path, model, timeout_s=0.05) as door:
+        status, _, data = await door.said(CHAT, asked(CHAT))
+        assert (status, "no answer within 0.05 s" in data.decode()) == (502, True)
+    await model.go()
+
+
 @PATHS
 async def test_a_stream_that_breaks_off_breaks_off_for_the_client_too(
     tmp_path: Path, model: Provider, path: str
@@ -386,6 +417,37 @@ async def test_an_error_in_a_stream_is_passed_on_and_nothing_is_recorded(
         status, _, data = await door.said(path, body)
         assert (status, data) == (200, expected)
         assert not await door.decisions()
+
+
+async def test_an_error_that_is_no_json_is_passed_on_as_it_is(tmp_path: Path, model: Provider) -> None:
+    await model.raw(b"<h1>no such place</h1>", "text/html", status=404)
+    await model.raw(b"{}", "application/json", status=202)
+    async with board(tmp_path, model) as door:
+        status, headers, data = await door.said(CHAT, asked(CHAT))
+        assert (status, headers["content-type"], data) == (404, "text/html", b"<h1>no such place</h1>")
+        assert (await door.said(CHAT, asked(CHAT)))[0] == 202
+        assert not await door.decisions()
+
+
+async def test_a_redirect_is_not_followed(tmp_path: Path, model: Provider) -> None:
+    await model.raw(b"", "text/plain", status=307, headers={"location": f"{model.url}/v1/responses"})
+    async with board(tmp_path, model) as door:
+        status, headers, _ = await door.said(CHAT, asked(CHAT))
+    assert (status, "location" in headers) == (502, False)
+    assert [each["path"] for each in await model.heard()] == ["/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+async def test_an_answer_that_is_packed_is_unpacked_or_refused(tmp_path: Path, model: Provider, coding: str) -> None:
+    """Nobody finds a credential in what is packed."""
+    said = gzip.compress(json.dumps({"choices": [], "x": SECRET}).encode())
+    await model.raw(said, "application/json", headers={"content-encoding": coding})
+    await model.raw(said, "text/event-stream", headers={"content-encoding": coding})
+    async with board(tmp_path, model) as door:
+        status, headers, data = await door.said(CHAT, asked(CHAT))
+        assert "content-encoding" not in headers
+        assert (status, b"[credential:provider]" in data) == ((200, True) if coding == "gzip" else (502, False))
+        assert (await door.said(CHAT, asked(CHAT, stream=True)))[0] == 502
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -489,6 +551,19 @@ async def test_an_answer_that_does_not_say_what_it_used_costs_the_most(tmp_path:
     assert decision.cost <= ((sent + 1000) * 5) + 10 * 10
 
 
+async def test_an_answer_that_broke_off_may_have_cost_the_most(tmp_path: Path, model: Provider) -> None:
+    """Else an agent could have whole answers for nothing, by asking for longer ones than there is time for."""
+    await model.plan({"break_after": 3}, {"status": 500})
+    async with board(tmp_path, model, budget=Budget(money=20_000)) as door:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await door.said(CHAT, asked(CHAT, stream=True))
+        status, _, data = await door.said(CHAT, asked(CHAT, max_tokens=900))
+        assert (status, "budget of money" in data.decode()) == (403, True)
+        assert (await door.said(CHAT, asked(CHAT, max_tokens=10)))[0] == 500
+        spent = door.taken.ward.rights.spent.money
+    assert 1000 * 10 <= spent <= 1000 * 10 + 2000 * 2.5
+
+
 async def test_what_was_spent_is_counted_when_the_run_goes_on(tmp_path: Path, model: Provider) -> None:
     store = MemoryStore()
     async with board(tmp_path, model, store=store) as door:
@@ -555,10 +630,10 @@ async def test_what_is_too_large_is_refused(tmp_path: Path, model: Provider) -> 
     assert not await model.heard()
 
 
-@pytest.mark.parametrize("place", ["/openai/oai/v1/embeddings", "/openai/oai/v1/files", "/anthropic/ant/v1/files"])
+@pytest.mark.parametrize("place", ["oai/v1/embeddings", "oai/v1/files", "ant/v1/messages/batches"])
 async def test_other_places_of_the_provider_are_not_reached(tmp_path: Path, model: Provider, place: str) -> None:
     async with board(tmp_path, model) as door:
-        status, _, _ = await door.said(place, {})
+        status, _, _ = await door.said(f"/model/{place}", {})
         assert status == 404
         assert [each.reason for each in await door.records() if isinstance(each, Refusal)] == ["it is not served"]
     assert not await model.heard()

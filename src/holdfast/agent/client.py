@@ -109,7 +109,7 @@ class RemoteDoor:
     async def call(self, tool: Tool, values: Mapping[str, object], again: str | None) -> object:
         """As `Door.call`."""
         contract = tool.contract
-        name = self._names.get(contract.name)
+        name = self._names.get(contract.name) or self._names.get(contract.name.rpartition(".")[2])
         if name is None:
             raise Refused(f"the gateway offers no tool `{contract.name}`", fix="name its module under [upstreams]")
         args = {parameter: _plain(value, parameter, contract.name) for parameter, value in values.items()}

@@ -31,7 +31,7 @@ from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.receipt import Receipt, for_read
 from holdfast.gateway.rights import Right, Rights
 from holdfast.gateway.send import Asked
-from holdfast.gateway.upstreams import Prepared, Reply
+from holdfast.gateway.upstreams import Declined, Prepared, Reply
 
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
@@ -329,8 +329,9 @@ class Ward:
             raise Refused(f"`{name}` was refused by {by}: {why}", where=self.mediator.line.branch)
         try:
             reply = await ask(for_read(self.mediator.line.branch, name))
-        except BaseException:
-            self.rights.release(place)
+        except BaseException as error:
+            cost = error.reply.cost if isinstance(error, Declined) else None
+            self.rights.settle(place, Used() if cost is None else Used(calls=1, money=cost))
             raise
         self.rights.settle(place, Used(calls=1, money=reply.cost or 0))
         return reply

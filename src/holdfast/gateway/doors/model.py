@@ -57,29 +57,36 @@ _RETRIED = {429, 502, 503}
 
 
 async def serve(request: web.Request, gate: Gate, run: str | None, system: System, path: str) -> web.StreamResponse:
-    """Answer a request to a provider of models, at `path` (raw, as behind the provider's host), on a listener of `run`
-    or on one that is shared (None)."""
-    assert isinstance(system, ModelSystem), "the model door is the one of systems of models"
+    """Answer a request to a provider of models, at the raw `path` behind its host, on a listener of `run`, or on one
+    that is shared (None). The base URL of OpenAI's SDK is this door's with `/v1`, that of Anthropic's without."""
+    assert isinstance(system, ModelSystem), "the model door serves systems of models"
     protocol = system.config.protocol
     try:
         async with visiting(gate, run, request, DOOR) as visit:
-            place = _place(system, path.partition("?")[0])
-            if place in ("/models", "/v1/models") and request.method == "GET":
-                return await send(request, web.json_response(_listing(protocol, _allowed(visit, system))))
-            if place.rpartition("/")[0] in ("/models", "/v1/models") and request.method == "GET":
-                return await send(request, web.json_response(_one(protocol, _allowed(visit, system), place)))
-            wire = next((each for each in WIRES.values() if (each.protocol, each.path) == (protocol, place)), None)
-            if wire is None or request.method != "POST":
-                await visit.ward.refuse(f"{system.name}.{request.method}", place, f"door {DOOR}", "it is not served")
-                raise Unknown(f"`{request.method} {shown(place)}` is not served by the model door")
-            asked, form = await _read(request, wire, system, visit)
-            prepared = await gate.prepare(visit, system.name, wire.operation, asked)
-            waiters = _waiters.setdefault(gate, _Waiters())
-            return await _Answering(waiters, request, visit, prepared, form).answer()
+            return await _served(request, gate, visit, system, _place(system, path.partition("?")[0]))
     except _TooLarge as error:
         return await send(request, _refused(protocol, error, 413))
     except (HoldfastError, Waiting) as error:
         return await send(request, _refused(protocol, error))
+
+
+async def _served(
+    request: web.Request, gate: Gate, visit: Visit, system: ModelSystem, place: str
+) -> web.StreamResponse:
+    protocol = system.config.protocol
+    before, _, model = place.removeprefix("/v1").rpartition("/")
+    if request.method == "GET" and (before, model) == ("", "models"):
+        return await send(request, web.json_response(_listing(protocol, _allowed(visit, system))))
+    if request.method == "GET" and before == "/models":
+        return await send(request, web.json_response(_one(protocol, _allowed(visit, system), unquote(model))))
+    wire = next((each for each in WIRES.values() if (each.protocol, each.path) == (protocol, place)), None)
+    if wire is None or request.method != "POST":
+        await visit.ward.refuse(f"{system.name}.{request.method}", place, f"door {DOOR}", "it is not served")
+        raise Unknown(f"`{request.method} {shown(place)}` is not served by the model door")
+    asked, form = await _read(request, wire, system, visit)
+    prepared = await gate.prepare(visit, system.name, wire.operation, asked)
+    waiters = _waiters.setdefault(gate, _Waiters())
+    return await _Answering(waiters, request, visit, prepared, form).answer()
 
 
 def _place(system: ModelSystem, path: str) -> str:
@@ -155,7 +162,7 @@ class _Answering:
         self._form = form
         self._wire = upstream.question.wire
         self._upstream = upstream
-        self._tap = Tap(usage=form.usage)
+        self._tap = Tap()
         self._response: web.StreamResponse | None = None
         self._sent = 0
 
@@ -289,8 +296,7 @@ def _listing(protocol: Protocol, allowed: Mapping[str, str]) -> JSON:
     return {"data": items, "has_more": False, "first_id": first, "last_id": last}
 
 
-def _one(protocol: Protocol, allowed: Mapping[str, str], place: str) -> JSON:
-    name = unquote(place.rpartition("/")[2])
+def _one(protocol: Protocol, allowed: Mapping[str, str], name: str) -> JSON:
     if name not in allowed:
         raise Unknown(f"the model `{shown(name)}` is not declared")
     return _item(protocol, name, allowed[name])

@@ -5,7 +5,7 @@ Rules
 2. An answer is scrubbed frame by frame, or whole, before anybody sees it and before it is recorded.
 3. What the provider says no with (a status that is not 200, an error in a stream) is `Declined`: it is passed on in the
    provider's own words, and is no decision. What breaks off says so in the provider's form, as a 502.
-4. An answer that does not say what it used costs the most that it can have cost.
+4. An answer that does not say what it used, and one that broke off, cost the most that they can have cost.
 """
 
 from __future__ import annotations
@@ -54,11 +54,17 @@ _Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
 class Priced(BaseModel, extra="forbid", frozen=True):
     """One model, with its prices in US dollars per million tokens."""
 
-    input: _Money = Field(description="tokens of a request; where prices rise with its length, the highest")
-    output: _Money = Field(description="tokens of an answer")
-    cached: _Money | None = Field(None, description="tokens read from the provider's cache; default: `input`")
-    written: _Money | None = Field(None, description="tokens written into it; default: `input`, with Anthropic twice")
-    max_output: int = Field(ge=1, description="the most tokens of one answer; set where the agent sets none")
+    input: _Money = Field(
+        description="US dollars per million tokens of a request; where it rises with the length, the highest."
+    )
+    output: _Money = Field(description="US dollars per million tokens of an answer.")
+    cached: _Money | None = Field(
+        None, description="The same for tokens out of the provider's cache. Default: `input`."
+    )
+    written: _Money | None = Field(
+        None, description="The same for tokens into it. Default: `input`; with Anthropic twice that."
+    )
+    max_output: int = Field(ge=1, description="The most tokens of one answer; asked for where the agent sets no limit.")
 
     def prices(self, protocol: Protocol) -> Prices:
         """What it costs with a provider that speaks so."""
@@ -72,20 +78,24 @@ class ModelConfig(BaseModel, extra="forbid", frozen=True):
     """`[upstreams.NAME]` with `kind = "model"`."""
 
     kind: Literal["model"]
-    protocol: Protocol = Field(description="how the provider is spoken to")
-    base_url: str = Field(
-        description="as the provider's SDK wants it: https://api.openai.com/v1, https://api.anthropic.com"
+    protocol: Protocol = Field(
+        description="How the provider is spoken to: `openai` (chat completions, responses) or `anthropic` (messages)."
     )
-    credential: str = Field(description="the API key, as it is named in [credentials]")
-    models: dict[str, Priced] = Field(min_length=1, description="the models that may be asked, by their names")
-    fields: tuple[str, ...] = Field((), description="fields that may be asked for besides those known as harmless")
-    tools: tuple[str, ...] = Field((), description="types of tools that the provider may carry out itself")
-    betas: tuple[str, ...] = Field((), description="names that `anthropic-beta` may say")
-    elsewhere: bool = Field(False, description="may a request name URLs, or files and items at the provider")
-    private: tuple[str, ...] = Field(
-        (), description="hosts and networks that may be reached though they are not public"
+    base_url: str = Field(description="As its SDK wants it: `https://api.openai.com/v1`, `https://api.anthropic.com`.")
+    credential: str = Field(description="The API key, as it is named in `[credentials]`.")
+    models: dict[str, Priced] = Field(min_length=1, description="The models that may be asked, by their names.")
+    fields: tuple[str, ...] = Field(
+        (), description="Fields of a request that are allowed besides those known as harmless."
     )
-    timeout_s: float = Field(600.0, gt=0, description="how long an answer may take, from its request to its end")
+    tools: tuple[str, ...] = Field(
+        (), description="Types of tools that the provider may carry out itself, where no policy is asked."
+    )
+    betas: tuple[str, ...] = Field((), description="Names that `anthropic-beta` may say.")
+    elsewhere: bool = Field(
+        False, description="Whether a request may name what the provider fetches: URLs, files, items."
+    )
+    private: tuple[str, ...] = Field((), description="Hosts, addresses or networks of these that are not public.")
+    timeout_s: float = Field(600.0, gt=0, description="Seconds that an answer may take, from its request to its end.")
 
     @property
     def terms(self) -> Terms:
@@ -139,8 +149,6 @@ class ModelSystem:
         self._name = name
         self.config = config
         self.base = base
-        self.door = config.protocol
-        self.hosts = frozenset({f"{origin.host}:{origin.port}"})
         self._url = f"{origin}{base}"
         self._terms = config.terms
         self._kit = kit
@@ -198,7 +206,6 @@ class ModelSystem:
         scrub = Scrubber([credential])
         url = self._url + question.wire.path
         headers = self._headers(question, credential.reveal())
-        operation = question.wire.operation
         try:
             async with (
                 asyncio.timeout(self.config.timeout_s),
@@ -206,14 +213,16 @@ class ModelSystem:
                     url, data=question.body(form), headers=headers, allow_redirects=False, timeout=NO_TIMEOUT
                 ) as response,
             ):
-                answer = await Hearing(operation, response, scrub, tap).hear()
+                answer = await Hearing(question.wire.operation, response, scrub, tap).hear()
         except Broken as error:
-            raise self._broken(operation, str(error)) from None
-        except TimeoutError:
-            raise self._broken(operation, f"no answer within {self.config.timeout_s:g} s") from None
+            raise self._broken(question, str(error)) from None
         except (aiohttp.ClientError, OSError) as error:
+            sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             said = scrub.text(f"{type(error).__name__}: {error}")[:300]
-            raise self._broken(operation, f"its answer broke off, or never came ({said})") from None
+            why = f"its answer broke off, or never came ({said})"
+            if type(error) is TimeoutError:
+                why = f"no answer within {self.config.timeout_s:g} s"
+            raise self._broken(question, why, sent=sent) from None
         return answer.written(self._cost(question, answer))
 
     def _headers(self, question: Question, secret: str) -> dict[str, str]:
@@ -233,10 +242,12 @@ class ModelSystem:
             return prices.most(question.input_most, question.output_most)
         return prices.cost(answer.tokens)
 
-    def _broken(self, operation: str, why: str) -> Declined:
+    def _broken(self, question: Question, why: str, *, sent: bool = True) -> Declined:
+        """What is raised where there is no answer. If the question was sent, the provider may charge for one."""
         what = f"`{self._name}`: {why}"
-        body = spelt(error_of(self.config.protocol, 502, what, "upstream_broken"))
-        return Declined(what, Answer(operation=operation, status=BROKEN, kind=JSON_TYPE, body=body).written())
+        body = spelt(error_of(self.config.protocol, BROKEN, what, "upstream_broken"))
+        answer = Answer(operation=question.wire.operation, status=BROKEN, kind=JSON_TYPE, body=body)
+        return Declined(what, answer.written(self._cost(question, answer) if sent else None))
 
 
 async def open_model(name: str, config: ModelConfig, kit: Kit) -> ModelSystem:

@@ -32,10 +32,9 @@ class Broken(Exception):
 
 @dataclass(slots=True)
 class Tap:
-    """What of a stream may be passed on while it comes. `begun` is how it began, once it has; `usage`: whether frames
-    that tell nothing but the usage are passed on. `news` is set whenever there is more."""
+    """What of a stream may be passed on while it comes. `begun` is how it began, once it has; `news` is set whenever
+    there is more."""
 
-    usage: bool = False
     begun: Answer | None = None
     passed: bytearray = field(default_factory=bytearray)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -106,8 +105,8 @@ class Hearing:
                     raise _declined(self._with(bytes(body)))
                 if mark is Mark.END:
                     return replace(self._with(bytes(body)), tokens=listener.tokens)
-                pours = pours and mark is not Mark.ENOUGH
-                if pours and (mark is not Mark.USAGE or self._tap.usage):
+                pours = pours and mark is Mark.MORE
+                if pours:
                     self._tap.pour(clean)
             _bounded(len(body) + len(frames.rest))
         raise Broken("its stream ended before the answer did")
