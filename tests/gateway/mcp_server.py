@@ -186,6 +186,8 @@ class Http(BaseHTTPRequestHandler):
             else:
                 result = {"resultType": "complete", **self.answered(message, headers)}
         elif method == "initialize":
+            while self.tools.script.get("slow") and not (self.tools.folder / "go").exists():
+                time.sleep(0.01)
             result = hello(message["params"]["protocolVersion"])
             extra = {"Mcp-Session-Id": "v1"}
         elif headers.get("mcp-session-id") != "v1":

@@ -43,6 +43,7 @@ from holdfast.gateway.upstreams.mcp_wire import (
 DOOR = "mcp"
 VISIT = "Mcp-Session-Id"
 REMEMBERED = 4096  # delivered requests that are known again if they are resent
+_PATH = "/mcp/{name:[^/]+}{rest:(/.*)?}"  # the rest is the server's own path, where a client believes to be there
 _EMPTY = b'{"result":{}}'
 _CODES = {"bad_call": BAD_PARAMS, "refused": -32001, "not_happened": -32003}
 _WAITS = -32002
@@ -51,7 +52,7 @@ _WAITS = -32002
 def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
     """The door's routes, on a listener of `run`, or on one that is shared (None)."""
     door = _Mcp(gate, run)
-    return [web.post("/mcp/{name}", door.post), web.route("*", "/mcp/{name}", door.other)]
+    return [web.post(_PATH, door.post), web.route("*", _PATH, door.other)]
 
 
 class _Mcp:
@@ -88,7 +89,7 @@ class _Mcp:
             message = parse(await bytes_of(request, LARGEST))
         except Malformed as error:
             return await send(request, _json(answer(None, failure(error.code, str(error))), 400))
-        if not isinstance(system, McpSystem):
+        if not isinstance(system, McpSystem) or request.match_info["rest"] not in ("", system.path):
             raise BadCall(f"there is no MCP server `{request.match_info['name']}`")
         if message.method is None or message.id is None:
             return await send(request, web.Response(status=202))
