@@ -73,6 +73,16 @@ async def test_what_a_client_says_beside_the_arguments_reaches_the_server(server
         assert "io.modelcontextprotocol/clientInfo" not in said["_meta"]
 
 
+async def test_metadata_that_has_no_canonical_text_is_refused_before_anything_is_sent(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        params = '{"name":"put","arguments":{},"_meta":{"a":"\\ud800"}}'
+        message = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":%s}' % params  # noqa: UP031
+        assert b"the metadata cannot be passed on" in (await client.post(message.encode()))[2]
+        assert not of(Intent, await opened.records())
+
+
 async def test_the_handshake_shows_what_the_server_is_without_what_is_not_offered(server: Server) -> None:
     async with gateway(server.folder, **config_of(server)) as opened:
         client = Client(opened.port, opened.handle)
@@ -399,6 +409,15 @@ async def test_a_server_that_gives_its_credential_away_gives_it_to_nobody(server
         assert answer["result"]["hidden"] == "[credential:kv]"
         assert answer["result"]["content"][0]["text"].startswith("[credential:kv] [credential:kv]")
         assert answer["result"]["odd"] == "[credential:kv]"
+
+
+async def test_a_credential_that_no_header_can_hold_is_never_sent(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        (server.folder / "token").write_text("a-token-that\nends: with another header")
+        assert "a character that it cannot" in await client.text("put", x=1)
+        assert not server.effects
 
 
 # --- definitions ---

@@ -9,13 +9,14 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from holdfast.core.canonical import JSON
+from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.contract import breach
 from holdfast.core.effect import legible
 from holdfast.errors import BadCall, HoldfastError, Misuse, Refused, RetryAfter
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from holdfast.gateway.upstreams.kit import Kit, Start
 
 CONVERSATIONS = 64
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 NOT_OFFERED = frozenset({"resources/subscribe", "resources/unsubscribe", "subscriptions/listen"})
 
 
@@ -137,6 +139,10 @@ class McpSystem:
         call.token = meta.pop("progressToken", None)
         call.meta = {name: each for name, each in meta.items() if not name.startswith(OWN_META) and name != KEY_META}
         call.heard = heard
+        try:
+            canonical([call.token, dict(call.meta)])
+        except Uncanonical as error:
+            raise BadCall(f"the metadata cannot be passed on: {error}", where=self._name) from None
         return prepared
 
     def operations(self) -> Mapping[str, JSON]:
@@ -166,8 +172,9 @@ class McpSystem:
             peer = self._peers.get(run)
             if peer is None or not peer.link.alive:
                 self._peers.pop(run, None)
-                if len(self._peers) >= CONVERSATIONS:
-                    await self._peers.pop(next(iter(self._peers))).link.close()
+                idle = [each for each, other in self._peers.items() if other.idle]
+                if len(self._peers) >= CONVERSATIONS and idle:
+                    await self._peers.pop(idle[0]).link.close()
                 peer = await self._opened(receipt)
                 self._peers[run] = peer
             elif isinstance(peer.link, HttpLink):
@@ -223,6 +230,8 @@ class McpSystem:
                 if name not in opened:
                     opened[name] = await self._kit.vault.open(name, receipt)
             filled[place] = PLACE.sub(lambda found: opened[found[1]].reveal(), text)
+            if _CONTROL.search(filled[place]):
+                raise DidNotHappen(f"`{place}` would hold a character that it cannot")
             if filled[place] != text:
                 also.append((PLACE.findall(text)[0], filled[place].encode()))
         return filled, Scrubber(opened.values(), also)

@@ -107,6 +107,11 @@ class Peer:
         self._sent: dict[str, bytes] = {}
         self._heard: dict[int, tuple[JSON, Heard | None]] = {}
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self._heard
+
     async def open(self, protocol: str) -> None:
         """Get to know each other: by a handshake, or, with a server that has none, by asking what it is."""
         try:
