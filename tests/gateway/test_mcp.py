@@ -197,6 +197,16 @@ async def test_a_conversation_that_the_server_has_forgotten_is_opened_anew(serve
         assert len(server.heard("initialize")) == 2
 
 
+async def test_a_server_that_closes_connections_without_a_word_makes_no_doubt_and_no_double(server: Server) -> None:
+    server.script("ok", "put", "look", closes=True)
+    async with gateway(server.folder, **config_of(server, tools={"look": {"kind": "read"}})) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        for number in range(4):
+            assert await client.text("put", x=number) == f"done {2 * number + 1}"
+            assert await client.text("look", x=number) == f"done {2 * number + 2}"
+
+
 # --- who may come, and with what ---
 
 

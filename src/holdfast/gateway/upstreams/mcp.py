@@ -63,6 +63,7 @@ class McpSystem:
         self.pins = Pins(kit.folder / config.pins if config.pins else own, first_use=config.first_use == "trust")
         self._peers: dict[str, Peer] = {}
         self._lock = asyncio.Lock()
+        self._scrubber: tuple[object, Scrubber] = (None, Scrubber(()))
 
     @property
     def name(self) -> str:
@@ -234,12 +235,15 @@ class McpSystem:
                 raise DidNotHappen(f"`{place}` would hold a character that it cannot")
             if filled[place] != text:
                 also.append((PLACE.findall(text)[0], filled[place].encode()))
-        return filled, Scrubber(opened.values(), also)
+        key = (tuple(each.forms() for each in opened.values()), tuple(also))
+        if key != self._scrubber[0]:
+            self._scrubber = (key, Scrubber(opened.values(), also))
+        return filled, self._scrubber[1]
 
-    def forget(self, peer: Peer) -> None:
+    async def forget(self, peer: Peer) -> None:
         """The server has forgotten this conversation."""
         for run in [run for run, each in self._peers.items() if each is peer]:
-            del self._peers[run]
+            await self._peers.pop(run).link.close()
 
     def running(self, key: str) -> bool:
         """Whether a server that is run here may still be carrying out what was sent with this key."""

@@ -71,7 +71,7 @@ class McpCall:
                     self._method, self._params(given, receipt.key), key=receipt.key, token=self.token, heard=self.heard
                 )
             except Gone:
-                self._system.forget(peer)
+                await self._system.forget(peer)
                 if not once_more:
                     raise
             else:
