@@ -29,7 +29,7 @@ from holdfast.errors import Claimed
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.doors.mcp import routes
 from holdfast.gateway.gate import Gate
-from holdfast.gateway.upstreams.kit import Kit
+from holdfast.gateway.upstreams.kit import Kit, Start
 from holdfast.gateway.upstreams.mcp import McpSystem, open_mcp
 from holdfast.gateway.upstreams.mcp_tools import McpConfig
 from holdfast.gateway.vault import Vault
@@ -68,14 +68,16 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def gateway(folder: Path, /, *, store_at: str = "memory://", **config: Any) -> AsyncIterator[Gateway]:
+async def gateway(
+    folder: Path, /, *, store_at: str = "memory://", start: Start | None = None, **config: Any
+) -> AsyncIterator[Gateway]:
     token = folder / "token"
     token.write_text(SECRET)
     token.chmod(0o600)
     opening = open_url(store_at)
     store = opening.store
     vault = Vault({"kv": "file:token"}, store, uses={"kv": {"kv"}}, folder=folder)
-    kit = Kit(vault=vault, dialer=Dialer(), folder=folder)
+    kit = Kit(vault=vault, dialer=Dialer(), folder=folder, start=start)
     system = await open_mcp("kv", McpConfig.model_validate({"kind": "mcp", **config}), kit)
     wards = Wards(store, AllowsAll, patience_s=0.05)
     taken = await _taken(wards)

@@ -153,6 +153,7 @@ def hello(version: str) -> dict[str, Any]:
 
 class Http(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     tools: Tools
     stateless = False
 
@@ -186,6 +187,8 @@ class Http(BaseHTTPRequestHandler):
             else:
                 result = {"resultType": "complete", **self.answered(message, headers)}
         elif method == "initialize":
+            while self.tools.script.get("slow") and not (self.tools.folder / "go").exists():
+                time.sleep(0.01)
             result = hello(message["params"]["protocolVersion"])
             extra = {"Mcp-Session-Id": "v1"}
         elif headers.get("mcp-session-id") != "v1":
@@ -215,6 +218,13 @@ class Http(BaseHTTPRequestHandler):
             piece = data[at : at + 7]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
             self.wfile.flush()
+
+    def handle(self) -> None:
+        """One connection. Where the script says so, it is closed without a word when it has been used once."""
+        self.close_connection = True
+        self.handle_one_request()
+        while not self.close_connection and not self.tools.script.get("closes"):
+            self.handle_one_request()
 
     def reply(self, status: int, data: bytes, extra: dict[str, str] | None = None) -> None:
         self.send_response(status)

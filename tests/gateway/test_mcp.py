@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from holdfast.core.effect import NotHappened
 from holdfast.core.record import Hold, Intent, Refusal, Seal
 from tests.gateway.mcp_gateway import (
     SECRET,
@@ -68,6 +71,16 @@ async def test_what_a_client_says_beside_the_arguments_reaches_the_server(server
         assert said["future"] == [1]
         assert said["_meta"]["traceparent"] == "00-1"
         assert "io.modelcontextprotocol/clientInfo" not in said["_meta"]
+
+
+async def test_metadata_that_has_no_canonical_text_is_refused_before_anything_is_sent(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        params = '{"name":"put","arguments":{},"_meta":{"a":"\\ud800"}}'
+        message = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":%s}' % params  # noqa: UP031
+        assert b"the metadata cannot be passed on" in (await client.post(message.encode()))[2]
+        assert not of(Intent, await opened.records())
 
 
 async def test_the_handshake_shows_what_the_server_is_without_what_is_not_offered(server: Server) -> None:
@@ -182,6 +195,16 @@ async def test_a_conversation_that_the_server_has_forgotten_is_opened_anew(serve
         await client.learn()
         assert await client.text("put") == "done 1"
         assert len(server.heard("initialize")) == 2
+
+
+async def test_a_server_that_closes_connections_without_a_word_makes_no_doubt_and_no_double(server: Server) -> None:
+    server.script("ok", "put", "look", closes=True)
+    async with gateway(server.folder, **config_of(server, tools={"look": {"kind": "read"}})) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        for number in range(4):
+            assert await client.text("put", x=number) == f"done {2 * number + 1}"
+            assert await client.text("look", x=number) == f"done {2 * number + 2}"
 
 
 # --- who may come, and with what ---
@@ -352,6 +375,38 @@ async def test_a_key_goes_along_where_the_tool_wants_it(server: Server) -> None:
         assert "is set by the gateway" in (await client.call("put", request_id="mine"))["error"]["message"]
 
 
+async def test_a_server_that_does_not_open_a_conversation_was_sent_no_call(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        await Client(opened.port, opened.handle).learn()
+    server.script("ok", "put", slow=True)
+    async with gateway(server.folder, **config_of(server, timeout_s=0.2)) as opened:
+        answer = await Client(opened.port, opened.handle).call("put", x=1)
+        assert answer["result"]["_meta"]["holdfast/error"]["kind"] == "not_happened"
+        assert "could not be spoken with: TimeoutError" in answer["result"]["content"][0]["text"]
+        (seal,) = [record for record in of(Seal, await opened.records()) if record.intent]
+        assert isinstance(seal.outcome, NotHappened)
+    (server.folder / "go").touch()
+
+
+async def test_pins_that_cannot_be_read_let_nothing_be_called(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        (server.folder / "kv.pins.json").write_text("{")
+        assert "the pins cannot be read" in (await client.call("put", x=1))["error"]["message"]
+        assert "the pins cannot be read" in (await client.ask("tools/list"))["error"]["message"]
+        assert not server.effects
+
+
+async def test_a_client_that_believes_to_be_at_the_server_uses_its_path(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        client.url += "/mcp"
+        await client.learn()
+        client.url += "/other"
+        assert "there is no MCP server" in (await client.ask("tools/list"))["error"]["message"]
+
+
 # --- secrets ---
 
 
@@ -364,6 +419,15 @@ async def test_a_server_that_gives_its_credential_away_gives_it_to_nobody(server
         assert answer["result"]["hidden"] == "[credential:kv]"
         assert answer["result"]["content"][0]["text"].startswith("[credential:kv] [credential:kv]")
         assert answer["result"]["odd"] == "[credential:kv]"
+
+
+async def test_a_credential_that_no_header_can_hold_is_never_sent(server: Server) -> None:
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        (server.folder / "token").write_text("a-token-that\nends: with another header")
+        assert "a character that it cannot" in await client.text("put", x=1)
+        assert not server.effects
 
 
 # --- definitions ---
@@ -474,6 +538,54 @@ async def test_an_idempotent_effect_of_a_server_that_died_is_redone_with_the_sam
         first, *others = server.effects
         assert others
         assert all((each["key"], each["args"]) == (first["key"], first["args"]) for each in others)
+
+
+async def test_what_a_server_that_is_run_here_may_still_be_doing_is_not_asked_for_again(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.script("wait", "put")
+    async with gateway(tmp_path, **stdio(server, recheck_s=3600, tools={"put": {"timeout_s": 0.5}})) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        error = (await client.call("put", x=1))["error"]
+        assert "the worker that sent it may still be running" in error["message"]
+        await until_async(lambda: server.effects)
+        assert len(server.effects) == 1
+
+
+INSIDE = """
+import json, os, socket, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["method"] == "initialize":
+        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": {"name": "s"}}
+    elif asked["method"] == "tools/list":
+        result = {"tools": [{"name": "tell", "inputSchema": {"type": "object"}}]}
+    elif "id" in asked:
+        wanted = asked["params"]["arguments"]
+        told = {"environment": sorted(os.environ), "sees": [path for path in wanted["paths"] if os.path.exists(path)]}
+        with socket.socket() as probe:
+            told["reaches"] = probe.connect_ex(("127.0.0.1", wanted["port"])) == 0
+        result = {"content": [], "structuredContent": told}
+    else:
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed: nothing can be confined")
+async def test_a_server_that_is_run_here_has_a_sandbox_of_its_own(tmp_path: Path) -> None:
+    from holdfast.gateway.servers import start_confined
+
+    config = {"command": [sys.executable, "-c", INSIDE], "env": {"TOKEN": "credential:kv"}}
+    async with gateway(tmp_path, start=start_confined, **config) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        paths = [str(tmp_path), __file__]
+        told = (await client.call("tell", paths=paths, port=opened.port))["result"]["structuredContent"]
+        assert "TOKEN" in told["environment"]
+        assert not {"PYTEST_CURRENT_TEST", "USER"} & set(told["environment"])
+        assert told["sees"] == []
+        assert told["reaches"] is False
 
 
 async def test_a_server_that_cannot_be_confined_is_not_run(tmp_path: Path) -> None:

@@ -94,3 +94,23 @@ def test_a_request_is_a_read_only_where_the_protocol_says_so() -> None:
 def test_what_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         config(**wrong)
+
+
+def test_a_configuration_tells_which_credentials_and_hosts_it_uses() -> None:
+    both = {
+        "Authorization": "Bearer {credential:b}",
+        "X-Both": "{credential:a}:{credential:b}",
+        "X-Plain": "credential",
+    }
+    assert config(headers=both).credentials == ("a", "b")
+    assert config(url=None, command=["s"], env={"T": "credential:c", "U": "d"}).credentials == ("c",)
+    assert config().hosts == ("kv.example:443",)
+    assert config(url="http://kv.example:8080/mcp").hosts == ("kv.example:8080",)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a/", "https://user@a/", "https://a/?q=1", "https://a/#f", "https://ä/", "https:///x", "https://a b/"]
+)
+def test_a_url_that_can_be_misread_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError):
+        config(url=url)

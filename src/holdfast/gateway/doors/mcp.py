@@ -43,6 +43,8 @@ from holdfast.gateway.upstreams.mcp_wire import (
 DOOR = "mcp"
 VISIT = "Mcp-Session-Id"
 REMEMBERED = 4096  # delivered requests that are known again if they are resent
+MEANWHILE, LARGEST_TOLD = 100, 1 << 20  # messages that wait to be told, and their bytes: what is more is left out
+_PATH = "/mcp/{name:[^/]+}{rest:(/.*)?}"  # the rest is the server's own path, where a client believes to be there
 _EMPTY = b'{"result":{}}'
 _CODES = {"bad_call": BAD_PARAMS, "refused": -32001, "not_happened": -32003}
 _WAITS = -32002
@@ -51,7 +53,7 @@ _WAITS = -32002
 def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
     """The door's routes, on a listener of `run`, or on one that is shared (None)."""
     door = _Mcp(gate, run)
-    return [web.post("/mcp/{name}", door.post), web.route("*", "/mcp/{name}", door.other)]
+    return [web.post(_PATH, door.post), web.route("*", _PATH, door.other)]
 
 
 class _Mcp:
@@ -88,7 +90,7 @@ class _Mcp:
             message = parse(await bytes_of(request, LARGEST))
         except Malformed as error:
             return await send(request, _json(answer(None, failure(error.code, str(error))), 400))
-        if not isinstance(system, McpSystem):
+        if not isinstance(system, McpSystem) or request.match_info["rest"] not in ("", system.path):
             raise BadCall(f"there is no MCP server `{request.match_info['name']}`")
         if message.method is None or message.id is None:
             return await send(request, web.Response(status=202))
@@ -100,12 +102,15 @@ class _Mcp:
         self, request: web.Request, visit: Visit, system: McpSystem, message: Message
     ) -> web.StreamResponse:
         assert message.method is not None
-        told_meanwhile: asyncio.Queue[bytes] = asyncio.Queue()
+        told_meanwhile: asyncio.Queue[bytes] = asyncio.Queue(MEANWHILE)
+
+        def heard(data: bytes) -> None:
+            if len(data) <= LARGEST_TOLD and not told_meanwhile.full():
+                told_meanwhile.put_nowait(data)
+
         streams = "progressToken" in message.meta and "text/event-stream" in request.headers.get("Accept", "")
         try:
-            prepared = await system.asked(
-                message.method, message.params, told_meanwhile.put_nowait if streams else None
-            )
+            prepared = await system.asked(message.method, message.params, heard if streams else None)
         except (HoldfastError, Malformed) as error:
             what = error.what if isinstance(error, HoldfastError) else str(error)
             name = message.params.get("name") if message.method == "tools/call" else f"rpc:{message.method}"

@@ -14,11 +14,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
-from holdfast.core.canonical import JSON
+from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.contract import breach
 from holdfast.core.effect import legible
-from holdfast.errors import BadCall, Misuse, Refused
+from holdfast.errors import BadCall, HoldfastError, Misuse, Refused, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber
@@ -28,7 +29,7 @@ from holdfast.gateway.upstreams.mcp_http import HttpLink
 from holdfast.gateway.upstreams.mcp_peer import OWN_META, Heard, Peer, Unclear
 from holdfast.gateway.upstreams.mcp_pins import NAME, Pins
 from holdfast.gateway.upstreams.mcp_stdio import StdioLink, plainly
-from holdfast.gateway.upstreams.mcp_tools import READS, RPC, McpConfig, contract_of, contract_of_request
+from holdfast.gateway.upstreams.mcp_tools import PLACE, READS, RPC, McpConfig, contract_of, contract_of_request, spelled
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from holdfast.gateway.upstreams.kit import Kit, Start
 
 CONVERSATIONS = 64
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 NOT_OFFERED = frozenset({"resources/subscribe", "resources/unsubscribe", "subscriptions/listen"})
-_PLACE = re.compile(r"\{credential:([^{}]+)\}")
 
 
 async def open_mcp(name: str, config: McpConfig, kit: Kit) -> McpSystem:
@@ -58,14 +59,21 @@ class McpSystem:
         self.config = config
         self._name = name
         self._kit = kit
-        self.pins = Pins(kit.folder / (config.pins or f"{name}.pins.json"), first_use=config.first_use == "trust")
+        own = (kit.state or kit.folder) / f"{name}.pins.json"
+        self.pins = Pins(kit.folder / config.pins if config.pins else own, first_use=config.first_use == "trust")
         self._peers: dict[str, Peer] = {}
         self._lock = asyncio.Lock()
+        self._scrubber: tuple[object, Scrubber] = (None, Scrubber(()))
 
     @property
     def name(self) -> str:
         """As `System.name`."""
         return self._name
+
+    @property
+    def path(self) -> str:
+        """The path at which a client knows it that believes to be there."""
+        return urlsplit(self.config.url or "").path
 
     # --- what may be asked ---
 
@@ -132,6 +140,10 @@ class McpSystem:
         call.token = meta.pop("progressToken", None)
         call.meta = {name: each for name, each in meta.items() if not name.startswith(OWN_META) and name != KEY_META}
         call.heard = heard
+        try:
+            canonical([call.token, dict(call.meta)])
+        except Uncanonical as error:
+            raise BadCall(f"the metadata cannot be passed on: {error}", where=self._name) from None
         return prepared
 
     def operations(self) -> Mapping[str, JSON]:
@@ -143,15 +155,27 @@ class McpSystem:
 
     # --- conversations ---
 
-    async def peer(self, receipt: Receipt, *, fresh: bool = False) -> Peer:
-        """An open conversation whose tools are known; `fresh`: as they are now. Raises NotHappened."""
+    async def peer(self, receipt: Receipt, within_s: float, *, fresh: bool = False) -> Peer:
+        """An open conversation whose tools are known; `fresh`: as they are now. Nothing of the call has been sent:
+        whatever goes wrong, or takes longer than `within_s`, is NotHappened (or RetryAfter)."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._peer(receipt, fresh)
+        except (DidNotHappen, RetryAfter):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the call has not been sent
+            what = error.what if isinstance(error, HoldfastError) else type(error).__name__
+            raise DidNotHappen(f"`{self._name}` could not be spoken with: {what}") from None
+
+    async def _peer(self, receipt: Receipt, fresh: bool) -> Peer:
         async with self._lock:
             run = "" if self.config.command is not None else receipt.branch.partition("@")[0]
             peer = self._peers.get(run)
             if peer is None or not peer.link.alive:
                 self._peers.pop(run, None)
-                if len(self._peers) >= CONVERSATIONS:
-                    await self._peers.pop(next(iter(self._peers))).link.close()
+                idle = [each for each, other in self._peers.items() if other.idle]
+                if len(self._peers) >= CONVERSATIONS and idle:
+                    await self._peers.pop(idle[0]).link.close()
                 peer = await self._opened(receipt)
                 self._peers[run] = peer
             elif isinstance(peer.link, HttpLink):
@@ -188,11 +212,8 @@ class McpSystem:
         return peer
 
     def _client(self) -> aiohttp.ClientSession:
-        from yarl import URL
-
-        url = URL(cast("str", self.config.url))
         dialer = self._kit.dialer.also(self.config.private)
-        return dialer.client([f"{url.host}:{url.port}"])
+        return dialer.client(self.config.hosts)
 
     async def _furnish(self, link: HttpLink, receipt: Receipt) -> None:
         """Give a link what this call's receipt opens."""
@@ -205,19 +226,24 @@ class McpSystem:
         filled: dict[str, str] = {}
         also: list[tuple[str, bytes]] = []
         for place, written in texts.items():
-            text = re.sub(r"^credential:(.+)$", r"{credential:\1}", written)
-            for name in _PLACE.findall(text):
+            text = spelled(written)
+            for name in PLACE.findall(text):
                 if name not in opened:
                     opened[name] = await self._kit.vault.open(name, receipt)
-            filled[place] = _PLACE.sub(lambda found: opened[found[1]].reveal(), text)
+            filled[place] = PLACE.sub(lambda found: opened[found[1]].reveal(), text)
+            if _CONTROL.search(filled[place]):
+                raise DidNotHappen(f"`{place}` would hold a character that it cannot")
             if filled[place] != text:
-                also.append((_PLACE.findall(text)[0], filled[place].encode()))
-        return filled, Scrubber(opened.values(), also)
+                also.append((PLACE.findall(text)[0], filled[place].encode()))
+        key = (tuple(each.forms() for each in opened.values()), tuple(also))
+        if key != self._scrubber[0]:
+            self._scrubber = (key, Scrubber(opened.values(), also))
+        return filled, self._scrubber[1]
 
-    def forget(self, peer: Peer) -> None:
+    async def forget(self, peer: Peer) -> None:
         """The server has forgotten this conversation."""
         for run in [run for run, each in self._peers.items() if each is peer]:
-            del self._peers[run]
+            await self._peers.pop(run).link.close()
 
     def running(self, key: str) -> bool:
         """Whether a server that is run here may still be carrying out what was sent with this key."""

@@ -59,7 +59,8 @@ class McpCall:
         """As `Upstream.perform`."""
         given = dict(self._args) if args is None else cast("dict[str, JSON]", json.loads(args))
         for once_more in (True, False):
-            peer = await self._system.peer(receipt, fresh=self._method == "tools/list")
+            within_s = (self._system.config.tool(self._tool).timeout_s or self._system.config.timeout_s) / 2
+            peer = await self._system.peer(receipt, within_s, fresh=self._method == "tools/list")
             if self._method in OPENING:
                 return _reply(canonical({"result": _opening(peer)}))
             why = self._system.pins.why_not(self._tool) if self._tool else None
@@ -70,7 +71,7 @@ class McpCall:
                     self._method, self._params(given, receipt.key), key=receipt.key, token=self.token, heard=self.heard
                 )
             except Gone:
-                self._system.forget(peer)
+                await self._system.forget(peer)
                 if not once_more:
                     raise
             else:

@@ -2,7 +2,8 @@
 
 Rules
 1. What comes back is scrubbed as whole messages, before it is read.
-2. Each message has a connection of its own: one that the server has closed meanwhile would make a doubt of nothing.
+2. An effect has a connection of its own: one that the server has closed meanwhile would make a doubt of nothing. Reads
+   share connections, and are sent once more where one breaks.
 3. 408, 409, 423, 425 and 5xx never prove a refusal, nor does a redirect, which is not followed.
 """
 
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 
 import aiohttp
 
@@ -31,8 +33,12 @@ class Gone(NotHappened):
     """The server has forgotten this conversation."""
 
 
+class Broken(Unclear):
+    """The connection broke before an answer began."""
+
+
 class HttpLink:
-    """Carries messages to `url`, each by a `client` of its own. `headers` go with each; `clean` scrubs what comes back.
+    """Carries messages to `url`, by what `client` makes. `headers` go with each; `clean` scrubs what comes back.
     Both may be set anew for a call with fresh credentials."""
 
     def __init__(self, client: Callable[[], aiohttp.ClientSession], url: str) -> None:
@@ -40,6 +46,7 @@ class HttpLink:
         self._url = url
         self.headers: Mapping[str, str] = {}
         self.clean: Clean = bytes
+        self._kept: aiohttp.ClientSession | None = None
         self._visit: str | None = None
         self._version = ""
 
@@ -54,6 +61,14 @@ class HttpLink:
 
     async def exchange(self, id: bytes, message: bytes, about: About, hear: Hear) -> Answer:
         """As `Link.exchange`. Raises Gone where the conversation has to be opened anew."""
+        if about.reads:
+            try:
+                return await self._exchange(id, message, about, hear)
+            except Broken:
+                about = replace(about, reads=False)  # on a connection of its own
+        return await self._exchange(id, message, about, hear)
+
+    async def _exchange(self, id: bytes, message: bytes, about: About, hear: Hear) -> Answer:
         clean = self.clean
         try:
             async with self._post(message, about) as came:
@@ -66,6 +81,8 @@ class HttpLink:
                 return self._whole(came.status, cleaned(await _read(came), clean), id)
         except aiohttp.ClientConnectorError as error:
             raise NotHappened(f"it could not be reached: {_text(error, clean)}") from None
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            raise Broken(f"{type(error).__name__}: {_text(error, clean)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError, Malformed) as error:
             raise Unclear(f"{type(error).__name__}: {_text(error, clean)}") from None
 
@@ -88,6 +105,9 @@ class HttpLink:
                 async with asyncio.timeout(GOODBYE_S), self._client() as client:
                     await client.delete(self._url, headers=headers, allow_redirects=False)
         self._visit = None
+        if self._kept is not None:
+            await self._kept.close()
+            self._kept = None
 
     @contextlib.asynccontextmanager
     async def _post(self, message: bytes, about: About) -> AsyncGenerator[aiohttp.ClientResponse]:
@@ -106,10 +126,19 @@ class HttpLink:
         elif self._visit is not None and about.method != "initialize":
             headers[VISIT] = self._visit
         async with (
-            self._client() as client,
+            self._for(about) as client,
             client.post(self._url, data=message, headers=headers, allow_redirects=False, timeout=_NO_TIMEOUT) as came,
         ):
             yield came
+
+    @contextlib.asynccontextmanager
+    async def _for(self, about: About) -> AsyncGenerator[aiohttp.ClientSession]:
+        if not about.reads:
+            async with self._client() as own:
+                yield own
+            return
+        self._kept = self._kept or self._client()
+        yield self._kept
 
     def _judge(self, came: aiohttp.ClientResponse, clean: Clean) -> None:
         """Raise what the status alone says."""

@@ -15,7 +15,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from holdfast.core.canonical import JSON, canonical
@@ -52,11 +52,13 @@ class Unclear(Exception):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a message says to those who do not read it: its method, what it names, and the revision of the protocol."""
+    """What a message says to those who do not read it: its method, what it names, the revision of the protocol, and
+    whether it may be sent again (`reads`)."""
 
     method: str
     name: str
     version: str
+    reads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,11 @@ class Peer:
         self._ids = itertools.count(1)
         self._sent: dict[str, bytes] = {}
         self._heard: dict[int, tuple[JSON, Heard | None]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return not self._heard
 
     async def open(self, protocol: str) -> None:
         """Get to know each other: by a handshake, or, with a server that has none, by asking what it is."""
@@ -165,7 +172,7 @@ class Peer:
         self, method: str, params: Mapping[str, JSON], *, key: str = "", token: JSON = None, heard: Heard | None = None
     ) -> Answer:
         """The answer to a request. `heard` is given the notifications that belong to it, with `token` as the token of
-        its progress; `key` is what `running` is asked for. Raises as `Link.exchange`."""
+        its progress; `key` is that of an effect, and what `running` is asked for. Raises as `Link.exchange`."""
         number = next(self._ids)
         meta = dict(cast("dict[str, JSON]", params.get("_meta") or {}))
         if token is not None:
@@ -183,7 +190,7 @@ class Peer:
         if key:
             self._sent[key] = mark
         try:
-            about = self._about(method, params)
+            about = replace(self._about(method, params), reads=not key)
             return await self.link.exchange(mark, message, about, lambda other: self.hear(other, number))
         finally:
             del self._heard[number]

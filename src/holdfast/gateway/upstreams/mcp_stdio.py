@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -36,8 +37,9 @@ class _Plain:
         return await self._process.wait()
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what it has started
 
 
 async def plainly(

@@ -8,8 +8,10 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -17,6 +19,8 @@ from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract, Drift, Level, Repeat, default_drift, default_repeat, strictest
 from holdfast.core.effect import Kind
 
+_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?")
+PLACE = re.compile(r"\{credential:([^{}]+)\}")
 RPC = "rpc:"  # begins the operation of a request that calls no tool; no tool's name can
 READS = frozenset(
     {
@@ -100,7 +104,9 @@ class McpConfig(BaseModel, extra="forbid", frozen=True):
         default=False, description="Whether an answer with `isError` proves that nothing was changed."
     )
     pins: str | None = Field(
-        default=None, description="The file of accepted tool definitions; nothing said: NAME.pins.json."
+        default=None,
+        description="The file of accepted tool definitions, beside this one; nothing said: NAME.pins.json in the "
+        "gateway's state.",
     )
     first_use: Literal["trust", "hold"] = Field(
         default="trust", description="What is done with the tools that it lists while there is no file of pins."
@@ -110,6 +116,24 @@ class McpConfig(BaseModel, extra="forbid", frozen=True):
     labels: frozenset[str] | None = Field(
         default=None, description="Marks on what it answers; nothing said: `untrusted:NAME`."
     )
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The names of the credentials that it uses, in order."""
+        texts = [*self.headers.values(), *self.env.values()]
+        return tuple(sorted({name for text in texts for name in PLACE.findall(spelled(text))}))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Where it is reached, as `HOST:PORT`."""
+        if self.url is None:
+            return ()
+        parts = urlsplit(self.url)
+        return (f"{parts.hostname}:{parts.port or {'http': 80}.get(parts.scheme, 443)}",)
+
+    def contracts(self, system: str) -> list[Contract]:
+        """What the declared tools promise, as far as it is known before the server has told of them."""
+        return [contract_of(system, self, name, {}) for name in self.tools]
 
     def tool(self, name: str) -> McpTool:
         """What is known of a tool."""
@@ -124,6 +148,10 @@ class McpConfig(BaseModel, extra="forbid", frozen=True):
     def _one_way(self) -> Self:
         if (self.url is None) is (self.command is None):
             raise ValueError("name one of `url` and `command`")
+        if self.url is not None and not _URL.fullmatch(self.url):
+            raise ValueError(
+                "`url` is http(s)://HOST[:PORT]/PATH, in plain text, without a user, a query or a fragment"
+            )
         if self.url is not None and (self.env or self.unsafe_no_sandbox):
             raise ValueError("`env` and `unsafe_no_sandbox` are for a server with a `command`")
         if self.command is not None and (self.headers or not self.command):
@@ -164,6 +192,11 @@ def contract_of_request(system: str, config: McpConfig, method: str) -> Contract
         drift=default_drift(kind),
         timeout_ms=_ms(config.timeout_s),
     )
+
+
+def spelled(text: str) -> str:
+    """A text with its credentials as `{credential:NAME}`, also where it is nothing but one."""
+    return re.sub(r"^credential:(.+)$", r"{credential:\1}", text)
 
 
 def _kind(said: McpTool, hints: Mapping[str, JSON], trusted: bool) -> Kind:
