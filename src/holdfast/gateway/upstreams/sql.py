@@ -259,6 +259,8 @@ class SqlUpstream:
             raise Declined(scrubber.text(f"{said.code}: {said.message}"), reply) from None
         except RetryAfter as later:
             raise RetryAfter(later.seconds, scrubber.text(str(later))) from None
+        except Misuse as error:  # a host that is none
+            raise DidNotHappen(error.what, fix=error.fix) from error
         except DidNotHappen as error:
             raise type(error)(scrubber.text(error.what), fix=error.fix) from None
 
