@@ -76,7 +76,7 @@ async def desk_on(relay: Relay, folder: Path, **more: Any) -> Desk:
     told: dict[str, Any] = {
         "kind": "sql", "engine": "postgresql", "host": "127.0.0.1", "port": relay.port, "database": "postgres",
         "role": "writer", "credential": "writer", "read_role": "reader", "read_credential": "reader", "tls": False,
-        "writes": ["insert", "update", "delete", "merge", "ddl"], "keys_table": "holdfast_keys",
+        "writes": ["insert", "update", "delete", "merge", "ddl"], "keys": True,
     }  # fmt: skip
     return Desk(await open_sql("db", SqlConfig(**{**told, **more}), outfit.kit), outfit)
 
@@ -289,11 +289,12 @@ async def test_two_writes_under_one_key_at_once_write_once(server: Server, desk:
     assert (len({reply.data for reply in replies}), count(server, "customer")) == (1, 6)
 
 
-async def test_a_missing_table_of_keys_says_how_to_make_it(relay: Relay, tmp_path: Path) -> None:
-    desk = await desk_on(relay, tmp_path, keys_table="public.other_keys")
+async def test_a_missing_table_of_keys_says_how_to_make_it(server: Server, desk: Desk) -> None:
+    with server.owner() as owner:
+        owner.execute("drop table holdfast_keys")
     with pytest.raises(DidNotHappen) as refused:
         await desk.ask("delete from orders where id = 1")
-    assert 'CREATE TABLE "public"."other_keys"' in refused.value.fix
+    assert "CREATE TABLE holdfast_keys" in refused.value.fix
 
 
 # --- what is known after a crash ---
@@ -340,7 +341,7 @@ async def test_a_commit_that_nobody_answered_is_doubt_and_the_probe_finds_its_an
 
 
 async def test_without_a_table_of_keys_nobody_can_tell(relay: Relay, tmp_path: Path) -> None:
-    desk = await desk_on(relay, tmp_path, keys_table="")
+    desk = await desk_on(relay, tmp_path, keys=False)
     prepared = await desk.prepare("delete from orders where id = 1")
     assert not prepared.contract.probe
     assert await prepared.upstream.probe(None, await desk.outfit.write()) is None
@@ -353,9 +354,7 @@ async def test_a_probe_waits_for_a_transaction_that_is_still_at_work(server: Ser
     await asyncio.wait_for(relay.held.wait(), WAIT_S)
     relay.cut = Cut.NEVER
     probing = asyncio.create_task(probe(desk, statement, key))
-    await until(
-        server, "pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT INTO \"holdfast_keys\"%'"
-    )
+    await until(server, "pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT INTO holdfast_keys%'")
     assert not probing.done()
     relay.release.set()
     await asyncio.wait_for(writing, WAIT_S)
@@ -433,6 +432,13 @@ async def test_a_server_that_asks_for_the_password_in_the_clear_does_not_get_it(
         with server.owner() as owner:
             owner.execute("select pg_reload_conf()")
     assert READER.encode() not in relay.said
+
+
+async def test_a_server_that_offers_no_tls_gets_nothing_where_tls_is_asked_for(relay: Relay, tmp_path: Path) -> None:
+    desk = await desk_on(relay, tmp_path, tls=True)
+    with pytest.raises(DidNotHappen, match="not reached"):
+        await desk.ask("select 1")
+    assert b"reader" not in relay.said
 
 
 async def test_an_address_that_is_not_declared_is_not_dialled(relay: Relay, tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ class SmtpConfig(BaseModel, extra="forbid", frozen=True):
             raise ValueError(error.what) from None
         return self
 
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The names of those that it uses."""
+        return (self.credential,) if self.credential else ()
+
     def reaches(self, address: str) -> bool:
         """Whether somebody may be written to."""
         declared = {each.lower() for each in self.recipients}
