@@ -58,7 +58,7 @@ SCHEMA: Final[dict[str, JSON]] = {
 class SmtpConfig(BaseModel, extra="forbid", frozen=True):
     """A mail server. Without `recipients`, nothing is sent."""
 
-    kind: Literal["smtp"]
+    kind: Literal["smtp"] = Field(description="`smtp`")
     host: str = Field(description="the mail server")
     port: int = Field(587, ge=1, le=65535, description="its port")
     tls: Literal["starttls", "tls", "none"] = Field(

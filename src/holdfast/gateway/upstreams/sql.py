@@ -63,7 +63,7 @@ SCHEMA: Final[dict[str, JSON]] = {
 class SqlConfig(BaseModel, extra="forbid", frozen=True):
     """A database. Without `writes`, it is only read."""
 
-    kind: Literal["sql"]
+    kind: Literal["sql"] = Field(description="`sql`")
     engine: Literal["postgresql", "sqlite"] = Field(description="which database it is")
     path: str = Field("", description="sqlite: the file, relative to holdfast.toml; it must exist")
     host: str = Field("", description="postgresql: its host, or the folder of its Unix socket")
