@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from holdfast.core.canonical import canonical
+from holdfast.core.capability import Terms
 from holdfast.core.contract import Level
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
-from holdfast.errors import BadCall, Refused
+from holdfast.errors import BadCall, InDoubt, Refused
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.upstreams import Declined, Prepared, Reply
 from holdfast.gateway.upstreams.sql import SqlConfig, SqlSystem, open_sql
 from holdfast.gateway.upstreams.sql_functions import COUNTING, PURE
+from holdfast.gateway.wards import Wanted, Wards
+from holdfast.store import Store
+from holdfast.store.sqlite import SqliteStore
+from tests.gateway.lodge import Rules
 from tests.gateway.outfit import Outfit
 from tests.gateway.sql_server import READER, WRITER, Cut, Relay, Server
 
@@ -71,8 +76,9 @@ class Desk:
         return (await self.ask(statement, *parameters, **more)).value
 
 
-async def desk_on(relay: Relay, folder: Path, **more: Any) -> Desk:
-    outfit = Outfit(folder, "db", "db.query", {"writer": WRITER, "reader": READER, "wrong": "not-the-password"})
+async def desk_on(relay: Relay, folder: Path, store: Store | None = None, **more: Any) -> Desk:
+    secrets = {"writer": WRITER, "reader": READER, "wrong": "not-the-password"}
+    outfit = Outfit(folder, "db", "db.query", secrets, store)
     told: dict[str, Any] = {
         "kind": "sql", "engine": "postgresql", "host": "127.0.0.1", "port": relay.port, "database": "postgres",
         "role": "writer", "credential": "writer", "read_role": "reader", "read_credential": "reader", "tls": False,
@@ -395,6 +401,43 @@ async def test_a_recorded_call_is_carried_out_from_its_bytes(server: Server, des
     reply = await other.upstream.perform(canonical(dict(prepared.args)), await desk.outfit.write())
     assert (json.loads(reply.data)["changed"], count(server, "orders")) == (1, 49)
     assert prepared.upstream.read(reply.data, Encoding.JSON) == reply
+
+
+# --- behind a ward ---
+
+
+@pytest.mark.parametrize(("cut", "statements"), [(Cut.BEFORE, 2), (Cut.AFTER, 1)])
+async def test_a_program_gets_the_answer_of_a_write_whose_commit_was_in_doubt(
+    server: Server, relay: Relay, tmp_path: Path, cut: Cut, statements: int
+) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    desk = await desk_on(relay, tmp_path, store)
+    rules = Rules()
+    wards = Wards(store, lambda: rules, patience_s=0)
+    taken = await wards.open(Wanted(run="r", agent="clerk", terms=Terms(tools=("*",)), by="tester"))
+    relay.cut = cut
+    prepared = await desk.prepare("update orders set total = total + 1 where id = 1 returning id", max_rows=1)
+    reply = await taken.ward.call(taken.right, prepared)
+    taken.ward.delivered(prepared)
+    await wards.close("r", answer={"exit": 0}, ended=True)
+    await store.close()
+    assert json.loads(reply.data) == {"columns": ["id"], "rows": [[1]], "row_count": 1, "changed": 1}
+    assert count(server, "orders where id = 1 and total = 2.10") == 1
+    assert relay.said.count(b"update orders set") == statements
+    assert [facts.blast for facts in rules.judged][:1] == [1]
+
+
+async def test_without_a_table_of_keys_a_person_is_asked(server: Server, relay: Relay, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    desk = await desk_on(relay, tmp_path, store, keys=False)
+    wards = Wards(store, Rules, patience_s=0)
+    taken = await wards.open(Wanted(run="r", agent="clerk", terms=Terms(tools=("*",)), by="tester"))
+    relay.cut = Cut.AFTER
+    with pytest.raises(InDoubt):
+        await taken.ward.call(taken.right, await desk.prepare("delete from orders where id = 1"))
+    await wards.close("r", answer={"exit": 0}, ended=False)
+    await store.close()
+    assert count(server, "orders") == 49
 
 
 # --- credentials and the way there ---
