@@ -12,18 +12,21 @@ from holdfast.gateway.dial import Dialer
 from holdfast.gateway.receipt import Receipt, for_effect, for_read
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.vault import Vault
-from holdfast.store import Draft
+from holdfast.store import Draft, Store
 from holdfast.store.memory import MemoryStore
 
 IDENTITY = "ab" * 32
 
 
 class Outfit:
-    """`secrets`: credentials by name. All of them are for `system`, whose one tool is `tool`."""
+    """`secrets`: credentials by name. All of them are for `system`, whose one tool is `tool`. `store`: where intents
+    stand."""
 
-    def __init__(self, folder: Path, system: str, tool: str, secrets: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, system: str, tool: str, secrets: Mapping[str, str], store: Store | None = None
+    ) -> None:
         self.tool = tool
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self._calls = 0
         for name, value in secrets.items():
             (folder / name).write_text(value)

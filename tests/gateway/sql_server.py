@@ -51,8 +51,8 @@ class Server:
 
 
 class Cut(Enum):
-    """When a relay cuts: before COMMIT reaches the server; after the server has answered it; or not. `HOLD`: COMMIT
-    waits until `release`."""
+    """When a relay cuts, once: before COMMIT reaches the server; after the server has answered it; or not. `HOLD`:
+    COMMIT waits until `release`."""
 
     NEVER = 0
     BEFORE = 1
@@ -90,9 +90,10 @@ class Relay:
             while data := await reader.read(65536):
                 self.said += data
                 if self.word in data and self.cut is not Cut.NEVER:
-                    if self.cut is Cut.BEFORE:
+                    cut, self.cut = self.cut, self.cut if self.cut is Cut.HOLD else Cut.NEVER
+                    if cut is Cut.BEFORE:
                         break
-                    if self.cut is Cut.HOLD:
+                    if cut is Cut.HOLD:
                         self.held.set()
                         await self.release.wait()
                         back.write(data)

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from holdfast.core.canonical import canonical
+from holdfast.core.capability import Terms
 from holdfast.core.contract import Level
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
-from holdfast.errors import BadCall, Refused
+from holdfast.errors import BadCall, InDoubt, Refused
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.upstreams import Declined, Prepared, Reply
 from holdfast.gateway.upstreams.sql import SqlConfig, SqlSystem, open_sql
 from holdfast.gateway.upstreams.sql_functions import COUNTING, PURE
+from holdfast.gateway.wards import Wanted, Wards
+from holdfast.store import Store
+from holdfast.store.sqlite import SqliteStore
+from tests.gateway.lodge import Rules
 from tests.gateway.outfit import Outfit
 from tests.gateway.sql_server import READER, WRITER, Cut, Relay, Server
 
@@ -71,12 +76,13 @@ class Desk:
         return (await self.ask(statement, *parameters, **more)).value
 
 
-async def desk_on(relay: Relay, folder: Path, **more: Any) -> Desk:
-    outfit = Outfit(folder, "db", "db.query", {"writer": WRITER, "reader": READER, "wrong": "not-the-password"})
+async def desk_on(relay: Relay, folder: Path, store: Store | None = None, **more: Any) -> Desk:
+    secrets = {"writer": WRITER, "reader": READER, "wrong": "not-the-password"}
+    outfit = Outfit(folder, "db", "db.query", secrets, store)
     told: dict[str, Any] = {
         "kind": "sql", "engine": "postgresql", "host": "127.0.0.1", "port": relay.port, "database": "postgres",
         "role": "writer", "credential": "writer", "read_role": "reader", "read_credential": "reader", "tls": False,
-        "writes": ["insert", "update", "delete", "merge", "ddl"], "keys_table": "holdfast_keys",
+        "writes": ["insert", "update", "delete", "merge", "ddl"], "keys": True,
     }  # fmt: skip
     return Desk(await open_sql("db", SqlConfig(**{**told, **more}), outfit.kit), outfit)
 
@@ -289,11 +295,12 @@ async def test_two_writes_under_one_key_at_once_write_once(server: Server, desk:
     assert (len({reply.data for reply in replies}), count(server, "customer")) == (1, 6)
 
 
-async def test_a_missing_table_of_keys_says_how_to_make_it(relay: Relay, tmp_path: Path) -> None:
-    desk = await desk_on(relay, tmp_path, keys_table="public.other_keys")
+async def test_a_missing_table_of_keys_says_how_to_make_it(server: Server, desk: Desk) -> None:
+    with server.owner() as owner:
+        owner.execute("drop table holdfast_keys")
     with pytest.raises(DidNotHappen) as refused:
         await desk.ask("delete from orders where id = 1")
-    assert 'CREATE TABLE "public"."other_keys"' in refused.value.fix
+    assert "CREATE TABLE holdfast_keys" in refused.value.fix
 
 
 # --- what is known after a crash ---
@@ -340,7 +347,7 @@ async def test_a_commit_that_nobody_answered_is_doubt_and_the_probe_finds_its_an
 
 
 async def test_without_a_table_of_keys_nobody_can_tell(relay: Relay, tmp_path: Path) -> None:
-    desk = await desk_on(relay, tmp_path, keys_table="")
+    desk = await desk_on(relay, tmp_path, keys=False)
     prepared = await desk.prepare("delete from orders where id = 1")
     assert not prepared.contract.probe
     assert await prepared.upstream.probe(None, await desk.outfit.write()) is None
@@ -353,9 +360,7 @@ async def test_a_probe_waits_for_a_transaction_that_is_still_at_work(server: Ser
     await asyncio.wait_for(relay.held.wait(), WAIT_S)
     relay.cut = Cut.NEVER
     probing = asyncio.create_task(probe(desk, statement, key))
-    await until(
-        server, "pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT INTO \"holdfast_keys\"%'"
-    )
+    await until(server, "pg_stat_activity where wait_event_type = 'Lock' and query like 'INSERT INTO holdfast_keys%'")
     assert not probing.done()
     relay.release.set()
     await asyncio.wait_for(writing, WAIT_S)
@@ -398,6 +403,43 @@ async def test_a_recorded_call_is_carried_out_from_its_bytes(server: Server, des
     assert prepared.upstream.read(reply.data, Encoding.JSON) == reply
 
 
+# --- behind a ward ---
+
+
+@pytest.mark.parametrize(("cut", "statements"), [(Cut.BEFORE, 2), (Cut.AFTER, 1)])
+async def test_a_program_gets_the_answer_of_a_write_whose_commit_was_in_doubt(
+    server: Server, relay: Relay, tmp_path: Path, cut: Cut, statements: int
+) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    desk = await desk_on(relay, tmp_path, store)
+    rules = Rules()
+    wards = Wards(store, lambda: rules, patience_s=0)
+    taken = await wards.open(Wanted(run="r", agent="clerk", terms=Terms(tools=("*",)), by="tester"))
+    relay.cut = cut
+    prepared = await desk.prepare("update orders set total = total + 1 where id = 1 returning id", max_rows=1)
+    reply = await taken.ward.call(taken.right, prepared)
+    taken.ward.delivered(prepared)
+    await wards.close("r", answer={"exit": 0}, ended=True)
+    await store.close()
+    assert json.loads(reply.data) == {"columns": ["id"], "rows": [[1]], "row_count": 1, "changed": 1}
+    assert count(server, "orders where id = 1 and total = 2.10") == 1
+    assert relay.said.count(b"update orders set") == statements
+    assert [facts.blast for facts in rules.judged][:1] == [1]
+
+
+async def test_without_a_table_of_keys_a_person_is_asked(server: Server, relay: Relay, tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    desk = await desk_on(relay, tmp_path, store, keys=False)
+    wards = Wards(store, Rules, patience_s=0)
+    taken = await wards.open(Wanted(run="r", agent="clerk", terms=Terms(tools=("*",)), by="tester"))
+    relay.cut = Cut.AFTER
+    with pytest.raises(InDoubt):
+        await taken.ward.call(taken.right, await desk.prepare("delete from orders where id = 1"))
+    await wards.close("r", answer={"exit": 0}, ended=False)
+    await store.close()
+    assert count(server, "orders") == 49
+
+
 # --- credentials and the way there ---
 
 
@@ -433,6 +475,13 @@ async def test_a_server_that_asks_for_the_password_in_the_clear_does_not_get_it(
         with server.owner() as owner:
             owner.execute("select pg_reload_conf()")
     assert READER.encode() not in relay.said
+
+
+async def test_a_server_that_offers_no_tls_gets_nothing_where_tls_is_asked_for(relay: Relay, tmp_path: Path) -> None:
+    desk = await desk_on(relay, tmp_path, tls=True)
+    with pytest.raises(DidNotHappen, match="not reached"):
+        await desk.ask("select 1")
+    assert b"reader" not in relay.said
 
 
 async def test_an_address_that_is_not_declared_is_not_dialled(relay: Relay, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ async def desk_on(folder: Path, **more: Any) -> Desk:
     path.write_bytes(fresh())
     outfit = Outfit(folder, "db", "db.query", {})
     told: dict[str, Any] = {
-        "kind": "sql", "engine": "sqlite", "path": "shop.db", "keys_table": "holdfast_keys",
+        "kind": "sql", "engine": "sqlite", "path": "shop.db", "keys": True,
         "writes": ["insert", "update", "delete", "ddl"],
     }  # fmt: skip
     return Desk(await open_sql("db", SqlConfig(**{**told, **more}), outfit.kit), outfit, path)
@@ -306,7 +306,7 @@ def watched(connection):
 
 apsw.connection_hooks.append(watched)
 limits = Limits(rows=10, size_bytes=1000, statement_s=60)
-database = SqliteDatabase(Path(path), limits, keys_table="holdfast_keys", pure=frozenset())
+database = SqliteDatabase(Path(path), limits, keys=True, pure=frozenset())
 text = "delete from orders where id = 1 returning id"
 query = Query(text=text, parameters=[], statement=database.classify(text))
 asyncio.run(database.write(query, "", key=key, most=1))
@@ -333,10 +333,11 @@ async def test_a_process_that_dies_at_commit_leaves_a_question_that_the_file_ans
 
 
 async def test_a_missing_table_of_keys_says_how_to_make_it(tmp_path: Path) -> None:
-    desk = await desk_on(tmp_path, keys_table="other_keys")
+    desk = await desk_on(tmp_path)
+    apsw.Connection(str(desk.path)).execute("DROP TABLE holdfast_keys")
     with pytest.raises(DidNotHappen) as refused:
         await desk.ask("delete from orders where id = 1")
-    assert 'CREATE TABLE "other_keys"' in refused.value.fix
+    assert "CREATE TABLE holdfast_keys" in refused.value.fix
 
 
 @pytest.mark.parametrize(
@@ -370,8 +371,6 @@ async def test_there_is_no_other_operation(desk: Desk) -> None:
     [
         {"engine": "sqlite"},
         {"engine": "sqlite", "path": "x", "host": "y"},
-        {"engine": "sqlite", "path": "x", "keys_table": "a.b"},
-        {"engine": "sqlite", "path": "x", "keys_table": 'a"b'},
         {"engine": "sqlite", "path": "x", "writes": ["grant"]},
         {"engine": "postgresql", "host": "x"},
         {"engine": "oracle", "path": "x"},

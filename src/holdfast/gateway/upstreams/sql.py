@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 QUERY: Final = "query"
 Verb = Literal["insert", "update", "delete", "merge", "ddl"]
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?")
 _SPARE_S: Final = 30  # beyond a statement's own time: connecting, and COMMIT
 
 SCHEMA: Final[dict[str, JSON]] = {
@@ -65,7 +63,7 @@ SCHEMA: Final[dict[str, JSON]] = {
 class SqlConfig(BaseModel, extra="forbid", frozen=True):
     """A database. Without `writes`, it is only read."""
 
-    kind: Literal["sql"]
+    kind: Literal["sql"] = Field(description="`sql`")
     engine: Literal["postgresql", "sqlite"] = Field(description="which database it is")
     path: str = Field("", description="sqlite: the file, relative to holdfast.toml; it must exist")
     host: str = Field("", description="postgresql: its host, or the folder of its Unix socket")
@@ -79,7 +77,7 @@ class SqlConfig(BaseModel, extra="forbid", frozen=True):
     ca: str = Field("", description="postgresql: a file of authorities to trust (default: those of the system)")
     private: tuple[str, ...] = Field((), description="hosts, HOST:PORT or networks that may be private addresses")
     writes: tuple[Verb, ...] = Field((), description="what may be asked for beside reads; `ddl` always needs a person")
-    keys_table: str = Field("", description="a table, as [SCHEMA.]NAME, where the keys of writes are kept")
+    keys: bool = Field(False, description="whether the database has a table `holdfast_keys` for the keys of writes")
     pure: tuple[str, ...] = Field((), description="further functions that change nothing, as statements name them")
     max_rows: int = Field(1, ge=0, description="rows a write may change where neither the call nor its VALUES tell")
     rows: int = Field(1000, ge=1, le=100_000, description="rows of an answer, at most")
@@ -97,11 +95,12 @@ class SqlConfig(BaseModel, extra="forbid", frozen=True):
         for name in other if self.engine == "sqlite" else ("path",):
             if getattr(self, name):
                 raise ValueError(f"`{name}` means nothing to {self.engine}")
-        if self.keys_table and not _NAME.fullmatch(self.keys_table):
-            raise ValueError("`keys_table` is a plain name, or SCHEMA.NAME")
-        if self.engine == "sqlite" and "." in self.keys_table:
-            raise ValueError("a table of sqlite has no schema")
         return self
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """The names of those that it uses."""
+        return tuple(name for name in (self.credential, self.read_credential) if name)
 
 
 async def open_sql(name: str, config: SqlConfig, kit: Kit) -> SqlSystem:
@@ -113,7 +112,7 @@ async def open_sql(name: str, config: SqlConfig, kit: Kit) -> SqlSystem:
         path = (kit.folder / config.path).resolve()
         if not path.is_file():
             raise Misuse(f"there is no database `{config.path}`", where=name, fix="name an existing file as `path`")
-        sqlite = SqliteDatabase(path, limits, keys_table=config.keys_table, pure=frozenset(config.pure))
+        sqlite = SqliteDatabase(path, limits, keys=config.keys, pure=frozenset(config.pure))
         return SqlSystem(name, config, kit, sqlite)
     return SqlSystem(name, config, kit, _postgres(config, kit, limits))
 
@@ -121,7 +120,6 @@ async def open_sql(name: str, config: SqlConfig, kit: Kit) -> SqlSystem:
 def _postgres(config: SqlConfig, kit: Kit, limits: Limits) -> Database:
     from holdfast.gateway.upstreams.sql_postgres import Place, PostgresDatabase
 
-    schema, _, table = config.keys_table.rpartition(".")
     dialer = kit.dialer.also(config.private)
     local = config.host.startswith("/")
 
@@ -143,7 +141,7 @@ def _postgres(config: SqlConfig, kit: Kit, limits: Limits) -> Database:
         address=address,
         tls=config.tls and not local,
         ca=str(kit.folder / config.ca) if config.ca else ssl.get_default_verify_paths().cafile or "system",
-        keys_table=(schema, table),
+        keys=config.keys,
         pure=frozenset(config.pure),
     )
     return PostgresDatabase(place, limits)
@@ -218,7 +216,7 @@ class SqlSystem:
             repeat=Repeat.EACH if read else Repeat.ASK,
             drift=Drift.ADOPT if read else Drift.ASK,
             timeout_ms=round((self.config.statement_s + _SPARE_S) * 1000),
-            probe=not read and bool(self.config.keys_table),
+            probe=not read and self.config.keys,
             approval=Level.ONE if ddl else Level.NONE,
         )
 
@@ -259,12 +257,14 @@ class SqlUpstream:
             raise Declined(scrubber.text(f"{said.code}: {said.message}"), reply) from None
         except RetryAfter as later:
             raise RetryAfter(later.seconds, scrubber.text(str(later))) from None
+        except Misuse as error:  # a host that is none
+            raise DidNotHappen(error.what, fix=error.fix) from error
         except DidNotHappen as error:
             raise type(error)(scrubber.text(error.what), fix=error.fix) from None
 
     async def probe(self, args: bytes | None, receipt: Receipt) -> Happened[Reply] | NotHappened | None:
         """As `Upstream`: by the table of keys."""
-        if not self.system.config.keys_table:
+        if not self.system.config.keys:
             return None
         try:
             password, scrubber = await self.system.opened(receipt, read=False)

@@ -28,6 +28,9 @@ LONGEST: Final = 100_000
 _DEEPEST: Final = 200
 """Nodes inside one another: what is deeper is not looked through."""
 
+KEYS: Final = "holdfast_keys"
+"""The table where keys of writes are kept, in whatever schema: no call may speak of it."""
+
 WRITES: Final = {"InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete", "MergeStmt": "merge"}
 
 _Tree: TypeAlias = "Mapping[str, _Tree] | Sequence[_Tree] | str | int | float | bool | None"
@@ -102,17 +105,17 @@ class Statement:
         return not self.verbs
 
 
-def classify(text: str, *, keys_table: str = "", pure: frozenset[str] = frozenset()) -> Statement:
-    """What the one statement `text` does. `keys_table`: the name of a table that it must not speak of; `pure`: further
-    functions that change nothing. Raises BadCall for all that is not proven, not one statement, or no statement."""
+def classify(text: str, *, pure: frozenset[str] = frozenset()) -> Statement:
+    """What the one statement `text` does. `pure`: further functions that change nothing. Raises BadCall for all that is
+    not proven, not one statement, or no statement."""
     if len(text) > LONGEST:
         raise BadCall(f"the statement has {len(text)} characters; at most {LONGEST} are read")
     if "\0" in text:
         raise BadCall("a statement cannot hold a NUL: what stands behind it would not be seen")
     (name, node) = _only(text)
     if name == "ExplainStmt":
-        return _explained(node, keys_table, pure)
-    look = _Look(keys_table=keys_table, pure=pure, ddl=name in _DDL)
+        return _explained(node, pure)
+    look = _Look(pure=pure, ddl=name in _DDL)
     if look.ddl:
         _ddl(name, node)
         look.verbs.add("ddl")
@@ -143,7 +146,7 @@ def _only(text: str) -> tuple[str, Mapping[str, _Tree]]:
     return name, node
 
 
-def _explained(node: Mapping[str, _Tree], keys_table: str, pure: frozenset[str]) -> Statement:
+def _explained(node: Mapping[str, _Tree], pure: frozenset[str]) -> Statement:
     """A plan that is only made, never carried out."""
     for option in _sequence(node.get("options")):
         name = _text(_inside(option, "DefElem").get("defname"))
@@ -152,7 +155,7 @@ def _explained(node: Mapping[str, _Tree], keys_table: str, pure: frozenset[str])
     query = node.get("query")
     if not isinstance(query, Mapping) or set(query) != {"SelectStmt"}:
         raise unproven("EXPLAIN is proven for a SELECT only")
-    look = _Look(keys_table=keys_table, pure=pure)
+    look = _Look(pure=pure)
     look.node("SelectStmt", query["SelectStmt"], 0)
     look.finish()
     if look.verbs:
@@ -164,7 +167,6 @@ def _explained(node: Mapping[str, _Tree], keys_table: str, pure: frozenset[str])
 class _Look:
     """A walk over one tree. It raises at the first thing that is not proven."""
 
-    keys_table: str
     pure: frozenset[str]
     ddl: bool = False
     verbs: set[str] = field(default_factory=set[str])
@@ -211,12 +213,14 @@ class _Look:
     def special(self, name: str, node: Mapping[str, _Tree]) -> None:
         """What some nodes must fulfil beyond being listed."""
         match name:
+            case "InsertStmt" if _mapping(node.get("onConflictClause")).get("action") == "ONCONFLICT_UPDATE":
+                self.verbs.add("update")
             case "FuncCall":
                 self.functions.append(_qualified(node.get("funcname")))
             case "RangeVar":
                 self.relation(node, written=False)
-            case "String" if self.ddl and self.keys_table and node.get("sval") == self.keys_table:
-                raise _kept(self.keys_table)
+            case "String" if self.ddl and node.get("sval") == KEYS:
+                raise _kept()
             case "ParamRef":
                 self.numbers.add(int(cast("int", node.get("number", 0))))
             case "A_Expr":
@@ -255,8 +259,8 @@ class _Look:
         name, schema = _text(found.get("relname")), _text(found.get("schemaname"))
         if found.get("catalogname"):
             raise unproven("a table of another database is named")
-        if self.keys_table and name == self.keys_table:
-            raise _kept(name)
+        if name == KEYS:
+            raise _kept()
         system = schema in ("pg_catalog", "information_schema") or schema.startswith("pg_") or name.startswith("pg_")
         if system and (written or self.ddl):
             raise unproven(f"`{name}` belongs to the database itself")
@@ -347,8 +351,8 @@ def _worded(name: str) -> str:
     return {"intoClause": "SELECT INTO", "lockingClause": "FOR UPDATE"}.get(name, name.removesuffix("Stmt"))
 
 
-def _kept(name: str) -> BadCall:
-    return BadCall(f"`{name}` is where Holdfast keeps what happened; no call may speak of it")
+def _kept() -> BadCall:
+    return BadCall(f"`{KEYS}` is where Holdfast keeps what happened; no call may speak of it")
 
 
 def unproven(why: str) -> BadCall:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, LiteralString, TypeAlias, cast
 
 import psycopg
-from psycopg import generators, sql
+from psycopg import generators
 from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap, Buffer, Loader
 from psycopg.pq import ExecStatus
@@ -33,21 +33,24 @@ from holdfast.errors import HoldfastError, NotHappened, RetryAfter
 from holdfast.gateway.upstreams.sql_classify import Statement, classify
 from holdfast.gateway.upstreams.sql_database import Limits, Query, Said, Table, too_many
 
-KEYS_TABLE: Final = "CREATE TABLE {} (key text PRIMARY KEY, answer text, made timestamptz NOT NULL DEFAULT now())"
-"""What the table of keys must look like. The role that writes needs SELECT, INSERT and UPDATE on it, others nothing."""
+KEYS_TABLE: Final = (
+    "CREATE TABLE holdfast_keys (key text PRIMARY KEY, answer text, made timestamptz NOT NULL DEFAULT now());"
+    " GRANT SELECT, INSERT, UPDATE ON holdfast_keys TO the role that writes"
+)
+"""What the table of keys must look like, where the role that writes looks for tables. Others need nothing of it."""
 
 CONNECT_S: Final = 10
 LATER_S: Final = 1.0
 
-_SETTINGS: Final = {
-    "standard_conforming_strings": "on",
-    "client_encoding": "UTF8",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "postgres",
-    "TimeZone": "UTC",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-}
+_SETTINGS: Final = (
+    "SELECT set_config('standard_conforming_strings', 'on', true), set_config('DateStyle', 'ISO, YMD', true),"
+    " set_config('IntervalStyle', 'postgres', true), set_config('TimeZone', 'UTC', true),"
+    " set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true),"
+    " set_config('statement_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $2, true)"
+)
+_TAKE_KEY: Final = "INSERT INTO holdfast_keys (key) VALUES ($1) ON CONFLICT (key) DO NOTHING"
+_ANSWER_OF: Final = "SELECT answer FROM holdfast_keys WHERE key = $1"
+_KEEP_ANSWER: Final = "UPDATE holdfast_keys SET answer = $1 WHERE key = $2"
 _LATER: Final = ("40001", "40P01", "55P03", "53", "57P01", "57P02", "57P03")
 """SQLSTATEs, or their classes, of what may well succeed when it is asked again."""
 
@@ -81,8 +84,8 @@ def _adapters() -> AdaptersMap:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where the database is. `address`: tells, at each connection, the address to connect to (empty: `host` is the
-    folder of a Unix socket). `tls`: whether the server must prove its name. `keys_table` as (schema, table); both may
-    be empty."""
+    folder of a Unix socket). `tls`: whether the server must prove its name. `keys`: whether there is a table of
+    keys."""
 
     host: str
     port: int
@@ -92,7 +95,7 @@ class Place:
     address: Callable[[], Any]
     tls: bool
     ca: str
-    keys_table: tuple[str, str]
+    keys: bool
     pure: frozenset[str]
 
 
@@ -110,7 +113,7 @@ class PostgresDatabase:
 
     def classify(self, text: str) -> Statement:
         """By PostgreSQL's own grammar."""
-        return classify(text, keys_table=self._place.keys_table[1], pure=self._place.pure)
+        return classify(text, pure=self._place.pure)
 
     async def read(self, query: Query, password: str) -> Table:
         """As `Database`: in a READ ONLY transaction that is never committed."""
@@ -189,13 +192,9 @@ class PostgresDatabase:
     async def _begin(self, connection: _Connection, begin: LiteralString) -> None:
         """Open the transaction, with the settings that proof and answer rest on."""
         await connection.execute(begin)
-        settings = {
-            **_SETTINGS,
-            "statement_timeout": f"{round(self._limits.statement_s * 1000)}ms",
-            "idle_in_transaction_session_timeout": f"{round((self._limits.statement_s + CONNECT_S) * 1000)}ms",
-        }
-        calls = [sql.SQL("set_config({}, {}, true)").format(name, value) for name, value in settings.items()]
-        await connection.execute(sql.SQL("SELECT {}").format(sql.SQL(", ").join(calls)))
+        statement_ms = round(self._limits.statement_s * 1000)
+        times = (f"{statement_ms}ms", f"{statement_ms + CONNECT_S * 1000}ms")
+        await psycopg.AsyncRawCursor(connection).execute(_SETTINGS, times)
 
     async def _rows(self, connection: _Connection, query: Query, table: Table) -> int:
         """Carry the statement out; its rows one at a time, so that no more than the limit is ever held. How many rows
@@ -227,37 +226,26 @@ class PostgresDatabase:
 
     async def _take_key(self, connection: _Connection, key: str) -> bytes | None:
         """Make the key ours until the end of the transaction; or what the write under it answered."""
-        table = self._keys()
-        if table is None:
+        if not self._place.keys:
             return None
         cursor = psycopg.AsyncRawCursor(connection)
         try:
-            await cursor.execute(
-                sql.SQL("INSERT INTO {} (key) VALUES ($1) ON CONFLICT (key) DO NOTHING").format(table), (key,)
-            )
+            await cursor.execute(_TAKE_KEY, (key,))
             if cursor.rowcount == 1:
                 return None
-            await cursor.execute(sql.SQL("SELECT answer FROM {} WHERE key = $1").format(table), (key,))
+            await cursor.execute(_ANSWER_OF, (key,))
         except psycopg.Error as error:
             if not (error.sqlstate or "").startswith(("42", "3F")):
                 raise
-            made = KEYS_TABLE.format(table.as_string(None))
-            fix = f"{made}; let the role that writes SELECT, INSERT and UPDATE it"
-            raise NotHappened(f"the table of keys cannot be used: {_worded(error)}", fix=fix) from None
+            raise NotHappened(f"the table of keys cannot be used: {_worded(error)}", fix=KEYS_TABLE) from None
         found = await cursor.fetchone()
         if found is None or found[0] is None:
             raise NotHappened("the table of keys has a key without an answer", fix="let nobody else write to it")
         return str(found[0]).encode()
 
     async def _keep_answer(self, connection: _Connection, key: str, answer: bytes) -> None:
-        table = self._keys()
-        if table is not None:
-            statement = sql.SQL("UPDATE {} SET answer = $1 WHERE key = $2").format(table)
-            await psycopg.AsyncRawCursor(connection).execute(statement, (answer.decode(), key))
-
-    def _keys(self) -> sql.Identifier | None:
-        schema, table = self._place.keys_table
-        return sql.Identifier(*([schema] if schema else []), table) if table else None
+        if self._place.keys:
+            await psycopg.AsyncRawCursor(connection).execute(_KEEP_ANSWER, (answer.decode(), key))
 
 
 class Unknown(Exception):

@@ -24,11 +24,11 @@ import apsw.ext
 
 from holdfast.core.canonical import JSON, canonical
 from holdfast.errors import BadCall, NotHappened, RetryAfter
-from holdfast.gateway.upstreams.sql_classify import LONGEST, Statement, unproven
+from holdfast.gateway.upstreams.sql_classify import KEYS, LONGEST, Statement, unproven
 from holdfast.gateway.upstreams.sql_database import Limits, Query, Said, Table, too_many
 from holdfast.gateway.upstreams.sql_functions import SQLITE
 
-KEYS_TABLE: Final = 'CREATE TABLE "{}" (key TEXT PRIMARY KEY, answer TEXT NOT NULL) STRICT'
+KEYS_TABLE: Final = "CREATE TABLE holdfast_keys (key TEXT PRIMARY KEY, answer TEXT NOT NULL) STRICT"
 """What the table of keys must look like."""
 
 BUSY_MS: Final = 5000
@@ -57,20 +57,19 @@ _SCHEMA: Final = frozenset(("sqlite_master", "sqlite_schema"))
 class _Asked:
     """The answers to what SQLite asks about one statement. `refused`: the first thing that was not on a list."""
 
-    keys_table: str
     pure: frozenset[str]
     verbs: set[str] = field(default_factory=set[str])
     on_schema: bool = False
     refused: str = ""
 
     def __call__(
-        self, action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
+        self, what: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
         """What SQLite calls."""
-        if self.permits(action, first or "", second or "", database or "main"):
+        if self.permits(what, first or "", second or "", database or "main"):
             return apsw.SQLITE_OK
         if not self.refused:
-            name = str(apsw.mapping_authorizer_function[action]).removeprefix("SQLITE_").lower().replace("_", " ")
+            name = str(apsw.mapping_authorizer_function[what]).removeprefix("SQLITE_").lower().replace("_", " ")
             self.refused = f"`{name}` of `{second or first or ''}` is not on the list of what is proven"
         return apsw.SQLITE_DENY
 
@@ -79,38 +78,38 @@ class _Asked:
         """How it changes something. What a change of tables does to rows is part of it."""
         return frozenset({"ddl"} if "ddl" in self.verbs else self.verbs)
 
-    def permits(self, action: int, first: str, second: str, database: str) -> bool:
+    def permits(self, what: int, first: str, second: str, database: str) -> bool:
         """Whether one thing is on the lists."""
-        if self.keys_table and self.keys_table.lower() in (first.lower(), second.lower()):
+        if KEYS in (first.lower(), second.lower()):
             return False
-        if action in (apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
+        if what in (apsw.SQLITE_SELECT, apsw.SQLITE_RECURSIVE):
             return True
-        if action == apsw.SQLITE_FUNCTION:
+        if what == apsw.SQLITE_FUNCTION:
             return second.lower() in SQLITE or second in self.pure or ("ddl" in self.verbs and second in _OF_DDL)
         if database != "main":  # ALTER looks whether something temporary speaks of the table
             return "ddl" in self.verbs and first == "sqlite_temp_master"
-        if action == apsw.SQLITE_READ:
+        if what == apsw.SQLITE_READ:
             inner = first.lower().startswith(("sqlite_", "pragma_")) or first.lower() in _INNER
             return not inner or first in _SCHEMA
-        if action in _DDL:
+        if what in _DDL:
             self.verbs.add("ddl")
             return True
-        if action in _WRITES:
+        if what in _WRITES:
             if first in _SCHEMA:  # how CREATE and DROP do it; by itself SQLite lets nobody
                 self.on_schema = True
                 return True
-            self.verbs.add(_WRITES[action])
+            self.verbs.add(_WRITES[what])
             return not first.lower().startswith("sqlite_")
-        return action == apsw.SQLITE_REINDEX and "ddl" in self.verbs
+        return what == apsw.SQLITE_REINDEX and "ddl" in self.verbs
 
 
 class SqliteDatabase:
     """A SQLite file; see `Database`. There is no password."""
 
-    def __init__(self, path: Path, limits: Limits, *, keys_table: str, pure: frozenset[str]) -> None:
+    def __init__(self, path: Path, limits: Limits, *, keys: bool, pure: frozenset[str]) -> None:
         self._path = path
         self._limits = limits
-        self._keys_table = keys_table
+        self._keys = keys
         self._pure = pure
         self._at_work: set[str] = set()
 
@@ -124,7 +123,7 @@ class SqliteDatabase:
             raise BadCall(f"the statement has {len(text)} characters; at most {LONGEST} are read")
         if "\0" in text:
             raise BadCall("a statement cannot hold a NUL: what stands behind it would not be seen")
-        asked = _Asked(self._keys_table, self._pure)
+        asked = _Asked(self._pure)
         with self._opened(asked, write=False) as connection:
             try:
                 found = apsw.ext.query_info(connection, text)
@@ -155,14 +154,14 @@ class SqliteDatabase:
         return await self._in_thread(lambda stop: self._landed(key, stop), "")
 
     def _read(self, query: Query, stop: _Stop) -> Table:
-        with self._opened(_Asked(self._keys_table, self._pure), write=False) as connection, stop.over(connection):
+        with self._opened(_Asked(self._pure), write=False) as connection, stop.over(connection):
             table = Table(self._limits)
             with _before_commit():
                 _rows(connection, query, table)
             return table
 
     def _write(self, query: Query, key: str, most: int, stop: _Stop) -> bytes:
-        asked = _Asked(self._keys_table, self._pure)
+        asked = _Asked(self._pure)
         with self._opened(None, write=True) as connection, stop.over(connection):
             with _before_commit():
                 connection.execute("BEGIN IMMEDIATE")
@@ -181,9 +180,8 @@ class SqliteDatabase:
                 if "ddl" not in asked.verbs and changed > most:
                     raise too_many(changed, most)
                 answer = canonical(table.answer())
-                if self._keys_table:
-                    statement = f'INSERT INTO "{self._keys_table}" VALUES (?, ?)'  # noqa: S608 - as above
-                    connection.execute(statement, (key, answer.decode()))
+                if self._keys:
+                    connection.execute("INSERT INTO holdfast_keys VALUES (?, ?)", (key, answer.decode()))
             _commit(connection)
             return answer
 
@@ -193,14 +191,12 @@ class SqliteDatabase:
             return self._answer_of(connection, key)
 
     def _answer_of(self, connection: apsw.Connection, key: str) -> bytes | None:
-        if not self._keys_table:
+        if not self._keys:
             return None
         try:
-            statement = f'SELECT answer FROM "{self._keys_table}" WHERE key = ?'  # noqa: S608 - no quote is in its name
-            found = connection.execute(statement, (key,)).fetchone()
+            found = connection.execute("SELECT answer FROM holdfast_keys WHERE key = ?", (key,)).fetchone()
         except apsw.SQLError as error:
-            fix = KEYS_TABLE.format(self._keys_table)
-            raise NotHappened(f"the table of keys cannot be used: {error}", fix=fix) from None
+            raise NotHappened(f"the table of keys cannot be used: {error}", fix=KEYS_TABLE) from None
         return None if found is None else str(found[0]).encode()
 
     @contextlib.contextmanager
