@@ -655,4 +655,20 @@ BUGS = (
         found_by="tests/core/test_kin.py::"
         "test_an_idempotent_effect_is_sent_beside_another_only_as_its_key_allows[a key that is dead]",
     ),
+    # --- policies, and people ---
+    Bug(
+        name="what a policy could not judge passes",
+        file="gateway/cedar.py",
+        old="        if result.diagnostics.errors:\n",
+        new="        if result.diagnostics.errors and not reasons:\n",
+        found_by="tests/gateway/test_cedar.py::"
+        "test_a_rule_that_forbids_and_fails_is_skipped_by_the_engine_and_not_by_us",
+    ),
+    Bug(
+        name="one person is enough where two must agree",
+        file="core/step.py",
+        old="    if valid < people_for(hold):\n",
+        new="    if valid < 1:\n",
+        found_by=STEP + "test_what_two_must_agree_to_waits_until_both_have",
+    ),
 )
