@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import holdfast
 from holdfast.errors import BadCall, Corrupt, Misuse, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.credential import Credential
@@ -35,6 +34,7 @@ KEPT_BYTES = 1 << 20  # of what a host's tools print, over its life
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from holdfast.gateway.toolwork import main; main(int(sys.argv[1]))"
 )
+_HOME = str(Path(__file__).parents[2])  # where this package is found
 _printed = logging.getLogger("holdfast.tools")
 
 
@@ -217,11 +217,10 @@ async def start(
     needs, in the directory `folder`. Raises Misuse where that cannot be; then no host runs."""
     scrub = Scrubber(secrets)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    home = str(Path(holdfast.__file__).parent.parent)
     try:
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), home,
+                sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), _HOME,
                 cwd=folder, env=_environment(environment, folder), pass_fds=(theirs.fileno(),), start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip

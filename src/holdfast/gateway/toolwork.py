@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any, Protocol, cast
 
@@ -225,21 +226,27 @@ def _schema(made: Made) -> JSON:
 
 def _bound(made: Made, function: Function, args: dict[str, JSON]) -> dict[str, Any]:
     """A call's arguments with their defaults, as its annotations read them, and how much it touches."""
-    from pydantic import TypeAdapter
-
     values = made.bind((), cast("Mapping[str, object]", args))
-    hints = hints_of(made.function)
+    readers = _readers(made.function)
     wire: dict[str, JSON] = {}
     for name, value in values.items():
         try:
-            if name in args and name in hints:
-                values[name] = TypeAdapter(cast(Any, hints[name])).validate_python(value)
+            if name in args and name in readers:
+                values[name] = readers[name](value)
             wire[name] = function.shape(name).to_json(values[name])
         except (ValueError, TypeError) as error:
             raise BadCall(
                 f"`{name}` of `{made.contract.name}` does not fit: {legible(error, 500)}", fix="see its schema"
             ) from None
     return {"came": "bound", "args": wire, "blast": made.radius(values)}
+
+
+@cache
+def _readers(function: Callable[..., object]) -> Mapping[str, Callable[[object], object]]:
+    """What reads the value of each annotated parameter, or raises ValueError."""
+    from pydantic import TypeAdapter
+
+    return {name: TypeAdapter(cast(Any, hint)).validate_python for name, hint in hints_of(function).items()}
 
 
 def _answer(upstream: PythonUpstream, told: dict[str, Any] | None) -> Reply | None:
