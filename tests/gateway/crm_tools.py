@@ -113,6 +113,18 @@ def probed(customer: str) -> str:
     return f"made {customer}"
 
 
+def half_done(customer: str) -> Happened[str] | None:
+    return Happened(f"found {customer}") if f"half {customer}" in world().read_text().splitlines() else None
+
+
+@tool(kind="irreversible", probe=half_done)
+def half(customer: str) -> str:
+    """It does it, and its process dies before it can say so."""
+    do(f"half {customer}")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never said"
+
+
 def take_back(customer: str, answer: str | None) -> str:
     do(f"unmade {customer} {answer} {holdfast.key()}")
     return "gone"

@@ -115,7 +115,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_contracts_come_from_the_module_under_the_name_of_the_system(house: House) -> None:
     found = {each.name: each for each in await contracts_of("crm", house.config(), house.folder)}
     assert sorted(found) == sorted(
-        f"crm.{name}" for name in "die fail leak list looks made probed slow update versioned waits".split()
+        f"crm.{name}" for name in "die fail half leak list looks made probed slow update versioned waits".split()
     )
     update, slow = found["crm.update"], found["crm.slow"]
     assert (update.kind, update.identity, update.resource) == (Kind.IDEMPOTENT, ("customer",), ("customer",))
