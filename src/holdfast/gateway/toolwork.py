@@ -3,7 +3,7 @@
 Rules
 1. A tool runs exactly as in embedded mode (`upstreams/python.py`): same key, same outcomes, same threads.
 2. `begun` is said before a function is called: a host that dies without having said it has not called anything.
-3. When the gateway has gone, the host ends at once, whatever its tools are doing.
+3. When the gateway has gone, the host ends at once, with all that its tools have started.
 4. Nobody else reads the credentials here: no core is dumped, no descriptor is inherited, answers are
    all that is written.
 """
@@ -18,13 +18,14 @@ import inspect
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.contract import Contract
@@ -87,7 +88,7 @@ class Host:
                 message = unpacked(self._exactly(size_of(self._exactly(HEADER))))
                 self._loop.call_soon_threadsafe(self._hear, message)
         except (OSError, EOFError, HoldfastError, RuntimeError):
-            os._exit(0)  # rule 3
+            _end()
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -126,7 +127,7 @@ class Host:
         try:
             self._connection.sendall(packed({"id": id, **said}))
         except OSError:
-            os._exit(0)  # rule 3
+            _end()
 
     # --- what may be asked ---
 
@@ -259,6 +260,13 @@ def _told(reply: Reply) -> dict[str, Any]:
         text = {"reason": f"{len(data)} bytes are more than {LARGEST_ANSWER}", "type": type(reply.value).__name__}
         data, encoding = json.dumps(text).encode(), Encoding.LOST
     return {"came": "reply", "data": as_text(data), "encoding": encoding.value, "etag": reply.etag}
+
+
+def _end() -> NoReturn:
+    """Rule 3."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)
 
 
 def _alone() -> None:
