@@ -113,6 +113,30 @@ def probed(customer: str) -> str:
     return f"made {customer}"
 
 
+@tool(kind="irreversible")
+def starts(until: str) -> str:
+    """It leaves the work to a process of its own, and waits for it."""
+    wait = "while not os.path.exists(sys.argv[1]): time.sleep(0.01)"
+    write = "open(os.environ['WORLD'], 'a').write('child ends\\n')"
+    program = (
+        f"import os, sys, time\nopen(os.environ['WORLD'], 'a').write(f'child {{os.getpid()}}\\n')\n{wait}\n{write}"
+    )
+    subprocess.run([sys.executable, "-c", program, until], check=True)
+    return "done"
+
+
+def half_done(customer: str) -> Happened[str] | None:
+    return Happened(f"found {customer}") if f"half {customer}" in world().read_text().splitlines() else None
+
+
+@tool(kind="irreversible", probe=half_done)
+def half(customer: str) -> str:
+    """It does it, and its process dies before it can say so."""
+    do(f"half {customer}")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never said"
+
+
 def take_back(customer: str, answer: str | None) -> str:
     do(f"unmade {customer} {answer} {holdfast.key()}")
     return "gone"

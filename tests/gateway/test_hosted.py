@@ -2,6 +2,7 @@
 their death is doubt, and no byte of their credential leaves it."""
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -115,7 +116,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_contracts_come_from_the_module_under_the_name_of_the_system(house: House) -> None:
     found = {each.name: each for each in await contracts_of("crm", house.config(), house.folder)}
     assert sorted(found) == sorted(
-        f"crm.{name}" for name in "die fail leak list looks made probed slow update versioned waits".split()
+        f"crm.{name}" for name in "die fail half leak list looks made probed slow starts update versioned waits".split()
     )
     update, slow = found["crm.update"], found["crm.slow"]
     assert (update.kind, update.identity, update.resource) == (Kind.IDEMPOTENT, ("customer",), ("customer",))
@@ -145,7 +146,12 @@ async def test_a_call_is_bound_with_its_defaults_its_types_and_its_blast_radius(
         ("update", {"customer": "ada"}),
         ("update", {"customer": "ada", "score": "many"}),
         ("update", {"customer": "ada", "score": 1, "more": 1}),
+        ("list", {"prefix": float("nan")}),
+        ("list", {"prefix": "\ud800"}),
+        ("list", {"prefix": "x" * (17 << 20)}),
+        ("list", {"prefix": json.loads("[" * 500 + "]" * 500)}),
     ],
+    ids=range(9),
 )
 async def test_what_is_not_declared_or_does_not_fit_is_refused(
     house: House, operation: str, args: dict[str, Any]
@@ -343,6 +349,18 @@ async def test_sigkill_of_a_host_in_a_call_is_doubt_and_nothing_counts_as_runnin
     assert not call.upstream.running(KEY)
 
 
+async def test_what_a_dead_host_had_started_dies_with_it(house: House, tmp_path: Path) -> None:
+    pid = (await house.read("looks"))["pid"]
+    call = await house.prepared("starts", until=str(tmp_path / "never"))
+    working = asyncio.ensure_future(call.upstream.perform(None, await house.receipt("crm.starts")))
+    await until(lambda: bool(house.done()))
+    child = int(house.done()[0].removeprefix("child "))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="signal 9"):
+        await working
+    await until(lambda: not _lives(child) or _state(child) == "Z")
+
+
 async def test_a_host_that_died_before_it_began_has_certainly_not_called(house: House) -> None:
     pid = (await house.read("looks"))["pid"]
     call, receipt = await house.prepared("update", customer="ada", score=1), await house.receipt("crm.update")
@@ -382,7 +400,7 @@ async def test_a_coroutine_that_nobody_waits_for_any_more_is_given_up(house: Hou
     assert house.done() == ["waits begins"]
 
 
-async def test_a_host_ends_when_its_gateway_is_killed(tmp_path: Path) -> None:
+async def test_a_host_and_what_it_has_started_end_when_the_gateway_is_killed(tmp_path: Path) -> None:
     program = f"""
 import asyncio, pathlib
 from holdfast.gateway.toolhost import start
@@ -390,16 +408,18 @@ here, folder = {str(HERE)!r}, {str(tmp_path)!r}
 async def main():
     host = await start("crm", ["crm_tools"], [here], dict(WORLD=folder + "/world"), pathlib.Path(folder))
     print(host.pid, flush=True)
-    await host.ask("call", key="ab" * 16, tool="crm_tools.waits", args=dict(until=folder + "/never"))
+    await host.ask("call", key="ab" * 16, tool="crm_tools.starts", args=dict(until=folder + "/never"))
 asyncio.run(main())
 """
     gateway = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
     assert gateway.stdout is not None
     pid = int(await gateway.stdout.readline())
     await until((tmp_path / "world").exists)
+    child = int((tmp_path / "world").read_text().split()[1])
     gateway.kill()
     await gateway.wait()
-    await until(lambda: not _lives(pid) or _state(pid) == "Z")
+    for each in (pid, child):
+        await until(lambda each=each: not _lives(each) or _state(each) == "Z")
 
 
 def _state(pid: int) -> str:

@@ -99,12 +99,15 @@ class Config:
             return f"sqlite:///{self.folder / url.removeprefix('sqlite:///')}"
         return url
 
+    @property
+    def kv(self) -> Kv | None:
+        """The server behind `vault:` references."""
+        return _kv(self.gateway, self.folder)
+
     def vault(self, store: Readable) -> Vault:
         """The vault, with its credentials bound to the systems that name them; minted secrets stand in `state`."""
         kept = self.state / "minted"
-        return Vault(
-            self.credentials, store, uses=self.uses, folder=self.folder, kept=kept, kv=_kv(self.gateway, self.folder)
-        )
+        return Vault(self.credentials, store, uses=self.uses, folder=self.folder, kept=kept, kv=self.kv)
 
 
 def load(path: Path) -> Config:

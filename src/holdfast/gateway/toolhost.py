@@ -5,7 +5,8 @@ Rules
    descriptor but its connection.
 2. What was asked of a host that died is in doubt once the host had begun with it; before, it certainly did not happen.
 3. Nothing that a host says or writes is passed on unscrubbed.
-4. A call that nobody waits for any more counts as running until the host has answered it, or has died.
+4. A call that nobody waits for any more counts as running until the host has answered it, or has died. Whatever it has
+   started dies with it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ KEPT_BYTES = 1 << 20  # of what a host's tools print, over its life
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]); from holdfast.gateway.toolwork import main; main(int(sys.argv[1]))"
 )
+_HOME = str(Path(__file__).parents[2])  # where this package is found
 _printed = logging.getLogger("holdfast.tools")
 
 
@@ -54,6 +56,7 @@ class ToolHost:
         name: str,
         process: asyncio.subprocess.Process,
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        output: tuple[asyncio.StreamReader, asyncio.ReadTransport],
         scrub: Scrubber,
     ) -> None:
         self.name = name
@@ -62,6 +65,7 @@ class ToolHost:
         self.ended = False
         self._process = process
         self._reader, self._writer = streams
+        self._output, self._pipe = output
         self._number = 0
         self._pending: dict[int, _Pending] = {}
         self._sure = True  # that all it had said before it died was read
@@ -83,9 +87,10 @@ class ToolHost:
             raise DidNotHappen("the tool host has ended")
         self._number += 1
         number = self._number
+        message = packed({"id": number, "do": what, "key": key, **fields})
         pending = self._pending[number] = _Pending(key)
         try:
-            self._writer.write(packed({"id": number, "do": what, "key": key, **fields}))
+            self._writer.write(message)
             with contextlib.suppress(OSError):  # it is dying: whether it has begun is told when it is dead
                 await self._writer.drain()
             said = await pending.answer
@@ -134,6 +139,16 @@ class ToolHost:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    def _sweep(self) -> None:
+        """Kill what it had started, now that it is dead: its effects would go on without it."""
+        try:
+            os.kill(self._process.pid, 0)  # somebody else's by now
+        except ProcessLookupError:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        except PermissionError:
+            return
+
     async def _attend(self) -> None:
         """Hear what it says until it is dead; then settle what was asked."""
         hearing = asyncio.ensure_future(self._hear())
@@ -143,12 +158,14 @@ class ToolHost:
         if not dying.done():
             self._kill()  # it says nothing any more, or what nobody understands
             await dying
+        self._sweep()
         _, late = await asyncio.wait([hearing, printing], timeout=LAST_WORDS_S)
         for each in late:  # a child of it holds the other end
             self._sure = self._sure and each is not hearing
             each.cancel()
         self.ended = True
         self._writer.close()
+        self._pipe.close()
         self._settle()
 
     def _settle(self) -> None:
@@ -187,9 +204,8 @@ class ToolHost:
 
     async def _print(self) -> None:
         """What its tools print goes to the gateway's log, scrubbed, a line at a time."""
-        assert self._process.stdout is not None
         stream, kept, rest = self.scrub.stream(), 0, b""
-        while chunk := await self._process.stdout.read(1 << 16):
+        while chunk := await self._output.read(1 << 16):
             kept += len(chunk)
             if kept <= KEPT_BYTES:
                 *lines, rest = (rest + stream.feed(chunk)).split(b"\n")
@@ -216,19 +232,26 @@ async def start(
     needs, in the directory `folder`. Raises Misuse where that cannot be; then no host runs."""
     scrub = Scrubber(secrets)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    home = str(Path(__file__).parents[2])
+    printed, prints = os.pipe()  # asyncio's own pipes would keep a death untold while a child of the host holds them
     try:
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), home,
+                sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), _HOME,
                 cwd=folder, env=_environment(environment, folder), pass_fds=(theirs.fileno(),), start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                stdin=asyncio.subprocess.DEVNULL, stdout=prints, stderr=prints,
             )  # fmt: skip
-        streams = await asyncio.open_connection(sock=ours)
     except OSError as error:
         ours.close()
+        os.close(printed)
         raise Misuse(f"the tool host of `{name}` cannot be started: {error.strerror}") from None
-    host = ToolHost(name, process, streams, scrub)
+    finally:
+        os.close(prints)
+    streams = await asyncio.open_connection(sock=ours)
+    output = asyncio.StreamReader()
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(printed, "rb", buffering=0)
+    )
+    host = ToolHost(name, process, streams, (output, pipe), scrub)
     try:
         said = await asyncio.wait_for(host.ask("open", modules=list(modules), path=list(path)), START_S)
         host.tools = _listed(said)

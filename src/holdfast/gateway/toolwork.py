@@ -3,7 +3,7 @@
 Rules
 1. A tool runs exactly as in embedded mode (`upstreams/python.py`): same key, same outcomes, same threads.
 2. `begun` is said before a function is called: a host that dies without having said it has not called anything.
-3. When the gateway has gone, the host ends at once, whatever its tools are doing.
+3. When the gateway has gone, the host ends at once, with all that its tools have started.
 4. Nobody else reads the credentials here: no core is dumped, no descriptor is inherited, answers are
    all that is written.
 """
@@ -18,12 +18,14 @@ import inspect
 import json
 import os
 import resource
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.contract import Contract
@@ -86,7 +88,7 @@ class Host:
                 message = unpacked(self._exactly(size_of(self._exactly(HEADER))))
                 self._loop.call_soon_threadsafe(self._hear, message)
         except (OSError, EOFError, HoldfastError, RuntimeError):
-            os._exit(0)  # rule 3
+            _end()
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -125,7 +127,7 @@ class Host:
         try:
             self._connection.sendall(packed({"id": id, **said}))
         except OSError:
-            os._exit(0)  # rule 3
+            _end()
 
     # --- what may be asked ---
 
@@ -225,21 +227,27 @@ def _schema(made: Made) -> JSON:
 
 def _bound(made: Made, function: Function, args: dict[str, JSON]) -> dict[str, Any]:
     """A call's arguments with their defaults, as its annotations read them, and how much it touches."""
-    from pydantic import TypeAdapter
-
     values = made.bind((), cast("Mapping[str, object]", args))
-    hints = hints_of(made.function)
+    readers = _readers(made.function)
     wire: dict[str, JSON] = {}
     for name, value in values.items():
         try:
-            if name in args and name in hints:
-                values[name] = TypeAdapter(cast(Any, hints[name])).validate_python(value)
+            if name in args and name in readers:
+                values[name] = readers[name](value)
             wire[name] = function.shape(name).to_json(values[name])
         except (ValueError, TypeError) as error:
             raise BadCall(
                 f"`{name}` of `{made.contract.name}` does not fit: {legible(error, 500)}", fix="see its schema"
             ) from None
     return {"came": "bound", "args": wire, "blast": made.radius(values)}
+
+
+@cache
+def _readers(function: Callable[..., object]) -> Mapping[str, Callable[[object], object]]:
+    """What reads the value of each annotated parameter, or raises ValueError."""
+    from pydantic import TypeAdapter
+
+    return {name: TypeAdapter(cast(Any, hint)).validate_python for name, hint in hints_of(function).items()}
 
 
 def _answer(upstream: PythonUpstream, told: dict[str, Any] | None) -> Reply | None:
@@ -252,6 +260,13 @@ def _told(reply: Reply) -> dict[str, Any]:
         text = {"reason": f"{len(data)} bytes are more than {LARGEST_ANSWER}", "type": type(reply.value).__name__}
         data, encoding = json.dumps(text).encode(), Encoding.LOST
     return {"came": "reply", "data": as_text(data), "encoding": encoding.value, "etag": reply.etag}
+
+
+def _end() -> NoReturn:
+    """Rule 3."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(0)
 
 
 def _alone() -> None:

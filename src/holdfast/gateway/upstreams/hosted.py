@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from holdfast.core.canonical import JSON, canonical
+from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.contract import Contract, Drift, Level, Repeat
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
 from holdfast.errors import BadCall, BadContract, Misuse
@@ -37,6 +37,7 @@ from holdfast.gateway.vault import Vault
 from holdfast.shape import Shape
 
 CREDENTIAL = "credential:"
+LARGEST_ARGS = 16 << 20  # bytes
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _ANY = Shape(object)
 
@@ -157,6 +158,7 @@ class HostedSystem:
         tool = self.tools.get(operation)
         if tool is None:
             raise BadCall(f"`{self._name}` has no tool `{operation}`", fix=f"known: {', '.join(sorted(self.tools))}")
+        _check_size(tool.contract.name, args)
         lister = await self._listing()
         try:
             bound = await lister.ask("bind", tool=tool.name, args=dict(args))
@@ -289,6 +291,18 @@ class HostedUpstream:
         host = await self._system.host_for(receipt)
         said = await host.ask(what, key=receipt.key, tool=self._tool.name, args=dict(known), **more)
         return host, said
+
+
+def _check_size(name: str, args: Mapping[str, JSON]) -> None:
+    """Raise BadCall for arguments that could not be written down."""
+    try:
+        size = len(canonical(cast(JSON, dict(args))))
+    except Uncanonical as error:
+        raise BadCall(f"the arguments of `{name}` cannot be written down: {error}") from None
+    if size > LARGEST_ARGS:
+        raise BadCall(
+            f"the arguments of `{name}` are {size} bytes; at most {LARGEST_ARGS} are taken", fix="pass a reference"
+        )
 
 
 def _reply(host: ToolHost, said: dict[str, Any]) -> Reply:

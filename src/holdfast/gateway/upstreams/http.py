@@ -11,11 +11,13 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, cast
 
 from holdfast.core.canonical import JSON, canonical
+from holdfast.core.contract import Contract
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
 from holdfast.errors import BadCall, BadContract, HoldfastError, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
@@ -47,13 +49,22 @@ async def open_http(name: str, config: HttpConfig, kit: Kit) -> HttpSystem:
     for header in sorted(more):
         if not allowed_header(header) or header in carried or header == config.idempotency_header.lower():
             raise BadContract(f"`{name}` lets an agent set the header `{header}`, which is not for it to set")
-    described = () if config.openapi is None else routes_of(kit.folder / config.openapi)
+    table = _table(name, config, kit.folder)
+    return HttpSystem(name, config, table, Sender(name, config, kit, table), kit.vault)
+
+
+async def contracts_of(name: str, config: HttpConfig, folder: Path) -> Sequence[Contract]:
+    """What the operations of the system `name` promise; files are relative to `folder`. Raises BadContract."""
+    return [operation.contract for operation in _table(name, config, folder).by_name.values()]
+
+
+def _table(name: str, config: HttpConfig, folder: Path) -> Table:
+    described = () if config.openapi is None else routes_of(folder / config.openapi)
     declared = {(route.method, _unnamed(route.path)) for route in config.routes}
     routes = [*config.routes, *(route for route in described if (route.method, _unnamed(route.path)) not in declared)]
     if not routes:
         raise BadContract(f"`{name}` has no operation", fix=f"declare [[upstreams.{name}.routes]], or `openapi`")
-    table = Table(name, config, routes)
-    return HttpSystem(name, config, table, Sender(name, config, kit, table), kit.vault)
+    return Table(name, config, routes)
 
 
 class HttpSystem:
