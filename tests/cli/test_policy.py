@@ -266,3 +266,17 @@ def test_the_engine_of_policies_is_imported_when_a_policy_is_judged() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], env=surroundings(), cwd=ROOT, check=False, timeout=60)
     assert ran.returncode == 0
+
+
+def test_without_the_engine_it_is_told_what_to_install(here: Path) -> None:
+    done("policy", "init")
+    script = (
+        "import sys\nsys.modules['cedarpy'] = None\nfrom holdfast.cli import main\n"
+        "sys.exit(main(['policy', 'test', 'policies/starter.toml']))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=surroundings(), cwd=here, check=False, timeout=60, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr == "Misuse: policies need `cedarpy`\n  fix: pip install 'holdfast[gateway]'\n"

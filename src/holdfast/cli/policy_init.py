@@ -10,6 +10,7 @@ import typer
 from holdfast.cli.terminal import hint, out, safe
 from holdfast.errors import Misuse
 
+FOLDER = Path(__file__).parent.parent / "gateway" / "policies"
 FILES = ("starter.cedar", "starter.toml", "holdfast.cedarschema")
 
 
@@ -17,8 +18,6 @@ def verb(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it is made.")] = Path("policies"),
 ) -> None:
     """Write a policy to begin with to DIR (policies). Nothing that is there is replaced."""
-    from holdfast.gateway.rules import FOLDER
-
     for name in FILES:
         if (directory / name).exists():
             raise Misuse("the file exists", where=str(directory / name), fix="name another directory, or move it away")

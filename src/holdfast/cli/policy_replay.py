@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from holdfast.cli.options import JsonOption, LineArgument, StoreOption, branch_of, existing
-from holdfast.cli.policy_test import Told, told
+from holdfast.cli.policy_test import Told, loaded, told
 from holdfast.cli.terminal import hint, json_text, out, styled, table
 from holdfast.cli.tree import agent_of, line_of
 from holdfast.cli.view import Looked, further, look_from, reader_of
@@ -92,11 +92,9 @@ def verb(
     json: JsonOption = False,
 ) -> None:
     """Tell what a policy would have said to the calls of a run."""
-    from holdfast.gateway.cedar import Cedar
-
     branch_of(run)
     url = existing(store)
-    cedar = Cedar.load(*(policy or [Path("policies")]))
+    cedar = loaded(policy or [Path("policies")])
     rows = asyncio.run(_replay(url, run, cedar, frozenset(label or ())))
     if json:
         out(json_text(rows, indent=2))

@@ -13,9 +13,11 @@ from holdfast.cli.options import JsonOption
 from holdfast.cli.terminal import json_text, out, styled, table
 from holdfast.core.contract import Level
 from holdfast.core.policy import Allowed, Denied, Held, Verdict
+from holdfast.errors import Misuse
 
 if TYPE_CHECKING:
     from holdfast.gateway.cases import Case, Table
+    from holdfast.gateway.cedar import Cedar
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,15 @@ def told(verdict: Verdict) -> Told:
             return Told("allowed", verdict.level.value, verdict.rule, verdict.reason)
 
 
+def loaded(paths: Sequence[Path]) -> Cedar:
+    """The policy of these files and directories. Raises Misuse."""
+    try:
+        from holdfast.gateway.cedar import Cedar
+    except ModuleNotFoundError as missing:
+        raise Misuse(f"policies need `{missing.name}`", fix="pip install 'holdfast[gateway]'") from None
+    return Cedar.load(*paths)
+
+
 def verb(
     tables: Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables of calls, in TOML.")],
     policy: Annotated[
@@ -70,12 +81,11 @@ def verb(
 ) -> int:
     """Judge the calls of tables. Exits with 1 if a verdict is not the expected one."""
     from holdfast.gateway.cases import read_table
-    from holdfast.gateway.cedar import Cedar
 
     read = [(path, read_table(path)) for path in tables]
     found: list[Judged] = []
     for path, each in read:
-        cedar = Cedar.load(*(policy or _policies(path, each)))
+        cedar = loaded(policy or _policies(path, each))
         found += [_judged(path, case, cedar.judge(case.facts())) for case in each.call]
     if json:
         out(json_text(found, indent=2))
