@@ -276,3 +276,36 @@ def test_an_answer_in_the_form_that_is_asked_for_is_not_touched(operation: str) 
     body = b' {"spelled":  "oddly"}\n'
     answer = Answer(operation=operation, status=200, kind="application/json", body=body)
     assert delivered(answer, operation, Form()) == answer
+
+
+WORDS = st.sampled_from(
+    "type index delta content choices message tool_calls finish_reason usage content_block text input output "
+    "response partial_json message_start content_block_start content_block_delta message_delta error".split()
+)
+ODD = st.recursive(
+    st.none() | st.integers(-1, 2) | WORDS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(OPERATIONS, st.lists(st.dictionaries(WORDS, ODD, max_size=3), min_size=1, max_size=3), st.booleans())
+def test_whatever_a_provider_said_is_told_in_the_other_form_or_not_at_all(
+    operation: str, told: list[Any], streamed: bool
+) -> None:
+    stream = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in told)
+    body, kind = (stream, "text/event-stream") if streamed else (json.dumps(told[0]).encode(), "application/json")
+    answer = Answer(operation=operation, status=200, kind=kind, body=body)
+    try:
+        other = delivered(answer, operation, Form(streamed=not streamed))
+    except Misuse:
+        return
+    assert other.streamed is not streamed
+
+
+@given(OPERATIONS, st.lists(st.dictionaries(WORDS, ODD, max_size=3), max_size=4))
+def test_whatever_a_provider_says_is_heard(operation: str, told: list[Any]) -> None:
+    listener = Listener(operation)
+    for each in told:
+        assert listener.hear(b"data: " + json.dumps(each).encode() + b"\n\n") in Mark
+    assert isinstance(listener.tokens, Tokens | None)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.core.canonical import canonical
-from holdfast.errors import BadCall
-from holdfast.gateway.upstreams.model_wire import WIRES, Form, Terms, read_object, read_question, take_form
+from holdfast.errors import BadCall, Unknown
+from holdfast.gateway.upstreams.model_wire import WIRES, Form, Terms, Wire, read_object, read_question, take_form
 
 TERMS = Terms(models={"m": 1000})
 CHAT, RESPONSES, MESSAGES = WIRES["chat"], WIRES["responses"], WIRES["messages"]
@@ -163,3 +163,30 @@ def test_a_picture_may_have_more_tokens_than_its_bytes_tell() -> None:
     few = read_question(CHAT, {"model": "m", "messages": user({"type": "text", "text": PIXEL})}, TERMS)
     more = read_question(CHAT, {"model": "m", "messages": user({"type": "image_url", "image_url": PIXEL})}, TERMS)
     assert more.input_most - few.input_most > 9000
+
+
+FIELDS = st.sampled_from(
+    sorted({name for wire in WIRES.values() for name in wire.fields} | {"stream", "anthropic-beta"})
+)
+NAMES = st.sampled_from(["type", "url", "image_url", "content", "source", "file_id", "role", "input", "n"])
+PARTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2000)
+    | st.text(max_size=3)
+    | st.sampled_from(["url", "data:", "function"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(list(WIRES.values())), st.dictionaries(FIELDS, PARTS, max_size=5))
+def test_whatever_is_asked_is_understood_or_refused(wire: Wire, fields: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"model": "m", **fields}
+    try:
+        form = take_form(asked)
+        question = read_question(wire, asked, TERMS)
+    except (BadCall, Unknown):
+        return
+    assert json.loads(question.body(form))["model"] == "m"
+    assert 1 <= question.output_most <= 1000 * 128

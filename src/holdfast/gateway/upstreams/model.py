@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 ANTHROPIC_VERSION = "2023-06-01"
 BROKEN = 502
+CONNECTIONS = 1000  # at once, to one provider
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=15.0)
 
 _Money = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=6)]
@@ -258,5 +259,5 @@ async def open_model(name: str, config: ModelConfig, kit: Kit) -> ModelSystem:
     if origin.scheme != "https" and not config.private:
         raise BadCall(f"`base_url` of `{name}` would send its credential in the clear", fix="use https")
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    client = kit.dialer.also(config.private).client([f"{host}:{origin.port}"])
+    client = kit.dialer.also(config.private).client([f"{host}:{origin.port}"], connections=CONNECTIONS)
     return ModelSystem(name, config, kit, origin, path.rstrip("/"), client)

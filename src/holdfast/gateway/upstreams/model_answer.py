@@ -271,6 +271,7 @@ class Listener:
 
     def _messages(self, told: JSON) -> Mark:
         index = part(told, "index")
+        index = index if isinstance(index, int) else -1
         match part(told, "type"):
             case "message_stop":
                 return Mark.END
@@ -280,7 +281,7 @@ class Listener:
                 self._used(part(told, "usage"))
                 return Mark.ENOUGH
             case "content_block_start" if part(part(told, "content_block"), "type") not in ("text", "thinking"):
-                self._calls.add(index if isinstance(index, int) else -1)
+                self._calls.add(index)
             case "content_block_stop" if index in self._calls:
                 return Mark.ENOUGH
             case _:

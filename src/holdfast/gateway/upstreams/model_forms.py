@@ -20,7 +20,8 @@ from holdfast.gateway.upstreams.model_wire import Form, spelt
 
 
 def delivered(answer: Answer, operation: str, form: Form) -> Answer:
-    """The answer as whoever asked for it expects it. Raises Misuse for an answer to another operation."""
+    """The answer as whoever asked for it expects it. Raises Misuse for an answer to another operation, and for one
+    that cannot be told in the other form."""
     if answer.operation != operation:
         raise Misuse(
             f"the recorded answer is one to `{answer.operation}`, and what is asked now is `{operation}`",
@@ -29,10 +30,20 @@ def delivered(answer: Answer, operation: str, form: Form) -> Answer:
     if answer.status != 200:
         return answer
     if answer.streamed != form.streamed:
-        answer = _streamed(answer) if form.streamed else _gathered(answer)
+        answer = _other_form(answer)
     if form.streamed and operation == "chat" and not form.usage:
         return replace(answer, body=b"".join(_without_usage(answer.body)))
     return answer
+
+
+def _other_form(answer: Answer) -> Answer:
+    try:
+        return _gathered(answer) if answer.streamed else _streamed(answer)
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:  # a provider may say anything
+        form = "whole" if answer.streamed else "as a stream"
+        raise Misuse(
+            f"the recorded answer is not one that can be told {form}", fix="let the program ask in the form it did"
+        ) from error
 
 
 def _without_usage(body: bytes) -> Iterable[bytes]:
