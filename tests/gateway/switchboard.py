@@ -156,7 +156,7 @@ async def board(
         "ant": await open_model("ant", config(provider, "anthropic", **options), kit),
     }
     wards = Wards(store, Permissive, patience_s=0.2)
-    terms = Terms(tools=("oai.*", "ant.*"), budget=budget or Budget())
+    terms = Terms(tools=("*",), budget=budget or Budget())
     taken = await wards.open(Wanted(run=RUN, agent="tests", terms=terms, by="tests"))
     gate = Gate(wards, systems, kinds=dict.fromkeys(systems, "model"))
     runner = web.AppRunner(application(gate, None, 17 << 20), shutdown_timeout=1)

@@ -25,6 +25,7 @@ from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.upstreams.model import open_model
 from holdfast.gateway.vault import Vault
 from holdfast.store.memory import MemoryStore
+from tests.gateway.lodge import Office
 from tests.gateway.switchboard import RUN, SAY, SECRET, Board, Provider, board, config, provider
 
 CHAT, RESPONSES, MESSAGES = "/model/oai/v1/chat/completions", "/model/oai/v1/responses", "/model/ant/v1/messages"
@@ -199,6 +200,25 @@ async def test_a_question_may_come_through_the_native_door_as_well(tmp_path: Pat
             reply = await door.taken.ward.call(door.taken.right, prepared)
             said.append(json.loads(json.loads(reply.data)["body"])["choices"][0]["message"]["content"])
     assert said == ["answer 1"] * 2
+
+
+async def test_an_answer_that_touched_the_world_binds_however_the_program_asks_now(
+    tmp_path: Path, model: Provider
+) -> None:
+    store, office = MemoryStore(), Office()
+    await model.plan({"text": "write to ann"})
+    body, changed = asked(CHAT, seed=1), asked(CHAT, seed=2, stream=True)
+    async with board(tmp_path, model, store=store) as door:
+        await door.said(CHAT, body)
+        await door.taken.ward.call(door.taken.right, await office.prepare("send", {"to": "ann"}))
+    async with board(tmp_path, model, store=store) as door, door.openai() as client:
+        stream = await client.chat.completions.create(**changed)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == "write to ann"
+    async with board(tmp_path, model, store=store) as door:
+        status, headers, data = await door.said(RESPONSES, asked(RESPONSES))
+        assert (status, headers["x-should-retry"]) == (409, "false")
+        assert "one to `chat`" in json.loads(data)["error"]["message"]
+    assert len(await model.heard()) == 1
 
 
 # --- the end is held back until it is recorded ---
