@@ -35,6 +35,7 @@ check: style types layers pages ## style, types, layers, docs, budgets
 bench: .venv/.dev system-packages ## the table of docs/performance.md, and build/bench.json
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.forks
+	@$(RUN)/python -m bench.model_door
 
 soak: .venv/.dev system-packages ## kills at random moments, by the thousand
 	@$(RUN)/python -m pytest -q -m soak
