@@ -427,6 +427,26 @@ async def test_a_program_gets_the_answer_of_a_write_whose_commit_was_in_doubt(
     assert [facts.blast for facts in rules.judged][:1] == [1]
 
 
+async def test_a_program_that_asked_for_too_few_rows_may_ask_for_more(
+    server: Server, relay: Relay, tmp_path: Path
+) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    desk = await desk_on(relay, tmp_path, store)
+    rules = Rules()
+    wards = Wards(store, lambda: rules, patience_s=0)
+    taken = await wards.open(Wanted(run="r", agent="clerk", terms=Terms(tools=("*",)), by="tester"))
+    few, more = [await desk.prepare("delete from orders where id < 4", max_rows=most) for most in (1, 3)]
+    with pytest.raises(Declined) as declined:
+        await taken.ward.call(taken.right, few)
+    taken.ward.delivered(few)
+    reply = await taken.ward.call(taken.right, more)
+    await wards.close("r", answer={"exit": 0}, ended=True)
+    await store.close()
+    assert declined.value.reply.value["error"]["rows"] == 3  # type: ignore[index]
+    assert (json.loads(reply.data)["changed"], count(server, "orders")) == (3, 47)
+    assert [facts.blast for facts in rules.judged] == [1, 3]
+
+
 async def test_without_a_table_of_keys_a_person_is_asked(server: Server, relay: Relay, tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "runs.db")
     desk = await desk_on(relay, tmp_path, store, keys=False)

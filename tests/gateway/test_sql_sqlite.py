@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from holdfast.core.effect import Happened, Kind, NotHappened
 from holdfast.errors import BadCall, Misuse, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.upstreams import Declined, Prepared, Reply
+from holdfast.gateway.upstreams.smtp import SmtpConfig
 from holdfast.gateway.upstreams.sql import SqlConfig, SqlSystem, open_sql
 from tests.gateway.outfit import Outfit
 
@@ -385,3 +388,20 @@ async def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="no database"):
         await desk_on(tmp_path, path="other.db")
     assert not (tmp_path / "other.db").exists()
+
+
+def test_the_page_about_databases_and_mail_shows_configurations_that_hold() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "databases-and-mail.md").read_text()
+    shown = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
+    told = {name: system for block in shown for name, system in block["upstreams"].items()}
+    assert SqlConfig(**told["shop"]).keys
+    assert SmtpConfig(**told["mail"]).reaches("anna@example.com")
+
+
+async def test_the_page_about_databases_shows_a_table_of_keys_that_fits(desk: Desk) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "databases-and-mail.md").read_text()
+    (statement,) = re.findall(r"In SQLite: `(CREATE TABLE [^`]+)`", page)
+    with apsw.Connection(str(desk.path)) as connection:
+        connection.execute("DROP TABLE holdfast_keys")
+        connection.execute(statement)
+    assert (await desk.value("delete from orders where id = 1"))["changed"] == 1
