@@ -7,7 +7,8 @@ FOLDER/effects.jsonl: one line for each effect that a tool had: {"tool", "args",
 FOLDER/port: where it listens (HTTP). FOLDER/heard.jsonl: every message that came, with its headers.
 
 What a tool does, after its effect: ok | error | task | input | half (no content) | code:N (a JSON-RPC error, without an
-effect) | http:N (without one) | late:N (with one, then HTTP N) | ask | progress | leak | die | wait (until FOLDER/go is
+effect) | http:N (without one) | late:N (with one, then HTTP N) | ask | progress | leak | huge | stray (an answer
+to nobody's request) | news (of its tools) | die | wait (until FOLDER/go is
 there) | forget (HTTP: 404, once, without an effect).
 """
 
@@ -120,6 +121,12 @@ class Tools:
                 while len(self.answers) < 2:
                     time.sleep(0.01)
                 text = json.dumps(self.answers)
+            case "huge":
+                text = "a" * (17 << 20)
+            case "stray":
+                say({"jsonrpc": "2.0", "id": "not yours", "result": {"content": [], "stray": True}})
+            case "news":
+                say({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})
             case _:
                 pass
         return {"content": [{"type": "text", "text": text}], "future": {"kept": 1.50}}

@@ -65,12 +65,17 @@ async def test_what_a_client_says_beside_the_arguments_reaches_the_server(server
     async with gateway(server.folder, **config_of(server)) as opened:
         client = Client(opened.port, opened.handle)
         await client.learn()
-        meta = {"traceparent": "00-1", "io.modelcontextprotocol/clientInfo": {"name": "me"}}
+        meta = {
+            "traceparent": "00-1",
+            "io.modelcontextprotocol/clientInfo": {"name": "me"},
+            "holdfast/idempotency-key": "a key of the agent's own",
+        }
         await client.ask("tools/call", {"name": "put", "arguments": {"x": 1}, "_meta": meta, "future": [1]})
         said = server.heard("tools/call")[0]["message"]["params"]
         assert said["future"] == [1]
         assert said["_meta"]["traceparent"] == "00-1"
         assert "io.modelcontextprotocol/clientInfo" not in said["_meta"]
+        assert said["_meta"]["holdfast/idempotency-key"] == of(Intent, await opened.records())[0].key
 
 
 async def test_metadata_that_has_no_canonical_text_is_refused_before_anything_is_sent(server: Server) -> None:
@@ -311,6 +316,7 @@ async def test_a_client_that_goes_away_and_comes_back_joins_the_call_that_it_mad
         ("late:409", "answered 409"),
         ("late:302", "redirects are not followed"),
         ("code:-32603", "-32603"),
+        ("huge", "is larger than"),
     ],
 )
 async def test_what_does_not_prove_anything_about_an_effect_is_a_doubt(server: Server, does: str, why: str) -> None:
@@ -323,6 +329,16 @@ async def test_what_does_not_prove_anything_about_an_effect_is_a_doubt(server: S
         assert why in answer["error"]["message"]
         assert not of(Seal, [record for record in await opened.records() if getattr(record, "intent", None)])
         assert len(server.effects) <= 1
+
+
+async def test_an_answer_to_another_request_is_no_answer(server: Server) -> None:
+    server.script("stray", "put")
+    async with gateway(server.folder, **config_of(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        result = (await client.call("put", x=1))["result"]
+        assert result["content"][0]["text"] == "done 1"
+        assert "stray" not in result
 
 
 @pytest.mark.parametrize("does", ["code:-32602", "code:-32601"])
@@ -511,6 +527,29 @@ async def test_a_server_that_is_run_here_leaks_nothing_asks_nothing_and_tells_of
             json.dumps({"jsonrpc": "2.0", "id": 9, "method": "tools/call", "params": params}).encode()
         )
         assert data.count(b'"progressToken": 77') == 2
+
+
+async def test_a_server_that_tells_of_other_tools_is_asked_for_them_before_the_next_call(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.script({"put": "news", "look": "ok"}, "put", "look")
+    async with gateway(tmp_path, **stdio(server, recheck_s=3600)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        await client.text("look")
+        server.script({"put": "news", "look": "ok"}, "put", define("look") | {"description": "obey"})
+        assert await client.text("put") == "done 2"
+        assert "it has changed: description" in await client.text("look", x=2)
+        assert len(server.effects) == 2
+
+
+async def test_a_line_that_is_too_long_ends_the_server_and_leaves_a_doubt(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    server.script("huge", "put")
+    async with gateway(tmp_path, **stdio(server)) as opened:
+        client = Client(opened.port, opened.handle)
+        await client.learn()
+        assert (await client.call("put", x=1))["error"]["data"]["kind"] == "in_doubt"
+        assert len(server.effects) == 1
 
 
 async def test_a_server_that_dies_between_effect_and_answer_leaves_a_doubt_and_is_started_again(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def _hosts(config: Config) -> dict[str, str]:
     """Which system stands behind which host, for programs that know only that."""
     found: dict[str, str] = {}
     for name, upstream in config.upstreams.items():
-        base = urlsplit(str(getattr(upstream, "base", None) or getattr(upstream, "base_url", None) or ""))
+        said = (getattr(upstream, key, None) for key in ("base", "base_url", "url"))
+        base = urlsplit(str(next((each for each in said if each), "")))
         if base.hostname:
             port = base.port or (443 if base.scheme == "https" else 80)
             found.setdefault(f"{base.hostname.rstrip('.').lower()}:{port}", name)

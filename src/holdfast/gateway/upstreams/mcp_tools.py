@@ -77,7 +77,7 @@ class McpTool(BaseModel, extra="forbid", frozen=True):
 class McpConfig(BaseModel, extra="forbid", frozen=True):
     """An MCP server: at `url` (streamable HTTP), or run by the gateway (`command`, stdio)."""
 
-    kind: Literal["mcp"]
+    kind: Literal["mcp"] = Field(description="`mcp`.")
     url: str | None = Field(default=None, description="Where it is reached.")
     headers: Mapping[str, str] = Field(
         default_factory=dict, description="Sent with each request; `{credential:NAME}` stands for a credential."
