@@ -94,7 +94,7 @@ class Listed:
 async def open_python(name: str, config: PythonConfig, kit: Kit) -> HostedSystem:
     """List the modules of the system `name`. Raises Misuse where they cannot be, BadContract where a tool cannot be
     offered."""
-    system = HostedSystem(name, config, kit.vault, kit.folder)
+    system = HostedSystem(name, config, kit.vault, kit.folder, kit.state)
     try:
         await system.list()
     except BaseException:
@@ -114,15 +114,20 @@ async def contracts_of(name: str, config: PythonConfig, folder: Path) -> Sequenc
 
 
 class HostedSystem:
-    """The tools of one upstream of the kind `python`."""
+    """The tools of one upstream of the kind `python`. `state`: where the directory is in which they run; None: it lasts
+    as long as they do."""
 
-    def __init__(self, name: str, config: PythonConfig, vault: Vault | None, folder: Path) -> None:
+    def __init__(
+        self, name: str, config: PythonConfig, vault: Vault | None, folder: Path, state: Path | None = None
+    ) -> None:
         self.tools: dict[str, Listed] = {}
         self._name = name
         self._config = config
         self._vault = vault
         self._path = [str((folder / each).absolute()) for each in config.path]
-        self._place = Path(tempfile.mkdtemp(prefix="holdfast-host-"))
+        self._passing = None if state else tempfile.mkdtemp(prefix="holdfast-host-")
+        self._place = state / "hosts" / name if state else Path(cast(str, self._passing))
+        self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lister: ToolHost | None = None
         self._worker: ToolHost | None = None
         self._retired: list[tuple[ToolHost, asyncio.Task[None]]] = []
@@ -217,7 +222,8 @@ class HostedSystem:
             task.cancel()
         for host in hosts:
             await host.close()
-        shutil.rmtree(self._place, ignore_errors=True)
+        if self._passing is not None:
+            shutil.rmtree(self._passing, ignore_errors=True)
 
     async def _start(self, environment: Mapping[str, str], opened: Sequence[Any]) -> ToolHost:
         return await start(self._name, self._config.modules, self._path, environment, self._place, opened)
