@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -149,3 +151,50 @@ def in_groups() -> int:
 async def test_every_launch_of_many_works() -> None:
     for number in range(660):
         assert await said(["echo", str(number)]) == (0, f"{number}\n")
+
+
+STARTER = """
+import asyncio
+from holdfast.gateway.confinement import Confinement
+from holdfast.gateway.sandbox import launch
+from tests.gateway.cell import PATH, closed, sleeper
+
+async def always():
+    while True:
+        confined = await launch(Confinement(), sleeper(MARK), PATH, listen=closed)
+        await asyncio.sleep(0.02)
+        confined.kill()
+        await confined.wait()
+
+async def main():
+    print("begun", flush=True)
+    await asyncio.gather(always(), always(), always())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(90))
+def test_nothing_is_left_whoever_is_killed_at_whatever_moment(seed: int) -> None:
+    """The gateway, the warden or both, while sandboxes are made and ended all the time; every other as nobody."""
+    chance, mark = random.Random(seed), secrets.token_hex(8)
+    ordinary = os.geteuid() == 0 and seed % 2 == 1
+    with gateway(STARTER.replace("MARK", repr(mark)), ordinary=ordinary) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(chance.uniform(0, 0.25))
+            for pid in chance.choice([[process.pid], wardens(process.pid), [process.pid, *wardens(process.pid)]]):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        finally:
+            process.kill()
+            process.communicate()
+    assert gone(mark)
+
+
+def wardens(parent: int) -> list[int]:
+    """The warden of a process, but not the makers of doors, which it has begun."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"warden.py" in of_process(int(pid), "cmdline")]

@@ -130,21 +130,19 @@ class _Warden:
         groups = self._groups(wanted["groups"])
         info_r, info_w = os.pipe()
         blocked_r, blocked_w = os.pipe()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        watched = os.pidfd_open(os.getpid())
+        maker = os.fork()  # first: whoever dies from now on, there is one that watches
+        if maker == 0:
+            for fd in (self.control.detach(), info_w, blocked_r):
+                os.close(fd)
+            _child(lambda: _doors(wanted, reply, info_r, blocked_w, theirs, watched), -1)
         pid = os.fork()
         if pid == 0:
             _child(lambda: _become(wanted, groups, streams, info_w, blocked_r), info_w)
-        os.close(info_w)
-        os.close(blocked_r)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for fd in (info_r, info_w, blocked_r, watched, theirs.detach()):
+            os.close(fd)
         sandbox = _Sandbox(pid, reply, blocked_w, ours, groups)
-        watched = os.pidfd_open(os.getpid())
-        maker = os.fork()
-        if maker == 0:
-            self.control.close()
-            _child(lambda: _doors(wanted, reply, info_r, blocked_w, theirs, watched, pid), -1)
-        os.close(info_r)
-        os.close(watched)
-        theirs.close()
         self.makers.add(maker)
         making = os.pidfd_open(maker)
         self._when_ended(making, lambda: self._made(maker, making))
@@ -214,6 +212,7 @@ def _child(act: Callable[[], None], told: int) -> None:
 
 def _become(wanted: Wanted, groups: list[str], streams: list[int], info: int, blocked: int) -> None:
     """Become bubblewrap, with no environment: the program's is in the arguments, which are in memory for it alone."""
+    os.write(info, b"%d\n" % os.getpid())
     for group in groups:
         _write(f"{group}/cgroup.procs", "0")
     with contextlib.suppress(OSError):  # where memory runs out, the kernel shall look here first
@@ -235,9 +234,7 @@ def _become(wanted: Wanted, groups: list[str], streams: list[int], info: int, bl
     os.execve(wanted["bwrap"], ["bwrap", "--args", str(given), "--", *wanted["argv"]], {})
 
 
-def _doors(
-    wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed: socket.socket, warden: int, outer: int
-) -> None:
+def _doors(wanted: Wanted, reply: socket.socket, info: int, blocked: int, handed: socket.socket, warden: int) -> None:
     """Set the limits of a sandbox that waits, make its listeners, and open the gate when told to; or else kill it."""
     about = _about(info)
     if "child-pid" not in about:
@@ -256,7 +253,7 @@ def _doors(
         opened = _opened(wanted, reply, init, pidfd, network, warden)
         if opened:
             os.write(blocked, b"g")
-            opened = _follows(init, pidfd, outer)
+            opened = _follows(init, about["outer"], pidfd, warden)
     except ConnectionError:  # the gateway, or the sandbox, has ended meanwhile
         opened = False
     except OSError as error:
@@ -287,11 +284,11 @@ def _opened(wanted: Wanted, reply: socket.socket, init: int, pidfd: int, network
     for fd, kind in ((owner, _CLONE_NEWUSER), (network, _CLONE_NEWNET)):
         if _LIBC.setns(fd, kind) != 0:
             raise OSError(ctypes.get_errno(), "its network cannot be entered")
-    if not _loopback_is_up(pidfd):
+    if not _loopback_is_up(pidfd, warden):
         return False
     doors = [(port, door) for port in wanted["ports"] for door in _listeners(port)]
     doors += [(53, _bound(socket.AF_INET, socket.SOCK_DGRAM, 53))] if wanted["dns"] else []
-    if not _waits(init, pidfd):
+    if not _waits(init, pidfd, warden):
         return False
     told = json.dumps({"pid": init, "doors": [port for port, _door in doors]}).encode()
     _send(reply, told, [pidfd, *(door.fileno() for _port, door in doors)])
@@ -299,33 +296,34 @@ def _opened(wanted: Wanted, reply: socket.socket, init: int, pidfd: int, network
 
 
 def _about(info: int) -> dict[str, Any]:
-    """What bubblewrap says of itself; nothing if it ended before."""
+    """What bubblewrap says of itself, and its own pid (`outer`); nothing if it ended before."""
     text = b""
     while chunk := os.read(info, 4096):
         text += chunk
         if text.rstrip().endswith(b"}"):
-            return json.loads(text)
+            outer, said = text.split(b"\n", 1)
+            return {**json.loads(said), "outer": int(outer)}
     return {}
 
 
-def _loopback_is_up(pidfd: int) -> bool:
+def _loopback_is_up(*lives: int) -> bool:
     """Wait until bubblewrap has brought the loopback up: a socket that is bound before would be bound to nothing."""
     probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     asked = struct.pack("16sH22x", b"lo", 0)
     up = lambda: struct.unpack("16sH22x", fcntl.ioctl(probe, _SIOCGIFFLAGS, asked))[1] & _IFF_UP  # noqa: E731
-    return _came(up, pidfd)
+    return _came(up, *lives)
 
 
-def _waits(init: int, pidfd: int) -> bool:
+def _waits(init: int, *lives: int) -> bool:
     """Wait until the sandbox is made as far as it can fail: it gives up its last capability, and waits for our word."""
-    return _came(lambda: b"\nCapPrm:\t0000000000000000\n" in _status(init), pidfd)
+    return _came(lambda: b"\nCapPrm:\t0000000000000000\n" in _status(init), *lives)
 
 
-def _follows(init: int, pidfd: int, outer: int) -> bool:
+def _follows(init: int, outer: int, *lives: int) -> bool:
     """Wait until the first process would die with bubblewrap outside (it has asked for that when it is filtered), and
     tell whether that still lives. False too if it has ended itself."""
-    return _came(lambda: b"\nSeccomp:\t2\n" in _status(init), pidfd) and b"\nPPid:\t%d\n" % outer in _status(init)
+    return _came(lambda: b"\nSeccomp:\t2\n" in _status(init), *lives) and b"\nPPid:\t%d\n" % outer in _status(init)
 
 
 def _status(pid: int) -> bytes:
@@ -333,11 +331,11 @@ def _status(pid: int) -> bytes:
         return file.read(8192)
 
 
-def _came(true: Callable[[], object], pidfd: int) -> bool:
-    """Wait until something is true of a sandbox. False if that ends before, or takes too long."""
+def _came(true: Callable[[], object], *lives: int) -> bool:
+    """Wait until something is true of a sandbox. False if that, or the warden, ends before; or if it takes too long."""
     until = time.monotonic() + _DEADLINE_S
     while not true():
-        if time.monotonic() > until or _first(pidfd, wait_ms=0) is not None:
+        if time.monotonic() > until or _first(*lives, wait_ms=0) is not None:
             return False
         time.sleep(0.0003)
     return True
