@@ -56,11 +56,11 @@ def _serving(gate: Gate, run: str | None, kind: str, serve: Serve) -> Handler:
 
 def _finding(gate: Gate, run: str | None) -> Middleware:
     @web.middleware
-    async def find(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def find(request: web.Request, **inner: Handler) -> web.StreamResponse:
         host = _host_of(request)
         if host is None:
             if request.match_info.http_exception is None:
-                return await handler(request)
+                return await inner["handler"](request)
             why = BadCall("there is no such door", fix="see docs/gateway.md for the paths of the doors")
             return await handle_refused(gate, run, request, f"there is no door at `{request.raw_path[:200]}`", why)
         name = gate.system_at(*host)
@@ -71,7 +71,7 @@ def _finding(gate: Gate, run: str | None) -> Middleware:
         path = path if path.startswith("/") else URL(path, encoded=True).raw_path_qs
         return await _again(request, f"/{gate.kinds[name]}/{name}{path}")
 
-    return find
+    return cast(Middleware, find)
 
 
 async def _again(request: web.Request, path: str) -> web.StreamResponse:
