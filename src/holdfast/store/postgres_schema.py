@@ -110,6 +110,11 @@ _ASK = (
     " (SELECT setting::int FROM pg_settings WHERE name = 'wal_writer_delay'), pg_backend_pid()"
 )
 
+_IS_THERE = (  # asked of the table: what `to_regclass` answers may be older than the lock that was waited for
+    "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'holdfast' AND c.relname = 'meta'"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -142,6 +147,7 @@ def _defaults(conninfo: str, timeout_s: int) -> dict[str, Any]:
     wanted = {
         "connect_timeout": timeout_s, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
         "tcp_user_timeout": 10_000, "client_encoding": "utf8", "application_name": "holdfast",
+        "target_session_attrs": "read-write",
     }  # fmt: skip
     return {name: value for name, value in wanted.items() if name not in given}
 
@@ -213,7 +219,7 @@ def _migrate(connection: Connection, where: str) -> str:
 def _known(connection: Connection, where: str) -> tuple[int, str] | None:
     """How many migrations the database has seen, and its log id; None if it has no log. Raises Corrupt if it must not be
     written by this Holdfast."""
-    if connection.execute("SELECT to_regclass('holdfast.meta')").fetchall() == [(None,)]:
+    if not connection.execute(_IS_THERE).fetchall():
         return None
     meta = dict(cast("list[tuple[str, str]]", connection.execute("SELECT name, value FROM holdfast.meta").fetchall()))
     if "schema" not in meta or "log" not in meta:
