@@ -1,5 +1,5 @@
-"""A real PostgreSQL for tests: started here, or the one that HOLDFAST_TEST_POSTGRES names (a URL; its schema `holdfast` is
-dropped again and again)."""
+"""A real PostgreSQL for tests: started here, or the one that HOLDFAST_TEST_POSTGRES names (a URL; its schema `holdfast`
+is dropped again and again)."""
 
 from __future__ import annotations
 
@@ -70,4 +70,6 @@ class Postgres:
         prefix = ["runuser", "-u", owner, "--"] if os.geteuid() == 0 else []
         with tempfile.NamedTemporaryFile() as log:
             os.chmod(log.name, 0o666)
-            subprocess.run([*prefix, *command, "-o", flags, "-l", log.name], check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                [*prefix, *command, "-o", flags, "-l", log.name], check=True, capture_output=True, timeout=60
+            )

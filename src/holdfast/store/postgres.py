@@ -45,7 +45,7 @@ class PostgresStore(PostgresReading):
         self._pack = packer()
         self.committer = PostgresCommitter(conninfo, self.worker, beat_s=beat_s, patience_s=patience_s)
         self.committer.busy = lambda: bool(self._claims)
-        self.log_id = self.committer.server.log_id
+        self.log_id = self.committer.lane.server.log_id
 
     async def append(
         self,
@@ -152,6 +152,10 @@ class PostgresStore(PostgresReading):
         """As `Store.close`. Idempotent."""
         while self.committer.waiting:  # noqa: ASYNC110 - what waits is sent by this loop
             await asyncio.sleep(0.001)
-        await asyncio.to_thread(self.committer.close)
+        await asyncio.to_thread(self.let_go)
+
+    def let_go(self) -> None:
+        """Give back what is claimed, and close the connections; nothing may be waiting. Idempotent."""
+        self.committer.close()
         self._claims.clear()
         self._stop_reading()

@@ -24,11 +24,10 @@ from holdfast.store.reading import IDENTITY_BYTES, unpacker
 from holdfast.store.worker import Worker, dead
 
 READERS = 4  # connections
-_COLUMNS = "e.seq, e.epoch, e.at_ms, coalesce(e.key, ''::bytea), e.body, e.digest"
-_ENTRY = f"SELECT {_COLUMNS} FROM holdfast.entry e"
+_ENTRY = "SELECT e.seq, e.epoch, e.at_ms, coalesce(e.key, ''::bytea), e.body, e.digest FROM holdfast.entry e"
 _OF_BRANCH = " WHERE e.branch = (SELECT id FROM holdfast.branch WHERE name = %s) AND e.seq > %s AND e.seq <= %s"
 _RECALL = (
-    f"SELECT {_COLUMNS} FROM holdfast.recall r JOIN holdfast.entry e ON e.branch = r.branch AND e.seq = r.seq"
+    " JOIN holdfast.recall r ON r.branch = e.branch AND r.seq = e.seq"
     " WHERE r.branch = (SELECT id FROM holdfast.branch WHERE name = %s) AND r.seq > %s AND r.seq <= %s AND r.key = %s"
 )
 _BRANCHES = (
@@ -67,7 +66,7 @@ class PostgresReading:
         if key is not None and len(key) < IDENTITY_BYTES:
             sql, values = sql + " AND e.key = %s AND length(e.key) < 32", (*values, key)
         elif key is not None:
-            sql, values = _RECALL, (*values, key)
+            sql, values = _ENTRY + _RECALL, (*values, key)
         elif unclaimed:
             sql += " AND e.epoch = 0"
         order: LiteralString = " ORDER BY e.seq" if newest is None else " ORDER BY e.seq DESC LIMIT %s"
@@ -93,10 +92,10 @@ class PostgresReading:
         return [Branch(*cast(Any, (*row[:5], _holder(row[5:])))) for row in rows]
 
     async def _rows(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        return await asyncio.to_thread(self._fetch, sql, values)
+        return await asyncio.to_thread(self.fetch, sql, values)
 
-    def _fetch(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-        """The rows of a query, on any connection. Raises Unwritable if the server stays away."""
+    def fetch(self, sql: LiteralString, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """The rows of a query that may be made twice, on any connection. Raises Unwritable if the server stays away."""
         until = time.monotonic() + self._reading_patience_s
         with self._places:
             while True:

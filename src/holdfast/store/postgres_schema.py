@@ -1,10 +1,10 @@
 """The PostgreSQL database: how it is reached, what must be true of it, and its numbered migrations.
 
 Rules
-1. Nothing rests on a session: a pooler may give each transaction another one. What a transaction needs, it sets itself.
+1. Nothing rests on a session: a pooler may give each transaction another one. What it needs, a transaction sets itself.
 2. A setting that would break a promise is refused at the opening, not hoped about.
-3. A migration is never edited once released; the next one is appended. It only adds, unless it `breaks`: so workers that
-   were started before it go on, and functions carry the number of their form in their name.
+3. A migration is never edited once released; the next one is appended. It only adds, unless it `breaks`: so workers
+   that were started before it go on, and functions carry the number of their form in their name.
 4. Everything is in the schema `holdfast`, and is named with it: no search path is believed.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, LiteralString, TypeAlias, cast
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
 
@@ -82,19 +83,28 @@ END $$
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         (
-            "CREATE TABLE holdfast.worker (id text PRIMARY KEY, place text NOT NULL, pid bigint NOT NULL,"
-            " born text NOT NULL, host text NOT NULL, seen_at timestamptz NOT NULL, lane bigint NOT NULL,"
-            " batch bigint NOT NULL) WITH (fillfactor = 20)",
-            "CREATE TABLE holdfast.branch (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
-            ' name text COLLATE "C" NOT NULL UNIQUE, seq bigint NOT NULL, digest bytea NOT NULL, at_ms bigint NOT NULL,'
-            " unclaimed_seq bigint NOT NULL, epoch bigint NOT NULL, worker text) WITH (fillfactor = 60)",
+            (
+                "CREATE TABLE holdfast.worker (id text PRIMARY KEY, place text NOT NULL, pid bigint NOT NULL,"
+                " born text NOT NULL, host text NOT NULL, seen_at timestamptz NOT NULL, lane bigint NOT NULL,"
+                " batch bigint NOT NULL) WITH (fillfactor = 20)"
+            ),
+            (
+                "CREATE TABLE holdfast.branch (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+                ' name text COLLATE "C" NOT NULL UNIQUE, seq bigint NOT NULL, digest bytea NOT NULL,'
+                " at_ms bigint NOT NULL, unclaimed_seq bigint NOT NULL, epoch bigint NOT NULL, worker text) WITH (fillfactor = 60)"
+            ),
             "CREATE INDEX branch_held ON holdfast.branch (worker) WHERE worker IS NOT NULL",
-            "CREATE TABLE holdfast.entry (branch bigint NOT NULL, seq bigint NOT NULL, epoch bigint NOT NULL,"
-            " at_ms bigint NOT NULL, key bytea, body bytea NOT NULL, digest bytea NOT NULL, PRIMARY KEY (branch, seq))",
+            (
+                "CREATE TABLE holdfast.entry (branch bigint NOT NULL, seq bigint NOT NULL, epoch bigint NOT NULL,"
+                " at_ms bigint NOT NULL, key bytea, body bytea NOT NULL, digest bytea NOT NULL,"
+                " PRIMARY KEY (branch, seq))"
+            ),
             "CREATE INDEX entry_named ON holdfast.entry (branch, key, seq) WHERE length(key) < 32",
             "CREATE INDEX entry_unclaimed ON holdfast.entry (branch, seq) WHERE epoch = 0",
-            "CREATE TABLE holdfast.recall (branch bigint NOT NULL, key bytea NOT NULL, seq bigint NOT NULL,"
-            " PRIMARY KEY (branch, key, seq))",
+            (
+                "CREATE TABLE holdfast.recall (branch bigint NOT NULL, key bytea NOT NULL, seq bigint NOT NULL,"
+                " PRIMARY KEY (branch, key, seq))"
+            ),
             "CREATE INDEX recall_newest ON holdfast.recall (branch, seq)",
             "CREATE TABLE holdfast.blob (digest bytea PRIMARY KEY, form smallint NOT NULL, data bytea NOT NULL)",
             "ALTER TABLE holdfast.blob ALTER COLUMN data SET STORAGE EXTERNAL",  # it is compressed already
@@ -143,7 +153,7 @@ def connect(conninfo: str, *, timeout_s: int = 10) -> Connection:
 
 def _defaults(conninfo: str, timeout_s: int) -> dict[str, Any]:
     """What a URL did not say by itself."""
-    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    given = conninfo_to_dict(conninfo)
     wanted = {
         "connect_timeout": timeout_s, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
         "tcp_user_timeout": 10_000, "client_encoding": "utf8", "application_name": "holdfast",
@@ -160,7 +170,7 @@ def _pooled(connection: Connection) -> bool:
 
 def place_of(conninfo: str) -> str:
     """How errors name the database: never with its password."""
-    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    given = conninfo_to_dict(conninfo)
     host = given.get("host") or given.get("hostaddr") or "localhost"
     return f"postgresql://{host}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
 
@@ -217,8 +227,8 @@ def _migrate(connection: Connection, where: str) -> str:
 
 
 def _known(connection: Connection, where: str) -> tuple[int, str] | None:
-    """How many migrations the database has seen, and its log id; None if it has no log. Raises Corrupt if it must not be
-    written by this Holdfast."""
+    """How many migrations the database has seen, and its log id; None if it has no log. Raises Corrupt if it must not
+    be written by this Holdfast."""
     if not connection.execute(_IS_THERE).fetchall():
         return None
     meta = dict(cast("list[tuple[str, str]]", connection.execute("SELECT name, value FROM holdfast.meta").fetchall()))

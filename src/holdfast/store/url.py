@@ -6,12 +6,13 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from holdfast.errors import Misuse
 from holdfast.store import Store
 
 _OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces", "overlay"}
+_POSTGRES_OPTIONS = {"claim_ttl_s", "beat_s", "patience_s", "key", "workspaces", "overlay"}  # the others are libpq's
 _OVERLAY = {"auto": 1000, "1": 0, "0": None}  # from how many files on a new directory is an overlay; None: never
 
 
@@ -41,9 +42,12 @@ def open_url(url: str) -> Opening:
         from holdfast.store.remote import RemoteStore
 
         return Opening(RemoteStore(Path(unquote(parts.path))), secrets.token_bytes(32))
+    if parts.scheme in ("postgresql", "postgres"):
+        return _open_postgres(parts)
     raise Misuse(
         f"`{url}` names no store",
-        fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute) or memory://",
+        fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute), postgresql://USER@HOST/DATABASE"
+        " or memory://",
     )
 
 
@@ -78,21 +82,58 @@ def _options(query: str) -> dict[str, str]:
     unknown = options.keys() - _OPTIONS
     if unknown:
         raise Misuse(f"unknown store option `{min(unknown)}`", fix=f"known: {', '.join(sorted(_OPTIONS))}")
-    if options.get("overlay", "0") not in _OVERLAY:
-        raise Misuse(f"`overlay={options['overlay']}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
+    _overlay(options)
     return options
+
+
+def _overlay(options: dict[str, str]) -> int | None:
+    choice = options.get("overlay", "0")
+    if choice not in _OVERLAY:
+        raise Misuse(f"`overlay={choice}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
+    return _OVERLAY[choice]
+
+
+def _number(options: dict[str, str], name: str, default: float) -> float:
+    try:
+        return float(options.get(name, default))
+    except ValueError:
+        raise Misuse(f"the store option `{name}` is not a number", fix=f"{name}={default:g}") from None
 
 
 def _open_sqlite(url: str) -> Opening:
     from holdfast.store.sqlite import SqliteStore
 
     files, options = sqlite_files(url), _options(urlsplit(url).query)
-    try:
-        claim_ttl_s, flush_s = float(options.get("claim_ttl_s", "15")), float(options.get("flush_s", "1"))
-    except ValueError:
-        raise Misuse("a store option is not a number", fix="claim_ttl_s=15&flush_s=1") from None
+    claim_ttl_s, flush_s = _number(options, "claim_ttl_s", 15), _number(options, "flush_s", 1)
     store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
     own = tuple(path.absolute() for path in (files.path, files.key, store.heads.anchor) if path is not None)
-    return Opening(
-        store, store.heads.key.secret(), files.workspaces.absolute(), own, _OVERLAY[options.get("overlay", "0")]
+    return Opening(store, store.heads.key.secret(), files.workspaces.absolute(), own, _overlay(options))
+
+
+def _open_postgres(parts: SplitResult) -> Opening:
+    try:
+        from holdfast.store.postgres import PostgresStore
+        from holdfast.store.postgres_key import default_key, log_key
+    except ImportError as error:
+        if not (error.name or str(error)).startswith(("psycopg", "no pq wrapper")):
+            raise
+        raise Misuse(
+            "PostgreSQL needs psycopg, which is not installed", fix='pip install "holdfast[postgres]"'
+        ) from None
+    given = dict(parse_qsl(parts.query))
+    options = {name: given.pop(name) for name in _POSTGRES_OPTIONS & given.keys()}
+    overlay = _overlay(options)
+    store = PostgresStore(
+        parts._replace(scheme="postgresql", query=urlencode(given)).geturl(),
+        claim_ttl_s=_number(options, "claim_ttl_s", 15),
+        beat_s=_number(options, "beat_s", 1),
+        patience_s=_number(options, "patience_s", 30),
     )
+    try:
+        path = Path(options["key"]) if "key" in options else default_key(store.log_id)
+        key = log_key(store, store.log_id, path)
+    except BaseException:
+        store.let_go()
+        raise
+    workspaces = Path(options["workspaces"]).absolute() if "workspaces" in options else None
+    return Opening(store, key.secret(), workspaces, (path.absolute(),), overlay)
