@@ -64,12 +64,5 @@ class Postgres:
         assert self.bin_path is not None, "only a server that was started here can be restarted"
         assert self.data is not None
         command = [str(self.bin_path / "pg_ctl"), "-D", str(self.data), "-w", "-m", "immediate", "restart"]
-        options = (self.data / "postmaster.opts").read_text()
-        flags = options[options.index('"') :].strip().replace('"', "")
-        owner = self.data.owner()
-        prefix = ["runuser", "-u", owner, "--"] if os.geteuid() == 0 else []
-        with tempfile.NamedTemporaryFile() as log:
-            os.chmod(log.name, 0o666)
-            subprocess.run(
-                [*prefix, *command, "-o", flags, "-l", log.name], check=True, capture_output=True, timeout=60
-            )
+        prefix = ["runuser", "-u", self.data.owner(), "--"] if os.geteuid() == 0 else []
+        subprocess.run([*prefix, *command, "-l", "/dev/null"], check=True, capture_output=True, timeout=60)

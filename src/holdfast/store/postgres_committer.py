@@ -1,13 +1,11 @@
 """Group commit on PostgreSQL: one lane, used by whoever holds its lock, for all who wait.
 
 Rules
-1. A batch is whatever queued while the one before was on its way: one transaction, and one round trip where all heads
-   that it rests on were remembered; two where they had to be read. The function that writes it looks at all of them
-   again, under their locks.
-2. What was decided from remembered heads alone counts only if it was written: no error is told before the heads were
-   read under their locks.
-3. A transaction that holds locks while this process computes is taken from it after IDLE_S, so a stopped process keeps
-   nobody waiting for long.
+1. A batch is whatever queued while the one before was on its way: one statement, which is one transaction. It costs one
+   round trip where all heads that it rests on were remembered, and two where they had to be read.
+2. No lock is held between the two: the statement that writes locks the branches, and writes only if they are as the
+   batch takes them. If some have moved on, what concerns those is decided anew.
+3. An error is told only from heads that were read for it, never from what was remembered.
 4. A batch of which nobody knows what became of it is looked up. It is sent again only once it can never be written any
    more; and if nobody can be asked, this store writes nothing from then on.
 5. A barrier commits with synchronous_commit on, which makes everything before it durable too; anything else with it
@@ -20,6 +18,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -29,12 +28,14 @@ import psycopg
 from holdfast.errors import HoldfastError, Misuse, Stopped, Unwritable
 from holdfast.store.postgres_batch import Batch, Head, Job
 from holdfast.store.postgres_lane import Forgotten, Lane
-from holdfast.store.postgres_schema import STALE, translate
+from holdfast.store.postgres_schema import translate
 from holdfast.store.worker import Worker
 
 BATCH = 512
 REMEMBERED = 50_000  # heads
 IDLE_BEAT_S = 3600.0
+HASTY = 8  # tries of one batch, before it is less in a hurry
+PAUSE_S = 0.01
 
 
 class PostgresCommitter:
@@ -69,7 +70,8 @@ class PostgresCommitter:
         try:
             if self._asked != self._done or self.failed or self.lane.closed or self.lane.in_doubt:
                 return False
-            self._transact([job])
+            if self._transact([job]):
+                return False
         except psycopg.Error as error:
             self.lane.lost(error)
             return False
@@ -179,19 +181,21 @@ class PostgresCommitter:
     def _settle(self, jobs: list[Job]) -> None:
         """Write `jobs`; afterwards each has its result or its error. Raises Stopped if the server stays away."""
         until = time.monotonic() + self._patience_s
-        while jobs:
+        groups, tries = [jobs], 0
+        while groups:
             if self.failed is not None:
                 raise self.failed
+            group = groups.pop()
             if self.lane.closed or self.lane.in_doubt:
-                jobs = self._looked_up(jobs, until)
+                group = self._looked_up(group, until)
+            if not group:
                 continue
             try:
-                self._transact(jobs)
-                break
+                groups += self._transact(group)
             except psycopg.Error as error:
-                if not self.lane.lost(error):
-                    self._refuse(jobs, error)
-                    break
+                groups += [group] if self.lane.lost(error) else self._refused(group, error)
+            if (tries := tries + 1) > HASTY:
+                time.sleep(random.random() * PAUSE_S)
 
     def _looked_up(self, jobs: list[Job], until: float) -> list[Job]:
         """Connect anew; what is left to do of `jobs`, now that it is known what became of the batch in doubt."""
@@ -204,25 +208,30 @@ class PostgresCommitter:
             raise
         return [job for job in jobs if job not in self._sent] if written else jobs
 
-    def _transact(self, jobs: list[Job]) -> None:
-        """One transaction for all of `jobs`."""
+    def _transact(self, jobs: list[Job]) -> list[list[Job]]:
+        """One transaction for all of `jobs`. What is to be done anew, the last group first: those whose branches have
+        moved on meanwhile, after those that have nothing to do with them."""
         self._sent = jobs
-        batch = self._guessed(jobs)
-        if batch is not None:
-            try:
-                self._place(batch, jobs)
-            except psycopg.Error as error:
-                if error.diag.sqlstate != STALE:
-                    raise
-                self.lane.in_doubt = None
-            else:
-                return
+        batch = self._guessed(jobs) or self._judged(jobs)
+        if batch is None:
+            return []
+        moved = self.lane.place(batch, flush=any(job.barrier for job in jobs))
+        if moved:
+            for name in moved:
+                self._heads.pop(name, None)
+            return _parted(jobs, set(moved))
+        if len(self._heads) > REMEMBERED:
+            self._heads.clear()
+        self._heads.update((head.name, head.copied()) for head in batch.heads.values())
+        return []
+
+    def _judged(self, jobs: list[Job]) -> Batch | None:
+        """A batch on the heads as they are read now; None if every job was refused."""
         names = sorted({name for job in jobs for name in job.branches})
         stands_on = [job.stands_on for job in jobs if job.stands_on is not None]
-        with self.lane.standing(names, self._heads.keys(), stands_on) as standing:
-            batch = Batch(standing.heads, self.lane.now_ms(), standing.owners, standing.there)
-            if sum(job.fill(batch) for job in jobs):
-                self._place(batch, jobs)
+        standing = self.lane.standing(names, self._heads.keys(), stands_on)
+        batch = Batch(standing.heads, self.lane.now_ms(), standing.owners, standing.there)
+        return batch if sum(job.fill(batch) for job in jobs) else None
 
     def _guessed(self, jobs: list[Job]) -> Batch | None:
         """A batch on the heads as they are remembered; None if some are not, or if any job does not get on with
@@ -237,24 +246,27 @@ class PostgresCommitter:
         batch = Batch(heads.values(), self.lane.now_ms())
         return batch if all(job.fill(batch) for job in jobs) else None
 
-    def _place(self, batch: Batch, jobs: list[Job]) -> None:
-        self.lane.place(batch, flush=any(job.barrier for job in jobs))
-        if len(self._heads) > REMEMBERED:
-            self._heads.clear()
-        self._heads.update((head.name, head.copied()) for head in batch.heads.values())
-
-    def _refuse(self, jobs: list[Job], error: psycopg.Error) -> None:
+    def _refused(self, jobs: list[Job], error: psycopg.Error) -> list[list[Job]]:
         """The database refused a batch: each of its jobs is tried alone, so that only those fail that must."""
-        self.lane.in_doubt = None
         self._heads.clear()
         if len(jobs) > 1:
-            for job in jobs:
-                self._settle([job])
-            return
-        bad = isinstance(error, psycopg.DataError)
-        jobs[0].error = (
-            Misuse(f"it cannot be written: {error}", where=self.where) if bad else translate(error, self.where)
-        )
+            return [[job] for job in reversed(jobs)]
+        if isinstance(error, psycopg.DataError):
+            jobs[0].error = Misuse(f"it cannot be written: {error}", where=self.where)
+        else:
+            jobs[0].error = translate(error, self.where)
+        return []
+
+
+def _parted(jobs: list[Job], moved: set[str]) -> list[list[Job]]:
+    """Those that have to do with branches that have moved on, by way of others or not; and before them the rest."""
+    heated: list[Job] = []
+    calm = jobs
+    while found := [job for job in calm if not moved.isdisjoint(job.branches)]:
+        moved.update(name for job in found for name in job.branches)
+        heated += found
+        calm = [job for job in calm if job not in found]
+    return [[job for job in jobs if job in heated], calm] if calm else [jobs]
 
 
 def _wake(jobs: list[Job]) -> None:

@@ -9,19 +9,16 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
 
 from holdfast.core.entry import Entry, origin
 from holdfast.errors import Stopped, Unwritable
 from holdfast.store.postgres_batch import Batch, Head, Owner
-from holdfast.store.postgres_schema import IDLE_S, LOCK_S, Server, connect, lost, opened, place_of, translate
+from holdfast.store.postgres_schema import LOCK_S, STALE, Server, connect, lost, opened, place_of, translate
 from holdfast.store.worker import Worker
 
 PAUSE_S = (0.05, 1.0)
@@ -33,21 +30,7 @@ _PLACE = (
     " %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[], %b::bytea[],"
     " %b::bytea[], %b::smallint[], %b::bytea[], %b::bigint[])"
 )
-_GUARD = (
-    "SELECT set_config('lock_timeout', %s, true), set_config('idle_in_transaction_session_timeout', %s, true),"
-    " set_config('synchronous_commit', %s, true)"
-)
-_BRANCH = (
-    "INSERT INTO holdfast.branch (name, seq, digest, at_ms, unclaimed_seq, epoch)"
-    " SELECT name, 0, digest, 0, 0, 0 FROM unnest(%b::text[], %b::bytea[]) AS b(name, digest) ORDER BY name"
-    " ON CONFLICT DO NOTHING"
-)
-_LOCK = "SELECT id FROM holdfast.branch WHERE name = ANY (%b::text[]) ORDER BY id FOR NO KEY UPDATE"
-_HEADS = (
-    "SELECT b.id, b.name, b.seq, b.digest, b.at_ms, b.unclaimed_seq, b.epoch, coalesce(b.worker, ''),"
-    " w.place, w.pid, w.born, w.host, (extract(epoch FROM clock_timestamp() - w.seen_at) * 1000)::float8"
-    " FROM holdfast.branch b LEFT JOIN holdfast.worker w ON w.id = b.worker WHERE b.name = ANY (%b::text[])"
-)
+_STANDING = "SELECT * FROM holdfast.standing_1(%b::text[], %b::text[], %b::bytea[])"
 _THERE = (
     "SELECT b.name, e.seq FROM unnest(%b::text[], %b::bigint[], %b::bytea[]) AS s(name, seq, digest)"
     " JOIN holdfast.branch b ON b.name = s.name"
@@ -66,12 +49,16 @@ _BEAT = (
     "WITH s AS (SELECT set_config('synchronous_commit', 'off', true))"
     " UPDATE holdfast.worker SET seen_at = clock_timestamp() FROM s WHERE id = %s AND lane = %s"
 )
-_LANE = "UPDATE holdfast.worker SET lane = lane + 1, seen_at = clock_timestamp() WHERE id = %s RETURNING lane, batch"
+_LANE = (
+    "WITH s AS (SELECT set_config('synchronous_commit', %s, true), set_config('lock_timeout', %s, true))"
+    " UPDATE holdfast.worker SET lane = lane + 1, seen_at = clock_timestamp() FROM s WHERE id = %s"
+    " RETURNING lane, batch"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How branches stand, under their locks: their heads, who holds them, and which of the entries are there that were
+    """How branches stand: their heads, who holds them, and which of the entries are there that were
     asked about."""
 
     heads: list[Head]
@@ -128,54 +115,42 @@ class Lane:
             self._connection.close()
         return self._connection.closed
 
-    # --- one transaction ---
+    # --- one batch ---
 
-    @contextlib.contextmanager
-    def standing(self, names: list[str], known: Collection[str], stands_on: Sequence[Entry]) -> Generator[Standing]:
-        """Begin a transaction, lock branches (those that are not `known` are made if need be), and see how they stand.
-        It ends with `place`; else nothing was done."""
-        try:
-            with self._connection.pipeline():
-                self._connection.execute("BEGIN")
-                self._guard()
-                if fresh := [name for name in names if name not in known]:
-                    self._connection.execute(_BRANCH, (fresh, [origin(name) for name in fresh]))
-                self._connection.execute(_LOCK, (names,))
-                found = self._connection.execute(_HEADS, (names,), binary=True)
-                asked = ([e.branch for e in stands_on], [e.seq for e in stands_on], [e.digest for e in stands_on])
-                there = self._connection.execute(_THERE, asked) if stands_on else None
-                clock = self._connection.execute(_CLOCK)
-            self._see_clock(clock.fetchall()[0][0])
-            heads, owners = _standing(found.fetchall())
-            yield Standing(
-                heads, owners, frozenset((row[0], row[1]) for row in there.fetchall()) if there else frozenset()
-            )
-        finally:
-            self.roll_back()
+    def standing(self, names: list[str], known: Collection[str], stands_on: Sequence[Entry]) -> Standing:
+        """How branches stand. Those that are not `known` are made if need be, empty."""
+        there: frozenset[tuple[str, int]] = frozenset()
+        if stands_on:
+            asked = ([e.branch for e in stands_on], [e.seq for e in stands_on], [e.digest for e in stands_on])
+            there = frozenset((row[0], row[1]) for row in self._connection.execute(_THERE, asked).fetchall())
+        fresh = [name for name in names if name not in known]
+        values = (names, fresh, [origin(name) for name in fresh])
+        rows = self._connection.execute(_STANDING, values, binary=True).fetchall()
+        self._see_clock(rows[0][13])
+        heads = [Head(*row[:8], found=(row[2], row[6], row[7])) for row in rows]
+        owners = {row[7]: Owner(Worker(row[7], *row[8:12]), row[12]) for row in rows if row[8] is not None}
+        return Standing(heads, owners, there)
 
-    def place(self, batch: Batch, *, flush: bool) -> None:
-        """Write a batch, and commit; in one round trip, in the transaction that was begun or in one of its own."""
+    def place(self, batch: Batch, *, flush: bool) -> frozenset[str]:
+        """Write a batch, and commit it, in one round trip. The answer is empty, or the branches that are not as the
+        batch takes them: then nothing was written."""
         self._next += 1
         durability = self.server.barrier if flush else self.server.lazy
         values = batch.values(self._worker.id, self._number, self._next, durability)
         self.in_doubt = self._next
-        if self._connection.info.transaction_status == TransactionStatus.IDLE:
+        try:
             written = self._connection.execute(_PLACE, values)
-        else:
-            with self._connection.pipeline():
-                written = self._connection.execute(_PLACE, values)
-                self._connection.execute("COMMIT")
+        except psycopg.Error as error:
+            if self.lost(error):
+                raise
+            self.in_doubt = None
+            if error.diag.sqlstate != STALE:
+                raise
+            moved = (error.diag.message_detail or "").split(",")
+            return frozenset(head.name for head in batch.heads.values() if str(head.id) in moved)
         self.in_doubt, self._acknowledged, self.silent_since = None, self._next, time.monotonic()
         self._see_clock(written.fetchall()[0][0])
-
-    def roll_back(self) -> None:
-        """End a transaction that was begun and not committed, if there is one."""
-        with contextlib.suppress(psycopg.Error):
-            if not self._connection.closed and self._connection.info.transaction_status != TransactionStatus.IDLE:
-                self._connection.execute("ROLLBACK")
-
-    def _guard(self) -> None:
-        self._connection.execute(_GUARD, (f"{LOCK_S}s", f"{IDLE_S}s", self.server.barrier))
+        return frozenset()
 
     # --- another connection ---
 
@@ -188,9 +163,8 @@ class Lane:
         while True:
             try:
                 self._connection = connect(self._conninfo)
-                with self._connection.transaction():
-                    self._guard()
-                    rows = self._connection.execute(_LANE, (self._worker.id,)).fetchall()
+                values = (self.server.barrier, f"{LOCK_S}s", self._worker.id)
+                rows = self._connection.execute(_LANE, values).fetchall()
                 break
             except psycopg.Error as error:
                 self._connection.close()
@@ -233,10 +207,3 @@ class Lane:
 
 class Forgotten(Unwritable):
     """The server has lost what it had acknowledged."""
-
-
-def _standing(rows: list[tuple[Any, ...]]) -> tuple[list[Head], dict[str, Owner]]:
-    """The heads of branches, and who holds them."""
-    heads = [Head(*row[:8], found=(row[2], row[6], row[7])) for row in rows]
-    owners = {row[7]: Owner(Worker(row[7], *row[8:12]), row[12]) for row in rows if row[8] is not None}
-    return heads, owners

@@ -2,6 +2,7 @@
 
 Rules
 1. Nothing rests on a session: a pooler may give each transaction another one. What it needs, a transaction sets itself.
+   Each is one statement, so no lock is held while a client computes, or is stopped.
 2. A setting that would break a promise is refused at the opening, not hoped about.
 3. A migration is never edited once released; the next one is appended. It only adds, unless it `breaks`: so workers
    that were started before it go on, and functions carry the number of their form in their name.
@@ -23,8 +24,7 @@ from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritabl
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
 OLDEST_SERVER = 140000
-LOCK_S = 10  # longer than any living transaction holds a branch, and than a stopped one is let hold it
-IDLE_S = 5  # after so long in the middle of a transaction, a client that was stopped loses it
+LOCK_S = 10  # longer than any statement of ours holds a branch
 MIGRATING = 0x48464C31  # "HFL1": the advisory lock of whoever migrates
 LOST_LANE, STALE = "HF001", "HF002"
 FOUND_GONE = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.ConnectionException)
@@ -46,6 +46,8 @@ CREATE FUNCTION holdfast.place_1(
   e_branch bigint[], e_seq bigint[], e_epoch bigint[], e_at bigint[], e_key bytea[], e_body bytea[], e_digest bytea[],
   b_digest bytea[], b_form smallint[], b_data bytea[], recalled bigint[]) RETURNS double precision
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  moved text;
 BEGIN
   PERFORM set_config('synchronous_commit', durability, true), set_config('lock_timeout', '10s', true);
   UPDATE holdfast.worker SET batch = batch_number, seen_at = clock_timestamp() WHERE id = by_worker AND lane = by_lane;
@@ -53,10 +55,13 @@ BEGIN
     RAISE EXCEPTION 'another connection of this worker has taken over' USING ERRCODE = 'HF001';
   END IF;
   PERFORM 1 FROM holdfast.branch WHERE id = ANY (found_id) ORDER BY id FOR NO KEY UPDATE;
-  IF (SELECT count(*) FROM unnest(found_id, found_seq, found_epoch, found_worker) AS f(id, seq, epoch, worker)
-      JOIN holdfast.branch b ON b.id = f.id AND b.seq = f.seq AND b.epoch = f.epoch
-      AND b.worker IS NOT DISTINCT FROM f.worker) <> cardinality(found_id) THEN
-    RAISE EXCEPTION 'a branch is not as it was remembered' USING ERRCODE = 'HF002';
+  SELECT string_agg(f.id::text, ',') INTO moved
+    FROM unnest(found_id, found_seq, found_epoch, found_worker) AS f(id, seq, epoch, worker)
+    LEFT JOIN holdfast.branch b ON b.id = f.id AND b.seq = f.seq AND b.epoch = f.epoch
+      AND b.worker IS NOT DISTINCT FROM f.worker
+    WHERE b.id IS NULL;
+  IF moved IS NOT NULL THEN
+    RAISE EXCEPTION 'a branch is not as it was read' USING ERRCODE = 'HF002', DETAIL = moved;
   END IF;
   IF cardinality(b_digest) > 0 THEN
     INSERT INTO holdfast.blob (digest, form, data) SELECT * FROM unnest(b_digest, b_form, b_data)
@@ -80,6 +85,26 @@ BEGIN
 END $$
 """
 
+_STANDING: LiteralString = """
+CREATE FUNCTION holdfast.standing_1(names text[], fresh text[], origins bytea[]) RETURNS TABLE (
+  id bigint, name text, seq bigint, digest bytea, at_ms bigint, unclaimed_seq bigint, epoch bigint, worker text,
+  place text, pid bigint, born text, host text, silent_ms double precision, now_ms double precision)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+BEGIN
+  IF cardinality(fresh) > 0 THEN
+    PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '10s', true);
+    INSERT INTO holdfast.branch (name, seq, digest, at_ms, unclaimed_seq, epoch)
+      SELECT n, 0, d, 0, 0, 0 FROM unnest(fresh, origins) AS f(n, d) ORDER BY n ON CONFLICT DO NOTHING;
+  END IF;
+  RETURN QUERY SELECT b.id, b.name, b.seq, b.digest, b.at_ms, b.unclaimed_seq, b.epoch, coalesce(b.worker, ''),
+      w.place, w.pid, w.born, w.host,
+      (extract(epoch FROM clock_timestamp() - w.seen_at) * 1000)::double precision,
+      (extract(epoch FROM clock_timestamp()) * 1000)::double precision
+    FROM holdfast.branch b LEFT JOIN holdfast.worker w ON w.id = b.worker WHERE b.name = ANY (names);
+END $$
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         (
@@ -91,7 +116,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             (
                 "CREATE TABLE holdfast.branch (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
                 ' name text COLLATE "C" NOT NULL UNIQUE, seq bigint NOT NULL, digest bytea NOT NULL,'
-                " at_ms bigint NOT NULL, unclaimed_seq bigint NOT NULL, epoch bigint NOT NULL, worker text) WITH (fillfactor = 60)"
+                " at_ms bigint NOT NULL, unclaimed_seq bigint NOT NULL, epoch bigint NOT NULL, worker text)"
+                " WITH (fillfactor = 60)"
             ),
             "CREATE INDEX branch_held ON holdfast.branch (worker) WHERE worker IS NOT NULL",
             (
@@ -109,6 +135,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE TABLE holdfast.blob (digest bytea PRIMARY KEY, form smallint NOT NULL, data bytea NOT NULL)",
             "ALTER TABLE holdfast.blob ALTER COLUMN data SET STORAGE EXTERNAL",  # it is compressed already
             _PLACE,
+            _STANDING,
         )
     ),
 )

@@ -1,0 +1,389 @@
+"""The PostgreSQL store: what it asks of a server, and what becomes of appends when processes, connections or the server
+die in the middle. What all stores share is asked in test_store.py, test_branching.py and test_claims.py."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import Corrupt, Misuse, Stopped, Unwritable
+from holdfast.store import Grant
+from holdfast.store.postgres import PostgresStore
+from holdfast.store.postgres_schema import MIGRATIONS
+from holdfast.store.url import open_url
+from tests.postgres import Postgres
+from tests.store.shelf import Shelf, assert_whole, bodies, drafts, heard, start
+from tests.store.test_claims import overtaken
+from tests.store.wire import Wire
+
+BRANCH = "run@main"
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    """An empty database."""
+    return postgres.empty()
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[PostgresStore]:
+    opened = PostgresStore(url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def ours(postgres: Postgres) -> Postgres:
+    """A server that may be killed and set otherwise."""
+    if postgres.data is None:
+        pytest.skip("HOLDFAST_TEST_POSTGRES names a server that is not ours to kill or to set otherwise")
+    return postgres
+
+
+@pytest.fixture
+def wire(ours: Postgres, url: str) -> Iterator[Wire]:
+    wire = Wire(ours.socket)
+    yield wire
+    wire.close()
+
+
+def through(wire: Wire, url: str) -> str:
+    """The same database, reached through the wire."""
+    return url.partition("?")[0] + f"?host={wire.folder}"
+
+
+def set_server(server: Postgres, **settings: str | None) -> None:
+    """Change settings of the whole server, from now on; None takes one back."""
+    with server.connect() as connection:
+        for name, value in settings.items():
+            change = "RESET" if value is None else "SET"
+            connection.execute(f"ALTER SYSTEM {change} {name}" + ("" if value is None else f" = '{value}'"))
+        connection.execute("SELECT pg_reload_conf()")
+        for name, value in settings.items():
+            while value is not None and connection.execute(f"SHOW {name}").fetchall() != [(value,)]:
+                time.sleep(0.01)
+
+
+# --- what is asked of a server ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("fsync", "off"), ("full_page_writes", "off"), ("default_transaction_isolation", "serializable")],
+)
+def test_a_server_on_which_a_promise_would_not_hold_is_refused(ours: Postgres, url: str, name: str, value: str) -> None:
+    set_server(ours, **{name: value})
+    try:
+        with pytest.raises(Unwritable, match=name) as refused:
+            PostgresStore(url)
+        assert name in refused.value.fix
+    finally:
+        set_server(ours, **{name: None})
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
+    with pytest.raises(Unwritable) as refused:
+        open_url(f"postgresql://me:secret@/nothing?host={tmp_path}")
+    assert str(tmp_path) in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_without_psycopg_it_is_said_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['psycopg'] = None\n"
+        "from holdfast.store.url import open_url\n"
+        "try: open_url('postgresql://nowhere/none')\n"
+        "except Exception as error: print(type(error).__name__, error.fix)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout == 'Misuse pip install "holdfast[postgres]"\n'
+
+
+@pytest.mark.parametrize("option", ["claim_ttl_s=soon", "overlay=perhaps"])
+def test_an_option_that_means_nothing_is_refused(url: str, option: str) -> None:
+    with pytest.raises(Misuse):
+        open_url(f"{url}{'&' if '?' in url else '?'}{option}")
+
+
+# --- opening ---
+
+
+def test_of_many_who_open_an_empty_database_at_once_all_see_one_log(url: str) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        stores = list(threads.map(lambda _: PostgresStore(url), range(8)))
+    assert len({store.log_id for store in stores}) == 1
+    for store in stores:
+        store.let_go()
+
+
+async def test_a_schema_that_only_adds_is_written_by_an_older_worker_and_one_that_breaks_is_not(
+    postgres: Postgres, store: PostgresStore
+) -> None:
+    with postgres.connect() as connection:
+        connection.execute("UPDATE holdfast.meta SET value = %s WHERE name = 'schema'", (str(len(MIGRATIONS) + 1),))
+        older = PostgresStore(postgres.url)
+        await older.append(BRANCH, drafts("a"), epoch=0)
+        await older.close()
+        connection.execute("UPDATE holdfast.meta SET value = %s WHERE name = 'needs'", (str(len(MIGRATIONS) + 1),))
+    with pytest.raises(Corrupt, match=f"schema {len(MIGRATIONS) + 1}"):
+        PostgresStore(postgres.url)
+    assert await store.append(BRANCH, drafts("b"), epoch=0), "who was there before goes on"
+
+
+def test_a_schema_of_somebody_elses_is_left_alone(postgres: Postgres, url: str) -> None:
+    with postgres.connect() as connection:
+        connection.execute("CREATE SCHEMA holdfast")
+        connection.execute("CREATE TABLE holdfast.meta (name text, value text)")
+    with pytest.raises(Corrupt, match="not ours"):
+        PostgresStore(url)
+
+
+def test_all_workers_have_one_key(url: str, tmp_path: Path) -> None:
+    glue = "&" if "?" in url else "?"
+    first = open_url(f"{url}{glue}key={tmp_path}/one")
+    second = open_url(f"{url}{glue}key={tmp_path}/one")
+    assert first.secret == second.secret
+    with pytest.raises(Unwritable, match="missing"):
+        open_url(f"{url}{glue}key={tmp_path}/two")
+    (tmp_path / "two").write_text("00" * 32)
+    with pytest.raises(Unwritable, match="not the key"):
+        open_url(f"{url}{glue}key={tmp_path}/two")
+    for opening in (first, second):
+        asyncio.run(opening.store.close())
+
+
+# --- a connection that is cut: what became of the transaction is looked up ---
+
+
+@pytest.mark.parametrize("path", ["remembered", "read first", "on the caller's thread"])
+@pytest.mark.parametrize("plan", ["before", "after"])
+async def test_an_append_whose_connection_is_cut_is_placed_once(wire: Wire, url: str, plan: str, path: str) -> None:
+    store = PostgresStore(through(wire, url))
+    owner = await store.claim(BRANCH)
+    await store.append(BRANCH, drafts("one"), epoch=owner.epoch)
+    watch = {"another@main": 0} if path == "read first" else {}
+    wire.plan = plan
+    alone = path == "on the caller's thread"
+    (placed,) = await store.append(
+        BRANCH, drafts("cut here"), epoch=owner.epoch, barrier=True, watch=watch, alone=alone
+    )
+    assert wire.cuts == 1, "nothing was tried"
+    await store.append(BRANCH, drafts("three"), epoch=owner.epoch, after=2)
+    entries = await store.read(BRANCH)
+    assert_whole(BRANCH, entries)
+    assert bodies(entries) == ["one", "cut here", "three"]
+    assert entries[1] == placed
+    await store.close()
+
+
+async def test_what_arrives_after_it_was_looked_up_is_not_written(wire: Wire, url: str) -> None:
+    """The network gives back an old message: the lane that it came from is closed."""
+    store = PostgresStore(through(wire, url))
+    await store.append(BRANCH, drafts("one"), epoch=0)
+    wire.plan = "late"
+    await store.append(BRANCH, drafts("cut here"), epoch=0, barrier=True)
+    await store.append(BRANCH, drafts("three"), epoch=0)
+    before = await store.read(BRANCH)
+    assert b"HF001" in await asyncio.to_thread(wire.deliver)
+    assert await store.read(BRANCH) == before
+    assert bodies(before) == ["one", "cut here", "three"]
+    await store.close()
+
+
+async def test_neighbours_of_a_cut_append_are_told_what_became_of_theirs(wire: Wire, url: str) -> None:
+    store = PostgresStore(through(wire, url))
+    await store.append(BRANCH, drafts("seen"), epoch=0)
+    wire.plan = "after"
+    texts = ["cut here", *map(str, range(30))]
+    behind = store.append(BRANCH, drafts("behind"), epoch=0, after=0, barrier=True)
+    answers = await asyncio.gather(
+        *(store.append(f"{n}@main", drafts(text), epoch=0, barrier=True) for n, text in enumerate(texts)), behind,
+        return_exceptions=True,
+    )  # fmt: skip
+    assert wire.cuts == 1
+    assert [type(answer).__name__ for answer in answers if not isinstance(answer, list)] == ["Conflict"]
+    for number, text in enumerate(texts):
+        assert bodies(await store.read(f"{number}@main")) == [text]
+    await store.close()
+
+
+async def test_while_nobody_can_be_asked_nothing_more_is_written(wire: Wire, url: str) -> None:
+    store = PostgresStore(through(wire, url), patience_s=0.5)
+    await store.append(BRANCH, drafts("one"), epoch=0)
+    wire.plan, wire.down = "after", True
+    with pytest.raises(Stopped):
+        await store.append(BRANCH, drafts("cut here"), epoch=0, barrier=True)
+    wire.down = False
+    with pytest.raises(Stopped):
+        await store.append(BRANCH, drafts("three"), epoch=0)
+    await store.close()
+    again = PostgresStore(through(wire, url))
+    assert bodies(await again.read(BRANCH)) == ["one", "cut here"], "who opens it anew reads what became of it"
+    await again.close()
+
+
+async def test_a_server_that_was_away_while_nothing_was_asked_is_found_again(wire: Wire, url: str) -> None:
+    store = PostgresStore(through(wire, url))
+    owner = await store.claim(BRANCH)
+    wire.cut()
+    (placed,) = await store.append(BRANCH, drafts("one"), epoch=owner.epoch, barrier=True)
+    assert await store.read(BRANCH) == [placed]
+    wire.cut()
+    assert await store.read(BRANCH) == [placed]
+    await store.close()
+
+
+async def test_a_server_that_has_lost_what_it_acknowledged_is_noticed(postgres: Postgres, wire: Wire, url: str) -> None:
+    """As if it had been killed before it flushed, or put back from a backup."""
+    store = PostgresStore(through(wire, url))
+    owner = await store.claim(BRANCH)
+    await store.append(BRANCH, drafts("one"), epoch=owner.epoch)
+    with postgres.connect() as connection:
+        connection.execute("UPDATE holdfast.worker SET batch = batch - 1")
+    wire.cut()
+    with pytest.raises(Unwritable, match="lost"):
+        await store.append(BRANCH, drafts("two"), epoch=owner.epoch)
+    with pytest.raises(Unwritable, match="lost"):
+        await store.append(BRANCH, drafts("three"), epoch=owner.epoch, barrier=True)
+    assert bodies(await store.read(BRANCH)) == ["one"]
+    await store.close()
+
+
+# --- processes and servers that are killed ---
+
+
+def acknowledged(process: subprocess.Popen[str], lines: int) -> list[list[str]]:
+    """What a poster has been told, so many lines of it."""
+    return [heard(process).split() for _ in range(lines)]
+
+
+def rest_of(process: subprocess.Popen[str]) -> list[list[str]]:
+    said, _ = process.communicate(timeout=120)
+    return [line.split() for line in said.splitlines() if line.startswith("r") and len(line.split()) == 3]
+
+
+async def assert_kept(url: str, told: list[list[str]], *, lazy_too: bool) -> None:
+    """Every branch is whole, its heads are as its entries say, and what was acknowledged is there."""
+    store = PostgresStore(url)
+    for branch in {line[0] for line in told}:
+        entries = await store.read(branch)
+        assert_whole(branch, entries)
+        assert bodies(entries) == [str(seq) for seq in range(1, len(entries) + 1)], "lost or doubled"
+        newest = max(int(seq) for name, seq, kind in told if name == branch and (lazy_too or kind == "barrier"))
+        assert len(entries) >= newest
+    for branch in await store.branches():
+        (last,) = await store.read(branch.name, newest=1)
+        assert (branch.seq, branch.digest, branch.at_ms) == (last.seq, last.digest, last.at_ms)
+    await store.close()
+
+
+async def test_a_killed_process_loses_nothing_that_was_acknowledged(url: str) -> None:
+    process = start("tests.store.poster", url, 8)
+    told = acknowledged(process, 400)
+    process.kill()
+    await assert_kept(url, told + rest_of(process), lazy_too=True)
+
+
+async def test_a_killed_server_loses_no_barrier_and_nothing_before_one(ours: Postgres, url: str) -> None:
+    """Killed in the middle of appends. The process goes on, or says that entries were lost that were not flushed."""
+    process = start("tests.store.poster", url, 8)
+    told = acknowledged(process, 400)
+    await asyncio.to_thread(ours.restart)
+    if process.poll() is None:
+        told += [line for line in (heard_or_end(process) for _ in range(200)) if line]
+    process.kill()
+    told += rest_of(process)
+    await assert_kept(url, told, lazy_too=False)
+
+
+def heard_or_end(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    words = process.stdout.readline().split()
+    return words if len(words) == 3 and words[0].startswith("r") else []
+
+
+async def test_barriers_alone_go_on_over_the_death_of_the_server(ours: Postgres, store: PostgresStore) -> None:
+    owner = await store.claim(BRANCH)
+    placed = 0
+
+    async def post() -> None:
+        nonlocal placed
+        for number in range(150):
+            await store.append(BRANCH, drafts(f"{number}"), epoch=owner.epoch, barrier=True)
+            placed += 1
+
+    posting = asyncio.create_task(post())
+    while placed < 30:  # noqa: ASYNC110 - it is a number that is waited for
+        await asyncio.sleep(0)
+    restarting = asyncio.create_task(asyncio.to_thread(ours.restart))
+    await asyncio.gather(posting, restarting)
+    entries = await store.read(BRANCH)
+    assert_whole(BRANCH, entries)
+    assert bodies(entries) == [str(number) for number in range(150)]
+
+
+async def test_where_the_server_flushes_too_seldom_everything_is_a_barrier(ours: Postgres, url: str) -> None:
+    set_server(ours, wal_writer_delay="10s", synchronous_commit="off")
+    try:
+        store = PostgresStore(url)
+        await store.append(BRANCH, drafts("a"), epoch=0)
+        await asyncio.to_thread(ours.restart)
+        assert bodies(await store.read(BRANCH)) == ["a"]
+        await store.close()
+    finally:
+        set_server(ours, wal_writer_delay=None, synchronous_commit=None)
+
+
+async def test_who_is_stopped_before_it_writes_keeps_nobody_waiting_and_writes_nothing(url: str) -> None:
+    """It has read that it holds the claim. When it wakes, what it has decided on that is not written."""
+    process = start("tests.store.sleeper", url, BRANCH)
+    try:
+        assert heard(process) == "claimed 1"
+        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        store = PostgresStore(url, claim_ttl_s=0.2)
+        assert await overtaken(store) == Grant(2, "unproven")
+        await store.append(BRANCH, drafts("theirs"), epoch=2, barrier=True)
+        os.kill(process.pid, signal.SIGCONT)
+        assert heard(process) == "Fenced"
+        entries = await store.read(BRANCH)
+        assert_whole(BRANCH, entries)
+        assert bodies(entries) == ["mine", "theirs"]
+        await store.close()
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+
+
+def test_processes_that_append_at_once_lose_and_double_nothing(url: str) -> None:
+    count, names = 50, ["a", "b", "c"]
+    processes = [start("tests.store.appender", url, name, count) for name in names]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    store = Shelf("postgres", Path(), url).open()
+
+    async def read() -> dict[str, list[str]]:
+        found = {}
+        for branch in ["all@main", "guarded@main", *(f"{name}@main" for name in names)]:
+            entries = await store.read(branch)
+            assert_whole(branch, entries)
+            found[branch] = bodies(entries)
+        await store.close()
+        return found
+
+    found = asyncio.run(read())
+    everything = sorted(f"{name}/{number}" for name in names for number in range(count))
+    assert sorted(found["all@main"]) == sorted(found["guarded@main"]) == everything
+    for name in names:
+        assert found[f"{name}@main"] == [f"{name}/{number}" for number in range(count)]
