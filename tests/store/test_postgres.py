@@ -3,9 +3,11 @@ die in the middle. What all stores share is asked in test_store.py, test_branchi
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import Corrupt, Misuse, Stopped, Unwritable
+from holdfast.errors import Corrupt, Fenced, Misuse, Stopped, Unwritable
 from holdfast.store import Grant
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_schema import MIGRATIONS
@@ -387,3 +389,74 @@ def test_processes_that_append_at_once_lose_and_double_nothing(url: str) -> None
     assert sorted(found["all@main"]) == sorted(found["guarded@main"]) == everything
     for name in names:
         assert found[f"{name}@main"] == [f"{name}/{number}" for number in range(count)]
+
+
+# --- a pooler between ---
+
+
+@pytest.fixture
+def pooled(ours: Postgres, url: str) -> Iterator[str]:
+    """The same database through PgBouncer in transaction mode, which gives two sessions to everybody."""
+    program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
+    with tempfile.TemporaryDirectory(prefix="hf-") as folder:
+        owner = ours.socket.owner()
+        shutil.chown(folder, owner)
+        settings = Path(folder) / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\npostgres = host={ours.socket.parent} port={ours.socket.suffix[1:]}\n[pgbouncer]\n"
+            f"unix_socket_dir = {folder}\nlisten_port = 6432\nauth_type = trust\nauth_file = {folder}/users\n"
+            f"pool_mode = transaction\ndefault_pool_size = 2\nlogfile = {folder}/log\n"
+        )
+        (Path(folder) / "users").write_text('"postgres" ""\n')
+        user = owner if os.geteuid() == 0 else None  # it refuses to run as root
+        process = subprocess.Popen([program, "-q", str(settings)], stderr=subprocess.PIPE, text=True, user=user)
+        try:
+            while not (Path(folder) / ".s.PGSQL.6432").exists():
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.01)
+            yield f"postgresql://postgres@/postgres?host={folder}&port=6432"
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+async def test_through_a_pooler_nothing_is_lost_and_nothing_stays_in_its_sessions(pooled: str, url: str) -> None:
+    stores = [PostgresStore(pooled) for _ in range(3)]
+    assert [store.committer.lane.server.pooled for store in stores] == [True] * 3
+
+    async def five(store: PostgresStore, branch: str) -> None:
+        grant = await store.claim(branch)
+        for number in range(5):
+            await store.append(branch, drafts(f"{number}"), epoch=grant.epoch, barrier=number % 2 == 0)
+            await store.append("all@main", drafts(branch), epoch=0)
+
+    branches = {f"r{number}@main": store for number, store in enumerate(stores * 6)}
+    await asyncio.gather(*(five(store, branch) for branch, store in branches.items()))
+    for branch, store in branches.items():
+        entries = await store.read(branch)
+        assert_whole(branch, entries)
+        assert bodies(entries) == list("01234")
+    assert sorted(bodies(await stores[0].read("all@main"))) == sorted([*branches] * 5)
+    session = "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
+    assert set(stores[0].fetch(session) * 2) == {("on", "0")}
+    for store in stores:
+        await store.close()
+    direct = PostgresStore(url)
+    assert not direct.committer.lane.server.pooled
+    assert {branch.holder for branch in await direct.branches()} == {""}
+    await direct.close()
+
+
+async def test_a_worker_behind_a_pooler_is_fenced_as_any_other(pooled: str, url: str) -> None:
+    through, direct = PostgresStore(pooled), PostgresStore(url, claim_ttl_s=0)
+    mine = await through.claim(BRANCH)
+    await through.append(BRANCH, drafts("mine"), epoch=mine.epoch)
+    theirs = await overtaken(direct)
+    await direct.append(BRANCH, drafts("theirs"), epoch=theirs.epoch)
+    with pytest.raises(Fenced):
+        await through.append(BRANCH, drafts("too late"), epoch=mine.epoch, barrier=True)
+    assert bodies(await through.read(BRANCH)) == ["mine", "theirs"]
+    await through.close()
+    await direct.close()

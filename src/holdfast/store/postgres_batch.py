@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from holdfast.core.entry import Entry, chain
 from holdfast.store import Draft
+from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.worker import Worker
 
 Row: TypeAlias = tuple[bytes, int, bytes]
@@ -120,15 +121,15 @@ class Batch:
         blobs = sorted(self._blobs.values())  # in one order everywhere, so that nobody waits in a circle
         return (
             worker, lane, number, durability,
-            [head.id for head in heads], [head.found[0] for head in heads],
-            [head.found[1] for head in heads], [head.found[2] or None for head in heads],
-            [head.seq for head in heads], [head.digest for head in heads], [head.at_ms for head in heads],
-            [head.unclaimed_seq for head in heads], [head.epoch for head in heads],
-            [head.worker or None for head in heads],
-            [branch for branch, _ in self._placed], [entry.seq for entry in placed],
-            [entry.epoch for entry in placed], [entry.at_ms for entry in placed],
-            [entry.key or None for entry in placed], [entry.body for entry in placed],
-            [entry.digest for entry in placed],
-            [row[0] for row in blobs], [row[1] for row in blobs], [row[2] for row in blobs],
-            sorted(self._recalled),
+            int8s([head.id for head in heads]), int8s([head.found[0] for head in heads]),
+            int8s([head.found[1] for head in heads]), texts([head.found[2] or None for head in heads]),
+            int8s([head.seq for head in heads]), byteas([head.digest for head in heads]),
+            int8s([head.at_ms for head in heads]), int8s([head.unclaimed_seq for head in heads]),
+            int8s([head.epoch for head in heads]), texts([head.worker or None for head in heads]),
+            int8s([branch for branch, _ in self._placed]), int8s([entry.seq for entry in placed]),
+            int8s([entry.epoch for entry in placed]), int8s([entry.at_ms for entry in placed]),
+            byteas([entry.key or None for entry in placed]), byteas([entry.body for entry in placed]),
+            byteas([entry.digest for entry in placed]),
+            byteas([row[0] for row in blobs]), int8s([row[1] for row in blobs]), byteas([row[2] for row in blobs]),
+            int8s(sorted(self._recalled)),
         )  # fmt: skip

@@ -17,6 +17,7 @@ import psycopg
 
 from holdfast.core.entry import Entry, origin
 from holdfast.errors import Stopped, Unwritable
+from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.postgres_batch import Batch, Head, Owner
 from holdfast.store.postgres_schema import LOCK_S, STALE, Server, connect, lost, opened, place_of, translate
 from holdfast.store.worker import Worker
@@ -24,15 +25,12 @@ from holdfast.store.worker import Worker
 PAUSE_S = (0.05, 1.0)
 FORGOTTEN = "7 days"  # of silence, after which a worker that holds nothing is struck out
 _PLACE = (
-    "SELECT holdfast.place_1(%s::text, %s::bigint, %s::bigint, %s::text,"
-    " %b::bigint[], %b::bigint[], %b::bigint[], %b::text[],"
-    " %b::bigint[], %b::bytea[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[],"
-    " %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bytea[], %b::bytea[], %b::bytea[],"
-    " %b::bytea[], %b::smallint[], %b::bytea[], %b::bigint[])"
+    "SELECT holdfast.place_1(%s::text, %s::bigint, %s::bigint, %s::text, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b,"
+    " %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)"
 )
-_STANDING = "SELECT * FROM holdfast.standing_1(%b::text[], %b::text[], %b::bytea[])"
+_STANDING = "SELECT * FROM holdfast.standing_1(%b, %b, %b)"
 _THERE = (
-    "SELECT b.name, e.seq FROM unnest(%b::text[], %b::bigint[], %b::bytea[]) AS s(name, seq, digest)"
+    "SELECT b.name, e.seq FROM unnest(%b, %b, %b) AS s(name, seq, digest)"
     " JOIN holdfast.branch b ON b.name = s.name"
     " JOIN holdfast.entry e ON e.branch = b.id AND e.seq = s.seq AND e.digest = s.digest"
 )
@@ -121,10 +119,11 @@ class Lane:
         """How branches stand. Those that are not `known` are made if need be, empty."""
         there: frozenset[tuple[str, int]] = frozenset()
         if stands_on:
-            asked = ([e.branch for e in stands_on], [e.seq for e in stands_on], [e.digest for e in stands_on])
+            branches, seqs = [entry.branch for entry in stands_on], [entry.seq for entry in stands_on]
+            asked = (texts(branches), int8s(seqs), byteas([entry.digest for entry in stands_on]))
             there = frozenset((row[0], row[1]) for row in self._connection.execute(_THERE, asked).fetchall())
         fresh = [name for name in names if name not in known]
-        values = (names, fresh, [origin(name) for name in fresh])
+        values = (texts(names), texts(fresh), byteas([origin(name) for name in fresh]))
         rows = self._connection.execute(_STANDING, values, binary=True).fetchall()
         self._see_clock(rows[0][13])
         heads = [Head(*row[:8], found=(row[2], row[6], row[7])) for row in rows]

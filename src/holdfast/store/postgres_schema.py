@@ -20,6 +20,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
+from holdfast.store.postgres_arrays import register
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
@@ -44,7 +45,7 @@ CREATE FUNCTION holdfast.place_1(
   found_id bigint[], found_seq bigint[], found_epoch bigint[], found_worker text[],
   seqs bigint[], digests bytea[], times bigint[], unclaimed bigint[], epochs bigint[], workers text[],
   e_branch bigint[], e_seq bigint[], e_epoch bigint[], e_at bigint[], e_key bytea[], e_body bytea[], e_digest bytea[],
-  b_digest bytea[], b_form smallint[], b_data bytea[], recalled bigint[]) RETURNS double precision
+  b_digest bytea[], b_form bigint[], b_data bytea[], recalled bigint[]) RETURNS double precision
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   moved text;
@@ -54,12 +55,22 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'another connection of this worker has taken over' USING ERRCODE = 'HF001';
   END IF;
-  PERFORM 1 FROM holdfast.branch WHERE id = ANY (found_id) ORDER BY id FOR NO KEY UPDATE;
-  SELECT string_agg(f.id::text, ',') INTO moved
-    FROM unnest(found_id, found_seq, found_epoch, found_worker) AS f(id, seq, epoch, worker)
-    LEFT JOIN holdfast.branch b ON b.id = f.id AND b.seq = f.seq AND b.epoch = f.epoch
-      AND b.worker IS NOT DISTINCT FROM f.worker
-    WHERE b.id IS NULL;
+  IF cardinality(found_id) = 1 THEN
+    UPDATE holdfast.branch b SET seq = seqs[1], digest = digests[1], at_ms = times[1], unclaimed_seq = unclaimed[1],
+        epoch = epochs[1], worker = workers[1]
+      WHERE b.id = found_id[1] AND b.seq = found_seq[1] AND b.epoch = found_epoch[1]
+        AND b.worker IS NOT DISTINCT FROM found_worker[1];
+    IF NOT FOUND THEN
+      moved := found_id[1]::text;
+    END IF;
+  ELSE
+    PERFORM 1 FROM holdfast.branch WHERE id = ANY (found_id) ORDER BY id FOR NO KEY UPDATE;
+    SELECT string_agg(f.id::text, ',') INTO moved
+      FROM unnest(found_id, found_seq, found_epoch, found_worker) AS f(id, seq, epoch, worker)
+      LEFT JOIN holdfast.branch b ON b.id = f.id AND b.seq = f.seq AND b.epoch = f.epoch
+        AND b.worker IS NOT DISTINCT FROM f.worker
+      WHERE b.id IS NULL;
+  END IF;
   IF moved IS NOT NULL THEN
     RAISE EXCEPTION 'a branch is not as it was read' USING ERRCODE = 'HF002', DETAIL = moved;
   END IF;
@@ -67,13 +78,20 @@ BEGIN
     INSERT INTO holdfast.blob (digest, form, data) SELECT * FROM unnest(b_digest, b_form, b_data)
       ON CONFLICT DO NOTHING;
   END IF;
-  INSERT INTO holdfast.entry (branch, seq, epoch, at_ms, key, body, digest)
-    SELECT * FROM unnest(e_branch, e_seq, e_epoch, e_at, e_key, e_body, e_digest);
-  UPDATE holdfast.branch b SET seq = f.seq, digest = f.digest, at_ms = f.at_ms, unclaimed_seq = f.unclaimed,
-      epoch = f.epoch, worker = f.worker
-    FROM unnest(found_id, seqs, digests, times, unclaimed, epochs, workers)
-      AS f(id, seq, digest, at_ms, unclaimed, epoch, worker)
-    WHERE b.id = f.id AND (b.seq <> f.seq OR b.epoch <> f.epoch OR b.worker IS DISTINCT FROM f.worker);
+  IF cardinality(found_id) = 1 THEN
+    FOR i IN 1 .. cardinality(e_seq) LOOP
+      INSERT INTO holdfast.entry (branch, seq, epoch, at_ms, key, body, digest)
+        VALUES (e_branch[i], e_seq[i], e_epoch[i], e_at[i], e_key[i], e_body[i], e_digest[i]);
+    END LOOP;
+  ELSE
+    INSERT INTO holdfast.entry (branch, seq, epoch, at_ms, key, body, digest)
+      SELECT * FROM unnest(e_branch, e_seq, e_epoch, e_at, e_key, e_body, e_digest);
+    UPDATE holdfast.branch b SET seq = f.seq, digest = f.digest, at_ms = f.at_ms, unclaimed_seq = f.unclaimed,
+        epoch = f.epoch, worker = f.worker
+      FROM unnest(found_id, seqs, digests, times, unclaimed, epochs, workers)
+        AS f(id, seq, digest, at_ms, unclaimed, epoch, worker)
+      WHERE b.id = f.id AND (b.seq <> f.seq OR b.epoch <> f.epoch OR b.worker IS DISTINCT FROM f.worker);
+  END IF;
   IF cardinality(recalled) > 0 THEN
     INSERT INTO holdfast.recall (branch, key, seq)
       SELECT e.branch, e.key, e.seq FROM unnest(recalled) AS r(id) JOIN holdfast.entry e ON e.branch = r.id
@@ -173,6 +191,7 @@ def connect(conninfo: str, *, timeout_s: int = 10) -> Connection:
         prepare_threshold=None,
         **_defaults(conninfo, timeout_s),
     )
+    register(found)
     if not _pooled(found):
         found.prepare_threshold = 2
     return found
