@@ -257,22 +257,22 @@ def opened(connection: Connection, where: str) -> Server:
 
 def _migrate(connection: Connection, where: str) -> str:
     """The log id (32 hex digits) of a schema that is up to date."""
-    found = _known(connection, where)
+    found = known(connection, where)
     if found is None or found[0] < len(MIGRATIONS):
         with connection.transaction():
             connection.execute("SELECT set_config('lock_timeout', '60s', true)")
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))
-            found = _known(connection, where)  # somebody else may have done it meanwhile
+            found = known(connection, where)  # somebody else may have done it meanwhile
             if found is None:
                 _begin(connection)
             for number in range(found[0] if found else 0, len(MIGRATIONS)):
                 _apply(connection, number)
-        found = _known(connection, where)
+        found = known(connection, where)
     assert found is not None, "the schema was made"
     return found[1]
 
 
-def _known(connection: Connection, where: str) -> tuple[int, str] | None:
+def known(connection: Connection, where: str) -> tuple[int, str] | None:
     """How many migrations the database has seen, and its log id; None if it has no log. Raises Corrupt if it must not
     be written by this Holdfast."""
     if not connection.execute(_IS_THERE).fetchall():

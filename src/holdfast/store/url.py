@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from holdfast.errors import Misuse
 from holdfast.store import Store
@@ -43,9 +45,9 @@ def open_url(url: str) -> Opening:
 
         return Opening(RemoteStore(Path(unquote(parts.path))), secrets.token_bytes(32))
     if parts.scheme in ("postgresql", "postgres"):
-        return _open_postgres(parts)
+        return _open_postgres(url)
     raise Misuse(
-        f"`{url}` names no store",
+        f"`{shown(url)}` names no store",
         fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute), postgresql://USER@HOST/DATABASE"
         " or memory://",
     )
@@ -65,6 +67,12 @@ class SqliteFiles:
 def sqlite_files(url: str) -> SqliteFiles:
     """The files that a sqlite URL names. Raises Misuse for an option that is not known."""
     parts = urlsplit(url)
+    if parts.scheme != "sqlite":
+        raise Misuse(
+            "this can be done with a store in a file only, so far",
+            where=shown(url),
+            fix="--store sqlite:///FILE",
+        )
     path, options = Path(unquote(parts.path[1:])), _options(parts.query)
     if not path.name:
         raise Misuse(f"`{url}` names no file", fix="write sqlite:///runs.db, or sqlite:////var/lib/runs.db")
@@ -75,6 +83,21 @@ def sqlite_files(url: str) -> SqliteFiles:
         anchor="default" if anchor == "default" else None if anchor == "none" else Path(anchor),
         workspaces=Path(options["workspaces"]) if "workspaces" in options else path.with_name(path.name + "-files"),
     )
+
+
+def shown(url: str) -> str:
+    """A store's URL as it may be shown: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def postgres_address(url: str) -> str:
+    """What libpq is told of a postgresql URL: all but our own options."""
+    parts = urlsplit(url)
+    given = [(name, value) for name, value in parse_qsl(parts.query) if name not in _POSTGRES_OPTIONS]
+    return parts._replace(scheme="postgresql", query=urlencode(given)).geturl()
 
 
 def _options(query: str) -> dict[str, str]:
@@ -110,21 +133,27 @@ def _open_sqlite(url: str) -> Opening:
     return Opening(store, store.heads.key.secret(), files.workspaces.absolute(), own, _overlay(options))
 
 
-def _open_postgres(parts: SplitResult) -> Opening:
+@contextlib.contextmanager
+def needing_psycopg() -> Generator[None]:
+    """Import what stands on psycopg, which is an extra. Raises Misuse where it is not installed."""
     try:
-        from holdfast.store.postgres import PostgresStore
-        from holdfast.store.postgres_key import default_key, log_key
+        yield
     except ImportError as error:
         if not (error.name or str(error)).startswith(("psycopg", "no pq wrapper")):
             raise
         raise Misuse(
             "PostgreSQL needs psycopg, which is not installed", fix='pip install "holdfast[postgres]"'
         ) from None
-    given = dict(parse_qsl(parts.query))
-    options = {name: given.pop(name) for name in _POSTGRES_OPTIONS & given.keys()}
+
+
+def _open_postgres(url: str) -> Opening:
+    with needing_psycopg():
+        from holdfast.store.postgres import PostgresStore
+        from holdfast.store.postgres_key import default_key, log_key
+    options = {name: value for name, value in parse_qsl(urlsplit(url).query) if name in _POSTGRES_OPTIONS}
     overlay = _overlay(options)
     store = PostgresStore(
-        parts._replace(scheme="postgresql", query=urlencode(given)).geturl(),
+        postgres_address(url),
         claim_ttl_s=_number(options, "claim_ttl_s", 15),
         beat_s=_number(options, "beat_s", 1),
         patience_s=_number(options, "patience_s", 30),
