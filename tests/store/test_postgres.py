@@ -161,6 +161,17 @@ def test_all_workers_have_one_key(url: str, tmp_path: Path) -> None:
         asyncio.run(opening.store.close())
 
 
+async def test_entries_have_the_time_of_the_database(
+    postgres: Postgres, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    (placed,) = await store.append(BRANCH, drafts("a"), epoch=0)
+    with postgres.connect() as connection:
+        ((now_ms,),) = connection.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+    assert 0 <= now_ms - placed.at_ms < 600_000
+
+
 # --- a connection that is cut: what became of the transaction is looked up ---
 
 
@@ -182,6 +193,20 @@ async def test_an_append_whose_connection_is_cut_is_placed_once(wire: Wire, url:
     assert_whole(BRANCH, entries)
     assert bodies(entries) == ["one", "cut here", "three"]
     assert entries[1] == placed
+    await store.close()
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_an_answer_that_never_comes_is_not_waited_for(wire: Wire, url: str, *, alone: bool) -> None:
+    store = PostgresStore(through(wire, url), answer_s=0.5)
+    owner = await store.claim(BRANCH)
+    wire.plan = "stall"
+    await store.append(BRANCH, drafts("cut here"), epoch=owner.epoch, barrier=True, alone=alone)
+    assert wire.cuts == 1
+    wire.plan = "stall"
+    assert await store.read(BRANCH, key=Wire.MARK) == []
+    assert wire.cuts == 2
+    assert bodies(await store.read(BRANCH)) == ["cut here"]
     await store.close()
 
 

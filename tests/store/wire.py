@@ -13,7 +13,7 @@ from pathlib import Path
 class Wire:
     """A Unix socket that leads to the server at `target`. `plan` says what becomes of the next message of a client that
     holds `MARK`: `before` it is dropped, `after` it arrives and its answer is dropped, `late` it arrives only when
-    `deliver` is called; the client's connection is cut each time."""
+    `deliver` is called; the client's connection is cut each time. With `stall` it is kept, and nothing passes on."""
 
     MARK = b"cut here"
 
@@ -76,6 +76,10 @@ class Wire:
     def _ask(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while chunk := client.recv(1 << 20):
+                if self.plan == "stall" and self.MARK in chunk:
+                    self.cuts, self.plan = self.cuts + 1, ""
+                    client.recv(1)  # until the client has had enough
+                    break
                 if self.plan and self.MARK in chunk:
                     self._cut(client, server, chunk)
                     return

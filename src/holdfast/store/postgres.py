@@ -31,19 +31,26 @@ class PostgresStore(PostgresReading):
     """A store in the database that `conninfo` (a URL of libpq) names; its tables are made if they are missing.
     `claim_ttl_s`: after so long without a sign of life, a worker that is not provably dead may be overtaken (its open
     writes are then not settled without proof). `beat_s`: how often it is given while nothing is written. `patience_s`:
-    for how long a server that is away is waited for, before what was asked for fails."""
+    for how long a server that is away is waited for, before what was asked for fails; `answer_s`: for how long one that
+    is there and does not answer, before its connection is cut."""
 
     def __init__(
-        self, conninfo: str, *, claim_ttl_s: float = 15.0, beat_s: float = 1.0, patience_s: float = 30.0
+        self,
+        conninfo: str,
+        *,
+        claim_ttl_s: float = 15.0,
+        beat_s: float = 1.0,
+        patience_s: float = 30.0,
+        answer_s: float = 30.0,
     ) -> None:
-        super().__init__(conninfo, patience_s=patience_s)
+        super().__init__(conninfo, patience_s=patience_s, answer_s=answer_s)
         self.worker: Worker = here()
         self._claim_ttl_ms = claim_ttl_s * 1000
         self._claims: set[str] = set()
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self._stored: set[bytes] = set()
         self._pack = packer()
-        self.committer = PostgresCommitter(conninfo, self.worker, beat_s=beat_s, patience_s=patience_s)
+        self.committer = PostgresCommitter(conninfo, self.worker, self._guard, beat_s=beat_s, patience_s=patience_s)
         self.committer.busy = lambda: bool(self._claims)
         self.log_id = self.committer.lane.server.log_id
 

@@ -27,6 +27,7 @@ import psycopg
 
 from holdfast.errors import HoldfastError, Misuse, Stopped, Unwritable
 from holdfast.store.postgres_batch import Batch, Head, Job
+from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_lane import Forgotten, Lane
 from holdfast.store.postgres_schema import translate
 from holdfast.store.worker import Worker
@@ -42,10 +43,10 @@ class PostgresCommitter:
     """The writing side of one store. `busy`: whether this worker holds anything, so that it must show that it lives.
     `patience_s`: for how long a server that is away is waited for."""
 
-    def __init__(self, conninfo: str, worker: Worker, *, beat_s: float, patience_s: float) -> None:
+    def __init__(self, conninfo: str, worker: Worker, guard: Guard, *, beat_s: float, patience_s: float) -> None:
         self.failed: Stopped | None = None
         self.busy: Callable[[], bool] = lambda: False
-        self.lane = Lane(conninfo, worker)
+        self.lane = Lane(conninfo, worker, guard)
         self.where = self.lane.where
         self._beat_s, self._patience_s = beat_s, patience_s
         self._sent: list[Job] = []  # of the batch in doubt

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -19,6 +20,7 @@ from holdfast.core.entry import Entry, origin
 from holdfast.errors import Stopped, Unwritable
 from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.postgres_batch import Batch, Head, Owner
+from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_schema import LOCK_S, STALE, Server, connect, lost, opened, place_of, translate
 from holdfast.store.worker import Worker
 
@@ -46,6 +48,7 @@ _STRIKE = (
 _BEAT = (
     "WITH s AS (SELECT set_config('synchronous_commit', 'off', true))"
     " UPDATE holdfast.worker SET seen_at = clock_timestamp() FROM s WHERE id = %s AND lane = %s"
+    " RETURNING (extract(epoch FROM clock_timestamp()) * 1000)::float8"
 )
 _LANE = (
     "WITH s AS (SELECT set_config('synchronous_commit', %s, true), set_config('lock_timeout', %s, true))"
@@ -68,12 +71,13 @@ class Lane:
     """The writing connection of `worker`. Used by one thread at a time. Raises Stopped where the server cannot be used;
     its methods raise psycopg.Error where nothing else is said."""
 
-    def __init__(self, conninfo: str, worker: Worker) -> None:
+    def __init__(self, conninfo: str, worker: Worker, guard: Guard) -> None:
         self.where = place_of(conninfo)
         self.in_doubt: int | None = None
         self.silent_since = time.monotonic()
         self._conninfo = conninfo
         self._worker = worker
+        self._guard = guard
         self._number, self._next, self._acknowledged = 1, 0, 0
         self._ahead_ms = 0.0  # of the database's clock before the monotonic one of this process
         try:
@@ -94,6 +98,11 @@ class Lane:
         self._connection.execute(_STRIKE, (FORGOTTEN,))
         self._connection.execute(_ENROL, (me.id, me.place, me.pid, me.born, me.host))
         self._see_clock(self._connection.execute(_CLOCK).fetchall()[0][0])
+
+    def _ask(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        """The rows that a statement gives. Raises psycopg.Error, also if no answer comes."""
+        with self._guard.over(self._connection):
+            return self._connection.execute(sql, values, binary=True).fetchall()
 
     def _see_clock(self, now_ms: float) -> None:
         self._ahead_ms = now_ms - time.monotonic() * 1000
@@ -121,10 +130,10 @@ class Lane:
         if stands_on:
             branches, seqs = [entry.branch for entry in stands_on], [entry.seq for entry in stands_on]
             asked = (texts(branches), int8s(seqs), byteas([entry.digest for entry in stands_on]))
-            there = frozenset((row[0], row[1]) for row in self._connection.execute(_THERE, asked).fetchall())
+            there = frozenset((row[0], row[1]) for row in self._ask(_THERE, asked))
         fresh = [name for name in names if name not in known]
         values = (texts(names), texts(fresh), byteas([origin(name) for name in fresh]))
-        rows = self._connection.execute(_STANDING, values, binary=True).fetchall()
+        rows = self._ask(_STANDING, values)
         self._see_clock(rows[0][13])
         heads = [Head(*row[:8], found=(row[2], row[6], row[7])) for row in rows]
         owners = {row[7]: Owner(Worker(row[7], *row[8:12]), row[12]) for row in rows if row[8] is not None}
@@ -138,7 +147,7 @@ class Lane:
         values = batch.values(self._worker.id, self._number, self._next, durability)
         self.in_doubt = self._next
         try:
-            written = self._connection.execute(_PLACE, values)
+            ((now_ms,),) = self._ask(_PLACE, values)
         except psycopg.Error as error:
             if self.lost(error):
                 raise
@@ -148,7 +157,7 @@ class Lane:
             moved = (error.diag.message_detail or "").split(",")
             return frozenset(head.name for head in batch.heads.values() if str(head.id) in moved)
         self.in_doubt, self._acknowledged, self.silent_since = None, self._next, time.monotonic()
-        self._see_clock(written.fetchall()[0][0])
+        self._see_clock(now_ms)
         return frozenset()
 
     # --- another connection ---
@@ -163,7 +172,7 @@ class Lane:
             try:
                 self._connection = connect(self._conninfo)
                 values = (self.server.barrier, f"{LOCK_S}s", self._worker.id)
-                rows = self._connection.execute(_LANE, values).fetchall()
+                rows = self._ask(_LANE, values)
                 break
             except psycopg.Error as error:
                 self._connection.close()
@@ -188,13 +197,13 @@ class Lane:
 
     def beat(self) -> None:
         """Show that the worker lives."""
-        self._connection.execute(_BEAT, (self._worker.id, self._number))
-        self._see_clock(self._connection.execute(_CLOCK).fetchall()[0][0])
+        ((now_ms,),) = self._ask(_BEAT, (self._worker.id, self._number)) or [(self.now_ms(),)]
+        self._see_clock(now_ms)
         self.silent_since = time.monotonic()
 
     def leave(self) -> None:
         """Give back what the worker holds, and strike it out."""
-        with self._connection.transaction():
+        with self._guard.over(self._connection), self._connection.transaction():
             me = (self._worker.id,)
             self._connection.execute("UPDATE holdfast.branch SET worker = NULL WHERE worker = %s", me)
             self._connection.execute("DELETE FROM holdfast.worker WHERE id = %s", me)

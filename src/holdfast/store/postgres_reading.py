@@ -19,6 +19,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.errors import HoldfastError, Unknown
 from holdfast.store import Branch
+from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_schema import Connection, connect, lost, place_of, translate
 from holdfast.store.reading import IDENTITY_BYTES, unpacker
 from holdfast.store.worker import Worker, dead
@@ -39,9 +40,10 @@ LAST = 2**63 - 1
 
 
 class PostgresReading:
-    """What can be read of the store at `conninfo`. `patience_s`: for how long a server that is away is waited for."""
+    """What can be read of the store at `conninfo`. `patience_s`: for how long a server that is away is waited for;
+    `answer_s`: for how long one that is there and does not answer."""
 
-    def __init__(self, conninfo: str, *, patience_s: float = 30.0) -> None:
+    def __init__(self, conninfo: str, *, patience_s: float = 30.0, answer_s: float = 30.0) -> None:
         self.where = place_of(conninfo)
         self._conninfo = conninfo
         self._reading_patience_s = patience_s
@@ -49,6 +51,7 @@ class PostgresReading:
         self._places = threading.Semaphore(READERS)
         self._reader_pid = os.getpid()
         self._unpack = unpacker()
+        self._guard = Guard(answer_s)
 
     async def read(
         self,
@@ -102,7 +105,8 @@ class PostgresReading:
                 connection: Connection | None = None
                 try:
                     connection = self._taken()
-                    rows = cast("list[tuple[object, ...]]", connection.execute(sql, values, binary=True).fetchall())
+                    with self._guard.over(connection):
+                        rows = cast("list[tuple[object, ...]]", connection.execute(sql, values, binary=True).fetchall())
                 except psycopg.Error as error:
                     again = connection is None or lost(connection, error)
                     if connection is not None:
