@@ -241,6 +241,40 @@ async def test_neighbours_of_a_cut_append_are_told_what_became_of_theirs(wire: W
     await store.close()
 
 
+async def test_what_costs_the_connection_each_time_is_refused_and_its_neighbours_are_not(wire: Wire, url: str) -> None:
+    """As a message that is too large for the server does."""
+    store = PostgresStore(through(wire, url))
+    await store.append(BRANCH, drafts("one"), epoch=0)
+    wire.plan = "always"
+    answers = await asyncio.gather(
+        *(store.append(f"{n}@main", drafts(text), epoch=0) for n, text in enumerate(["two", "cut here", "three"])),
+        return_exceptions=True,
+    )
+    assert [type(answer).__name__ for answer in answers] == ["list", "Unwritable", "list"]
+    assert await store.append(BRANCH, drafts("four"), epoch=0, barrier=True)
+    await store.close()
+
+
+@pytest.mark.parametrize("branch", ["lone \ud800", "nothing \0"])
+async def test_a_branch_whose_name_is_no_text_is_refused_alone(store: PostgresStore, branch: str) -> None:
+    answers = await asyncio.gather(
+        store.append(BRANCH, drafts("a"), epoch=0), store.append("b@main", drafts("b"), epoch=0),
+        *([] if "\ud800" in branch else [store.append(branch, drafts("c"), epoch=0)]),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert [len(answer) for answer in answers[:2] if isinstance(answer, list)] == [1, 1]
+    with pytest.raises((Misuse, ValueError)):
+        await store.append(branch, drafts("c"), epoch=0)
+    assert await store.append(BRANCH, drafts("d"), epoch=0)
+
+
+async def test_a_store_that_was_closed_says_so(url: str) -> None:
+    store = PostgresStore(url)
+    await store.close()
+    with pytest.raises(Unwritable, match="closed"):
+        await store.append(BRANCH, drafts("a"), epoch=0, alone=True)
+
+
 async def test_while_nobody_can_be_asked_nothing_more_is_written(wire: Wire, url: str) -> None:
     store = PostgresStore(through(wire, url), patience_s=0.5)
     await store.append(BRANCH, drafts("one"), epoch=0)
@@ -366,6 +400,21 @@ async def test_where_the_server_flushes_too_seldom_everything_is_a_barrier(ours:
         await store.close()
     finally:
         set_server(ours, wal_writer_delay=None, synchronous_commit=None)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_claim_alone_fences_who_remembers_the_one_before(url: str, others: int) -> None:
+    """Nothing was written since: only the claim tells."""
+    first, second = PostgresStore(url), PostgresStore(url, claim_ttl_s=0)
+    mine = await first.claim(BRANCH)
+    watch = {f"{n}@main": 0 for n in range(others)}
+    await first.append(BRANCH, drafts("mine"), epoch=mine.epoch, watch=watch)
+    await overtaken(second)
+    with pytest.raises(Fenced):
+        await first.append(BRANCH, drafts("too late"), epoch=mine.epoch, watch=watch)
+    assert bodies(await second.read(BRANCH)) == ["mine"]
+    await first.close()
+    await second.close()
 
 
 async def test_who_is_stopped_before_it_writes_keeps_nobody_waiting_and_writes_nothing(url: str) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 class Wire:
     """A Unix socket that leads to the server at `target`. `plan` says what becomes of the next message of a client that
-    holds `MARK`: `before` it is dropped, `after` it arrives and its answer is dropped, `late` it arrives only when
-    `deliver` is called; the client's connection is cut each time. With `stall` it is kept, and nothing passes on."""
+    holds `MARK`: `before` it is dropped (`always`: this one, and each that follows), `after` it arrives and its answer
+    is dropped, `late` it arrives only when `deliver` is called; the client's connection is cut each time. With `stall`
+    it is kept, and nothing passes on."""
 
     MARK = b"cut here"
 
@@ -88,7 +89,8 @@ class Wire:
         _end(server)
 
     def _cut(self, client: socket.socket, server: socket.socket, chunk: bytes) -> None:
-        plan, self.plan = self.plan, ""
+        plan = self.plan
+        self.plan = plan if plan == "always" else ""
         self.cuts += 1
         if plan == "late":
             self._open.remove(server)
@@ -96,7 +98,7 @@ class Wire:
         _end(client)  # whatever comes back now reaches nobody
         if plan == "after":
             server.sendall(chunk)
-        elif plan == "before":
+        elif plan in ("before", "always"):
             _end(server)
 
     def _answer(self, server: socket.socket, client: socket.socket) -> None:

@@ -63,6 +63,10 @@ class Job:
     result: object = None
     error: BaseException | None = field(default=None)
 
+    def __post_init__(self) -> None:
+        for name in self.branches:
+            name.encode()  # what is no text is the caller's mistake alone, not that of a batch
+
     def fill(self, batch: Batch) -> bool:
         """Do the work; whether it could be done."""
         self.error = None

@@ -35,6 +35,7 @@ from holdfast.store.worker import Worker
 BATCH = 512
 REMEMBERED = 50_000  # heads
 IDLE_BEAT_S = 3600.0
+LOSSES = 4  # of the connection, with one batch
 HASTY = 8  # tries of one batch, before it is less in a hurry
 PAUSE_S = 0.01
 
@@ -86,6 +87,8 @@ class PostgresCommitter:
         """Write a job with whatever else waits. To be awaited: it raises what the job raised, or why nothing could be
         written."""
         self._same_process()
+        if not self._thread.is_alive():
+            raise Unwritable("the store is closed", where=self.where, fix="open it anew")
         loop = asyncio.get_running_loop()
         job.future = loop.create_future()
         with self._counting:
@@ -182,7 +185,7 @@ class PostgresCommitter:
     def _settle(self, jobs: list[Job]) -> None:
         """Write `jobs`; afterwards each has its result or its error. Raises Stopped if the server stays away."""
         until = time.monotonic() + self._patience_s
-        groups, tries = [jobs], 0
+        groups, tries, losses = [jobs], 0, 0
         while groups:
             if self.failed is not None:
                 raise self.failed
@@ -194,7 +197,13 @@ class PostgresCommitter:
             try:
                 groups += self._transact(group)
             except psycopg.Error as error:
-                groups += [group] if self.lane.lost(error) else self._refused(group, error)
+                losses += self.lane.lost(error)
+                if self.lane.closed and losses <= LOSSES:
+                    groups.append(group)
+                    continue
+                if self.lane.closed:  # it is what was sent that costs the connection, again and again
+                    losses, group = 0, self._looked_up(group, until)
+                groups += self._refused(group, error)
             if (tries := tries + 1) > HASTY:
                 time.sleep(random.random() * PAUSE_S)
 
@@ -250,7 +259,7 @@ class PostgresCommitter:
     def _refused(self, jobs: list[Job], error: psycopg.Error) -> list[list[Job]]:
         """The database refused a batch: each of its jobs is tried alone, so that only those fail that must."""
         self._heads.clear()
-        if len(jobs) > 1:
+        if len(jobs) != 1:
             return [[job] for job in reversed(jobs)]
         if isinstance(error, psycopg.DataError):
             jobs[0].error = Misuse(f"it cannot be written: {error}", where=self.where)

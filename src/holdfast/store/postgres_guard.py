@@ -1,7 +1,7 @@
 """Nobody waits for an answer of PostgreSQL for ever: a connection on which it stays away is cut.
 
 A host that is gone is noticed by its silence (TCP keepalives). A server that is stopped, and whatever stands between
-and hangs, keep a connection alive and never answer: for whoever waits there is then no error, unless somebody makes one.
+and hangs, keep a connection alive and never answer: whoever waits there gets no error, unless somebody makes one.
 """
 
 from __future__ import annotations
