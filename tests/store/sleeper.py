@@ -4,9 +4,9 @@ python -m tests.store.sleeper PLACE BRANCH
 """
 
 import asyncio
-import os
 import signal
 import sys
+import threading
 
 from holdfast.errors import HoldfastError
 from holdfast.store import Draft
@@ -24,7 +24,7 @@ async def main(place: str, branch: str) -> None:
 
     def stopping(self: lane.Lane, batch: Batch, *, flush: bool) -> frozenset[str]:
         lane.Lane.place = placing  # pyright: ignore[reportAttributeAccessIssue]
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # else this thread runs on for a moment
         return placing(self, batch, flush=flush)
 
     lane.Lane.place = stopping  # pyright: ignore[reportAttributeAccessIssue]
