@@ -2,7 +2,9 @@
 die in the middle. What all stores share is asked in test_store.py, test_branching.py and test_claims.py."""
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import Corrupt, Fenced, Misuse, Stopped, Unwritable
+from holdfast.errors import Conflict, Corrupt, Fenced, Misuse, Stopped, Unwritable
 from holdfast.store import Grant
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_schema import MIGRATIONS
@@ -315,6 +317,57 @@ async def test_a_server_that_has_lost_what_it_acknowledged_is_noticed(postgres: 
         await store.append(BRANCH, drafts("three"), epoch=owner.epoch, barrier=True)
     assert bodies(await store.read(BRANCH)) == ["one"]
     await store.close()
+
+
+async def storm(wire: Wire, url: str, draw: random.Random, count: int) -> None:
+    """Several workers write own and shared branches, while all connections are cut again and again."""
+    stores = [PostgresStore(through(wire, url)) for _ in range(3)]
+    owners = {f"own-{number}@main": store for number, store in enumerate(stores * 2)}
+    grants = {branch: await store.claim(branch) for branch, store in owners.items()}
+    going = True
+
+    async def guarded(store: PostgresStore, text: str) -> None:
+        while True:
+            seen = await store.read("guarded@main", newest=1)
+            with contextlib.suppress(Conflict):
+                await store.append("guarded@main", drafts(text), epoch=0, after=seen[0].seq if seen else 0)
+                return
+
+    async def post(branch: str, store: PostgresStore) -> None:
+        for number in range(count):
+            barrier, alone = draw.random() < 0.5, draw.random() < 0.2
+            epoch = grants[branch].epoch
+            await store.append(branch, drafts(f"{number}"), epoch=epoch, barrier=barrier, alone=alone)
+            await store.append("shared@main", drafts(f"{branch} {number}"), epoch=0, barrier=not barrier)
+            await guarded(store, f"{branch} {number}")
+
+    async def cut() -> None:
+        while going:
+            await asyncio.sleep(draw.uniform(0.005, 0.1))
+            wire.cut()
+
+    cutting = asyncio.create_task(cut())
+    await asyncio.gather(*(post(branch, store) for branch, store in owners.items()))
+    going = False
+    await cutting
+    everything = sorted(f"{branch} {number}" for branch in owners for number in range(count))
+    for branch in [*owners, "shared@main", "guarded@main"]:
+        entries = await stores[0].read(branch)
+        assert_whole(branch, entries)
+        found = bodies(entries)
+        assert found == [*map(str, range(count))] if branch in owners else sorted(found) == everything
+    for store in stores:
+        await store.close()
+
+
+async def test_a_storm_of_cut_connections_loses_and_doubles_nothing(wire: Wire, url: str) -> None:
+    await storm(wire, url, random.Random(1), 15)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 22))
+async def test_longer_storms_of_cut_connections_lose_and_double_nothing(wire: Wire, url: str, seed: int) -> None:
+    await storm(wire, url, random.Random(seed), 40)
 
 
 # --- processes and servers that are killed ---
