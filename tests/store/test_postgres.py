@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import Conflict, Corrupt, Fenced, Misuse, Stopped, Unwritable
-from holdfast.store import Grant
+from holdfast.store import Grant, postgres_schema
 from holdfast.store.postgres import PostgresStore
-from holdfast.store.postgres_schema import MIGRATIONS
+from holdfast.store.postgres_arrays import byteas, int8s, texts
+from holdfast.store.postgres_schema import MIGRATIONS, Migration, connect
 from holdfast.store.url import open_url
 from tests.postgres import Postgres
 from tests.store.shelf import Shelf, assert_whole, bodies, drafts, heard, start
@@ -139,6 +140,34 @@ async def test_a_schema_that_only_adds_is_written_by_an_older_worker_and_one_tha
     with pytest.raises(Corrupt, match=f"schema {len(MIGRATIONS) + 1}"):
         PostgresStore(postgres.url)
     assert await store.append(BRANCH, drafts("b"), epoch=0), "who was there before goes on"
+
+
+async def test_a_migration_runs_beside_a_living_worker(
+    postgres: Postgres, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = await store.claim(BRANCH)
+    await store.append(BRANCH, drafts("a"), epoch=owner.epoch)
+    added = Migration(("ALTER TABLE holdfast.branch ADD COLUMN remark text",))
+    monkeypatch.setattr(postgres_schema, "MIGRATIONS", (*MIGRATIONS, added))
+    newer = PostgresStore(postgres.url)
+    await store.append(BRANCH, drafts("b"), epoch=owner.epoch, barrier=True)
+    await newer.append("newer@main", drafts("c"), epoch=0)
+    assert bodies(await newer.read(BRANCH)) == ["a", "b"]
+    with postgres.connect() as connection:
+        meta = dict(connection.execute("SELECT name, value FROM holdfast.meta WHERE name IN ('schema', 'needs')"))
+        assert connection.execute("SELECT remark FROM holdfast.branch LIMIT 1").fetchall() == [(None,)]
+    assert meta == {"schema": str(len(MIGRATIONS) + 1), "needs": str(len(MIGRATIONS))}
+    await newer.close()
+
+
+def test_arrays_arrive_as_they_were_sent(postgres: Postgres) -> None:
+    numbers = [0, -1, 2**63 - 1, -(2**63), 256]
+    strings = ["", "a", None, "NULL", '{"x",}', "ü\u4e2d\U0001f600"]
+    pieces = [b"", None, b"\0", bytes(range(256)), b"x" * 100_000]
+    with connect(postgres.url) as connection:
+        for made, given in ((int8s, numbers), (texts, strings), (byteas, pieces)):
+            for values in (given, given[:1], []):
+                assert connection.execute("SELECT %b", (made(values),)).fetchall() == [(values,)]
 
 
 def test_a_schema_of_somebody_elses_is_left_alone(postgres: Postgres, url: str) -> None:

@@ -55,6 +55,11 @@ _LANE = (
     " UPDATE holdfast.worker SET lane = lane + 1, seen_at = clock_timestamp() FROM s WHERE id = %s"
     " RETURNING lane, batch"
 )
+_LEAVE = (  # the branches in the order in which everybody locks them
+    "WITH mine AS MATERIALIZED (SELECT id FROM holdfast.branch WHERE worker = %s ORDER BY id FOR NO KEY UPDATE),"
+    " freed AS (UPDATE holdfast.branch b SET worker = NULL FROM mine WHERE b.id = mine.id)"
+    " DELETE FROM holdfast.worker WHERE id = %s"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +208,8 @@ class Lane:
 
     def leave(self) -> None:
         """Give back what the worker holds, and strike it out."""
-        with self._guard.over(self._connection), self._connection.transaction():
-            me = (self._worker.id,)
-            self._connection.execute("UPDATE holdfast.branch SET worker = NULL WHERE worker = %s", me)
-            self._connection.execute("DELETE FROM holdfast.worker WHERE id = %s", me)
+        with self._guard.over(self._connection):
+            self._connection.execute(_LEAVE, (self._worker.id, self._worker.id))
 
     def close(self) -> None:
         """Let go of the connection."""
