@@ -24,7 +24,7 @@ from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.postgres_schema import MIGRATIONS, Migration, connect
 from holdfast.store.url import open_url
 from tests.postgres import Postgres
-from tests.store.shelf import Shelf, assert_whole, bodies, drafts, heard, start
+from tests.store.shelf import Shelf, assert_whole, blob, bodies, drafts, heard, start
 from tests.store.test_claims import overtaken
 from tests.store.wire import Wire
 
@@ -297,6 +297,16 @@ async def test_a_branch_whose_name_is_no_text_is_refused_alone(store: PostgresSt
     with pytest.raises((Misuse, ValueError)):
         await store.append(branch, drafts("c"), epoch=0)
     assert await store.append(BRANCH, drafts("d"), epoch=0)
+
+
+async def test_large_payloads_share_no_statement(postgres: Postgres, store: PostgresStore) -> None:
+    await store.append(BRANCH, drafts("first"), epoch=0)
+    given = [blob(os.urandom(10 << 20)) for _ in range(3)]
+    await asyncio.gather(*(store.append(BRANCH, drafts("x"), epoch=0, blobs=[each]) for each in given))
+    for each in given:
+        assert await store.blob(each.digest) == each
+    with postgres.connect() as connection:
+        assert connection.execute("SELECT batch FROM holdfast.worker").fetchall() == [(4,)]
 
 
 async def test_a_store_that_was_closed_says_so(url: str) -> None:

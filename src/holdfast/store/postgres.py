@@ -85,7 +85,8 @@ class PostgresStore(PostgresReading):
                 head.worker = ""
             return placed
 
-        job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on)
+        size = sum([len(row[2]) for row in rows]) + sum([len(draft.body) for draft in drafts])
+        job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on, size)
         try:
             if not alone or not self.committer.now(job):
                 await self.committer.soon(job)

@@ -52,13 +52,15 @@ class Owner:
 @dataclass(slots=True, eq=False)
 class Job:
     """One unit of work inside a transaction. `branches`: of which it must know the heads; `looks`: it must know more
-    (who holds them, or whether the entry is there that a branch is to stand on)."""
+    (who holds them, or whether the entry is there that a branch is to stand on); `size`: about how much it writes
+    (bytes)."""
 
     work: Callable[[Batch], object]
     branches: tuple[str, ...]
     barrier: bool = False
     looks: bool = False
     stands_on: Entry | None = None
+    size: int = 0
     future: asyncio.Future[object] | None = None
     result: object = None
     error: BaseException | None = field(default=None)

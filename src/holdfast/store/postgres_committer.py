@@ -21,7 +21,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 
@@ -33,6 +33,7 @@ from holdfast.store.postgres_schema import translate
 from holdfast.store.worker import Worker
 
 BATCH = 512
+BATCH_BYTES = 16 << 20  # of a gigabyte that PostgreSQL takes in one message
 REMEMBERED = 50_000  # heads
 IDLE_BEAT_S = 3600.0
 LOSSES = 4  # of the connection, with one batch
@@ -133,8 +134,8 @@ class PostgresCommitter:
                     jobs += taken
                     taken = self._queue.get_nowait()
                 going = False
-            for first in range(0, len(jobs), BATCH):
-                self._finish(jobs[first : first + BATCH])
+            for batch in _batches(jobs):
+                self._finish(batch)
             if going:
                 self._beat()
         with self._lock, contextlib.suppress(psycopg.Error):
@@ -266,6 +267,20 @@ class PostgresCommitter:
         else:
             jobs[0].error = translate(error, self.where)
         return []
+
+
+def _batches(jobs: list[Job]) -> Iterator[list[Job]]:
+    """As many at a time as one statement should carry."""
+    batch: list[Job] = []
+    size = 0
+    for job in jobs:
+        if batch and (len(batch) == BATCH or size + job.size > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(job)
+        size += job.size
+    if batch:
+        yield batch
 
 
 def _parted(jobs: list[Job], moved: set[str]) -> list[list[Job]]:
