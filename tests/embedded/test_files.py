@@ -685,6 +685,11 @@ def test_files_that_a_process_writes_are_captured_as_they_once_were(ground: Grou
     assert len({record.workspace for record in found}) > 5, "the writer hardly wrote: this shows nothing"
 
 
+def busy() -> subprocess.Popen[bytes]:
+    """A process that never rests. It stands elsewhere."""
+    return subprocess.Popen([sys.executable, "-c", "while True: pass"], cwd="/")
+
+
 def test_the_processes_of_a_run_stand_still_while_its_files_are_captured(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -699,7 +704,7 @@ def test_the_processes_of_a_run_stand_still_while_its_files_are_captured(
     monkeypatch.setattr(Workspace, "capture", watched)
 
     async def closes(run: Any) -> None:
-        working.append(subprocess.Popen([sys.executable, "-c", "while True: pass"], cwd="/"))
+        working.append(busy())
         try:
             await run.checkpoint()
         finally:
