@@ -30,7 +30,9 @@ def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_diver
     be written or trusted."""
     url, allowed = store_url(store), allowed_names()
     if not url.startswith("sqlite:"):
-        raise Misuse("only a store in a file can be watched", where=shown(url), fix="name a file: --store sqlite:///runs.db")
+        raise Misuse(
+            "only a store in a file can be watched", where=shown(url), fix="name a file: --store sqlite:///runs.db"
+        )
     if not allowed:
         fix = f'{ALLOWED}=MODULE; or agents = ["MODULE"] under [tool.holdfast] in the pyproject.toml of this directory'
         raise Misuse("no agent may be run: which modules are imported is for you to say", fix=fix)
