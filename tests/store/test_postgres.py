@@ -494,6 +494,22 @@ async def test_where_the_server_flushes_too_seldom_everything_is_a_barrier(ours:
         set_server(ours, wal_writer_delay=None, synchronous_commit=None)
 
 
+@pytest.mark.parametrize("more", [[], ["calm@main"], ["calm@main", "calmer@main"]])
+async def test_appends_keep_their_order_when_others_were_faster(url: str, more: list[str]) -> None:
+    """What was remembered of one branch is out of date; the others have nothing to do with it."""
+    store, faster = PostgresStore(url), PostgresStore(url)
+    for branch in [BRANCH, *more]:
+        await store.append(branch, drafts("seen"), epoch=0)
+    await faster.append(BRANCH, drafts("faster"), epoch=0)
+    each = [(branch, f"{number}") for number in range(6) for branch in [BRANCH, *more]]
+    await asyncio.gather(*(store.append(branch, drafts(text), epoch=0) for branch, text in each))
+    assert bodies(await store.read(BRANCH)) == ["seen", "faster", *"012345"]
+    for branch in more:
+        assert bodies(await store.read(branch)) == ["seen", *"012345"]
+    await store.close()
+    await faster.close()
+
+
 @pytest.mark.parametrize("others", [0, 1])
 async def test_a_claim_alone_fences_who_remembers_the_one_before(url: str, others: int) -> None:
     """Nothing was written since: only the claim tells."""
