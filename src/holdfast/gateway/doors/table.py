@@ -3,6 +3,7 @@
 Rules
 1. A system is reached by its name in the path, or, where a program believes that it speaks to a host, by that host.
 2. A request that says a host (through a tunnel, or as to a proxy) is never taken for one to the gateway itself.
+3. A request that says two hosts is for neither.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from yarl import URL
 
 from holdfast.errors import BadCall
 from holdfast.gateway.doors.native import handle_refused
-from holdfast.gateway.front import tunnels
+from holdfast.gateway.front import Tunnel, says, tunnels
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams import System
 
@@ -58,6 +59,9 @@ def _finding(gate: Gate, run: str | None) -> Middleware:
     @web.middleware
     async def find(request: web.Request, **inner: Handler) -> web.StreamResponse:
         host = _host_of(request)
+        if "upgrade" in request.headers:
+            why = BadCall("another protocol is asked for", fix="speak HTTP/1.1 here")
+            return await handle_refused(gate, run, request, why.what, why)
         if host is None:
             if request.match_info.http_exception is None:
                 return await inner["handler"](request)
@@ -66,6 +70,9 @@ def _finding(gate: Gate, run: str | None) -> Middleware:
         name = gate.system_at(*host)
         if name is None or gate.kinds.get(name) not in _KINDS:
             why = BadCall(f"`{host[0]}` is no host of a declared system", fix="declare it under [upstreams]")
+            return await handle_refused(gate, run, request, why.what, why)
+        if not _says(request, *host):
+            why = BadCall(f"the request is for `{host[0]}`, and says another host", fix="say one host")
             return await handle_refused(gate, run, request, why.what, why)
         path = request.raw_path
         path = path if path.startswith("/") else URL(path, encoded=True).raw_path_qs
@@ -87,6 +94,14 @@ async def _alive(_request: web.Request) -> web.StreamResponse:
     return web.json_response({"alive": True})
 
 
+def _says(request: web.Request, host: str, port: int) -> bool:
+    """Whether all that a request says of its host is this one."""
+    said = request.headers.getall("host", [])
+    if not request.raw_path.startswith("/"):
+        said = [*said, request.raw_path.partition("://")[2].partition("/")[0].partition("?")[0]]
+    return all(says(each, Tunnel(host, port)) for each in said)
+
+
 def _host_of(request: web.Request) -> tuple[str, int] | None:
     """The host that a request is for, if that is not the gateway."""
     tunnel = None if request.transport is None else tunnels.get(request.transport)
@@ -96,6 +111,6 @@ def _host_of(request: web.Request) -> tuple[str, int] | None:
         return None
     try:
         url = URL(request.raw_path, encoded=True)
-        return (url.raw_host or "").rstrip(".").lower(), int(url.port or 80)
+        return (url.raw_host or "").removesuffix(".").lower(), int(url.port or 80)
     except ValueError:
         return "", 0
