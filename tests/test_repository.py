@@ -44,7 +44,9 @@ UNWANTED = set(
 # A function may run something in a thread, or be told which services an agent has started; nothing of Holdfast is one.
 OF_THE_MACHINE = {"thread", "service", "services"}
 
-HEAVY = set("aiohttp apsw boto3 cedarpy click cryptography keyring moto openai pydantic rich typer zstandard".split())
+HEAVY = set(
+    "aiohttp apsw boto3 cedarpy click cryptography keyring moto openai psycopg pydantic rich typer zstandard".split()
+)
 EXTRAS = ("gateway", "aws", "keyring", "postgres", "s3", "sql")  # what is imported only where it is used
 
 SQL = re.compile(

@@ -537,3 +537,17 @@ async def test_the_log_says_who_was_given_what(lodge: Lodge) -> None:
         pass
     issued = next(record for record in await lodge.records() if isinstance(record, Issued))
     assert (issued.by, issued.parent, json.loads(issued.terms)["budget"]["calls"]) == ("tester", None, 2)
+
+
+async def test_what_is_turned_away_twice_in_one_moment_stands_in_the_log_once(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        await asyncio.gather(*(taken.ward.refuse("holdfast.name", "evil.example", "names", "no") for _ in range(5)))
+    refused = [record for record in await lodge.records() if isinstance(record, Refusal)]
+    assert [each.tool for each in refused] == ["holdfast.name"]
+
+
+async def test_a_flood_of_refusals_does_not_fill_the_log(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        for number in range(1500):
+            await taken.ward.refuse("holdfast.name", f"{number}.example", "names", "no")
+    assert sum(isinstance(record, Refusal) for record in await lodge.records()) == 1000

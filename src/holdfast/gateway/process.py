@@ -127,8 +127,12 @@ class Gateway:
         taken = await self._taken(asked, by)
         run = taken.ward.rights.run
         place = Place.SANDBOX if asked.get("place", "sandbox") == "sandbox" else Place.LOCAL
-        environment = environment_of(self.config, self.gate, taken, place)
-        authority = Authority(run) if place is Place.SANDBOX else None
+        try:
+            environment = environment_of(self.config, self.gate, taken, place)
+            authority = Authority(run) if place is Place.SANDBOX else None
+        except BaseException:
+            await self.wards.close(run, ended=False)
+            raise
         self._authorities[run] = authority
         return {
             "run": run,
@@ -193,7 +197,7 @@ def _policy(config: Config) -> Policy:
         return NoPolicy()
     from holdfast.gateway.cedar import Cedar
 
-    return Cedar([(str(path), path.read_text()) for path in config.policies])
+    return Cedar.load(*config.policies)
 
 
 def _hosts(config: Config) -> dict[str, str]:

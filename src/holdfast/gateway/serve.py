@@ -21,8 +21,9 @@ from holdfast.gateway.ca import Authority
 from holdfast.gateway.doors.native import LARGEST_BODY
 from holdfast.gateway.front import Front, Tunnel
 from holdfast.gateway.gate import Gate, handle_in
+from holdfast.gateway.names import Names
 
-HTTPS = 443
+HTTP, HTTPS, NAMES = 80, 443, 53
 Doors = Callable[[Gate, "str | None", int], web.Application]
 
 
@@ -30,6 +31,7 @@ Doors = Callable[[Gate, "str | None", int], web.Application]
 class _Open:
     runner: web.AppRunner
     servers: list[asyncio.Server] = field(default_factory=list[asyncio.Server])
+    names: list[asyncio.DatagramTransport] = field(default_factory=list[asyncio.DatagramTransport])
     authority: Authority | None = None
 
 
@@ -42,15 +44,21 @@ class Listeners:
         self._doors = doors
         self._open: dict[str, _Open] = {}
         self._shared: list[_Open] = []
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def inside(self, run: str, listeners: Mapping[int, Sequence[socket.socket]], authority: Authority) -> None:
-        """Serve on sockets inside a run's empty network, by port: TLS on 443, else HTTP and tunnels."""
+        """Serve on sockets inside a run's empty network, by port: TLS on 443, names on 53, else HTTP and tunnels."""
         opened = await self._runner(run)
         opened.authority = authority
         self._open[run] = opened
         loop = asyncio.get_running_loop()
         for port, sockets in listeners.items():
             for each in sockets:
+                if port == NAMES:
+                    names = Names(self._known, lambda name: self._turned_away(run, name))
+                    transport, _ = await loop.create_datagram_endpoint(lambda names=names: names, sock=each)
+                    opened.names.append(transport)
+                    continue
                 tls = None if port != HTTPS else _by_name(self._gate, authority)
                 factory = self._front(opened, run, tls=tls is not None)
                 opened.servers.append(await loop.create_server(factory, sock=each, ssl=tls))
@@ -78,6 +86,17 @@ class Listeners:
             await _close(opened)
         self._open.clear()
         self._shared.clear()
+
+    def _known(self, name: str) -> bool:
+        return self._gate.system_at(name, HTTPS) is not None or self._gate.system_at(name, HTTP) is not None
+
+    def _turned_away(self, run: str, name: str) -> None:
+        taken = self._gate.wards.by_run.get(run)
+        if taken is not None:
+            why = f"`{name}` is no host of a declared system"
+            task = asyncio.ensure_future(taken.ward.refuse("holdfast.name", name, "names", why))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _runner(self, run: str | None) -> _Open:
         runner = web.AppRunner(
@@ -130,6 +149,8 @@ def _by_name(gate: Gate, authority: Authority) -> ssl.SSLContext:
 
 
 async def _close(opened: _Open) -> None:
+    for transport in opened.names:
+        transport.close()
     for server in opened.servers:
         server.close()
     await opened.runner.cleanup()

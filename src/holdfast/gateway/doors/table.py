@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import cast
@@ -16,6 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from holdfast.errors import BadCall
+from holdfast.gateway.ca import standing_for
 from holdfast.gateway.doors.native import handle_refused
 from holdfast.gateway.front import tunnels
 from holdfast.gateway.gate import Gate
@@ -26,6 +28,8 @@ _SERVED = ("http", "model")
 _KINDS = frozenset({"mcp", *_SERVED})
 """Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
 
+HTTP, HTTPS = 80, 443
+_SAID = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 Serve = Callable[[web.Request, Gate, "str | None", System, str], Awaitable[web.StreamResponse]]
 
 
@@ -56,22 +60,26 @@ def _serving(gate: Gate, run: str | None, kind: str, serve: Serve) -> Handler:
 
 def _finding(gate: Gate, run: str | None) -> Middleware:
     @web.middleware
-    async def find(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def find(request: web.Request, **inner: Handler) -> web.StreamResponse:
         host = _host_of(request)
         if host is None:
             if request.match_info.http_exception is None:
-                return await handler(request)
+                return await inner["handler"](request)
             why = BadCall("there is no such door", fix="see docs/gateway.md for the paths of the doors")
             return await handle_refused(gate, run, request, f"there is no door at `{request.raw_path[:200]}`", why)
         name = gate.system_at(*host)
         if name is None or gate.kinds.get(name) not in _KINDS:
             why = BadCall(f"`{host[0]}` is no host of a declared system", fix="declare it under [upstreams]")
             return await handle_refused(gate, run, request, why.what, why)
+        said = URL.build(scheme="http", authority=request.host).host if _SAID.fullmatch(request.host) else None
+        if said is None or said.rstrip(".").lower() != host[0]:
+            why = BadCall("the Host of a request is another one than that of its connection", fix="say the same host")
+            return await handle_refused(gate, run, request, f"`{request.host[:80]}` in a connection to {host[0]}", why)
         path = request.raw_path
         path = path if path.startswith("/") else URL(path, encoded=True).raw_path_qs
         return await _again(request, f"/{gate.kinds[name]}/{name}{path}")
 
-    return find
+    return cast(Middleware, find)
 
 
 async def _again(request: web.Request, path: str) -> web.StreamResponse:
@@ -83,15 +91,26 @@ async def _again(request: web.Request, path: str) -> web.StreamResponse:
     return await found.handler(other)
 
 
+def _port_of(address: object) -> object:
+    return cast("tuple[str, int]", address)[1] if isinstance(address, tuple) else None
+
+
 async def _alive(_request: web.Request) -> web.StreamResponse:
     return web.json_response({"alive": True})
 
 
 def _host_of(request: web.Request) -> tuple[str, int] | None:
-    """The host that a request is for, if that is not the gateway."""
-    tunnel = None if request.transport is None else tunnels.get(request.transport)
+    """The host that a request is for, if that is not the gateway: that of its tunnel, of its TLS connection, or the one
+    that it names, as to a proxy or on the port of the web."""
+    transport = request.transport
+    tunnel = None if transport is None else tunnels.get(transport)
     if tunnel is not None:
         return tunnel.host, tunnel.port
+    inside = None if transport is None else transport.get_extra_info("ssl_object")
+    if inside is not None and (host := standing_for.get(inside.context)) is not None:
+        return host, HTTPS
+    if transport is not None and _port_of(transport.get_extra_info("sockname")) == HTTP:
+        return request.host.partition(":")[0].rstrip(".").lower(), HTTP
     if request.raw_path.startswith("/"):
         return None
     try:
