@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
+from holdfast.core.contract import Contract
 from holdfast.core.policy import Denied, Facts, Policy, Verdict
 from holdfast.errors import BadCall, HoldfastError, Misuse, Refused
 from holdfast.gateway.admin import AdminDoor
@@ -32,7 +33,7 @@ from holdfast.gateway.launching import LaunchDoor, Listening, bound
 from holdfast.gateway.people import People
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
-from holdfast.gateway.upstreams import System
+from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
@@ -85,7 +86,7 @@ class Gateway:
         for name, declared in config.upstreams.items():
             systems[name] = await open_upstream(name, declared, kit)
             self._open.push_async_callback(systems[name].close)
-        self.wards = Wards(self.opening.store, lambda: self.policy)
+        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
         self._open.push_async_callback(self._let_all_go)
         strict = frozenset(name for name, agent in config.agents.items() if agent.require_handle)
         kinds = {name: str(getattr(each, "kind", "")) for name, each in config.upstreams.items()}
@@ -198,6 +199,12 @@ def _policy(config: Config) -> Policy:
     from holdfast.gateway.cedar import Cedar
 
     return Cedar.load(*config.policies)
+
+
+def _undoing(systems: Mapping[str, System], tool: str) -> tuple[Contract, Upstream] | None:
+    name, _, operation = tool.partition(".")
+    system = systems.get(name)
+    return system.undoing(operation) if isinstance(system, Undoes) else None
 
 
 def _hosts(config: Config) -> dict[str, str]:

@@ -242,7 +242,7 @@ class Ward:
         record = Refusal(
             hold=None, tool=legible(tool, 200), identity=identity.hex(), n=0, by=by, reason=legible(reason)
         )
-        await self.mediator.line.attempt(record)
+        await self.mediator.line.write(record)
 
     def facts(self, right: Right, prepared: Prepared) -> Facts:
         """What a policy may know of a call."""
