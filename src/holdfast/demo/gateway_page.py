@@ -58,7 +58,7 @@ class GatewayPage(Page):
         self.console.print()
         self.say(
             f"The shop was shown its key {used} times. In all that agents, log, exports and errors ever saw "
-            f"({searched / 1_000_000:.1f} MB), the two keys stand {found} times."
+            f"({searched / 1_000_000:.1f} MB), the three keys stand {found} times."
         )
 
     def end(self, wrong: Sequence[str], seconds: float) -> None:

@@ -30,7 +30,7 @@ from holdfast.demo.story import HOLDFAST, STORE, perform
 from holdfast.demo.world import environment
 
 ASSISTANT, COURIER = "assistant", "courier"
-NEEDED = ("aiosmtpd", "aiohttp", "cedarpy", "openai", "requests", "sqlglot")
+NEEDED = ("aiosmtpd", "aiohttp", "boto3", "cedarpy", "flask", "flask_cors", "moto", "openai", "requests", "sqlglot")
 NODE = shutil.which("node")
 PATIENCE_S = 120.0
 LOOK_S = 0.05

@@ -34,6 +34,7 @@ PLAN: tuple[Call, ...] = (
             "reference": "return 7",
         },
     ),
+    ("message", {"text": "order 7: one kettle comes back"}),
     ("fetch", {"method": "POST", "url": "/day/close"}),
 )
 FAREWELL = "The return is dealt with: refunded, noted, and the customer knows."

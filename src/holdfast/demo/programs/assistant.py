@@ -1,7 +1,8 @@
 """A shop's clerk: a model decides, and these tools carry out whatever it says. It knows nothing of Holdfast.
 
-What it needs stands in its environment, where its libraries look for it: OPENAI_BASE_URL and OPENAI_API_KEY, the shop's
-address (SHOP_URL), and that of a service that queries the database and sends mail (TOOLS_URL).
+What it needs stands in its environment, where its libraries look for it: OPENAI_BASE_URL and OPENAI_API_KEY,
+AWS_ENDPOINT_URL and its keys, the shop's address (SHOP_URL), a queue's (QUEUE_URL), and that of a service that queries
+the database and sends mail (TOOLS_URL).
 """
 
 import json
@@ -9,8 +10,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import boto3  # pyright: ignore[reportMissingTypeStubs]
 import requests
 from openai import OpenAI
 
@@ -39,13 +41,20 @@ def mail(**arguments: Any) -> str:
     return call("post.send", arguments)
 
 
+def message(text: str) -> str:
+    """A message to the warehouse, by its queue in the cloud."""
+    cloud = cast("Any", boto3.client("sqs"))  # pyright: ignore[reportUnknownMemberType]
+    sent = cloud.send_message(QueueUrl=os.environ["QUEUE_URL"], MessageBody=text)
+    return f"sent as {sent['MessageId']}"
+
+
 def shell(command: str) -> str:
     """A command, as a shell runs it."""
     ran = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     return f"exit {ran.returncode}\n{ran.stdout}{ran.stderr}"
 
 
-TOOLS: dict[str, Callable[..., str]] = {each.__name__: each for each in (fetch, sql, mail, shell)}
+TOOLS: dict[str, Callable[..., str]] = {each.__name__: each for each in (fetch, sql, mail, message, shell)}
 
 
 def main() -> None:
