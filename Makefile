@@ -19,7 +19,7 @@ export UV_PROJECT_ENVIRONMENT := .venv
 .PHONY: help demo demo-fork demo-gateway test check bench soak clean style types layers pages system-packages
 
 help:             ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo ## an agent migrates a database, dies by SIGKILL, resumes; nothing happens twice
 	@$(RUN)/holdfast demo

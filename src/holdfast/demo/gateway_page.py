@@ -40,6 +40,7 @@ class GatewayPage(Page):
             stopped = Text(each.by or "nobody ✗", style="green" if each.by else "bold red")
             shown.add_row(each.what, stopped, Text(each.reason, style="dim"))
         self.console.print(shown)
+        self.say("[dim]hfc_… is the run's own handle: it proves who asks at its own doors, and opens no other[/]")
 
     def counts(self, found: Sequence[Count]) -> None:
         """What the world itself counts."""

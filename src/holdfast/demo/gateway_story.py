@@ -193,13 +193,12 @@ class GatewayStory:
     def _search(self, keys: Keys) -> tuple[int, int]:
         """How many bytes that agents, log, exports and errors ever saw were searched; how many credentials were there.
 
-        Raises StoryBroken if a run cannot be exported."""
-        for run in (ASSISTANT, *((COURIER,) if NODE else ())):
-            export = [sys.executable, *HOLDFAST, "export", run, "-o", str(self.place / f"{run}.bundle"), "--force",
-                      "--store", str(self.place / STORE)]  # fmt: skip
-            done = subprocess.run(export, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-            if done.returncode:
-                raise StoryBroken(f"the run was not exported: {done.stderr}")
+        Raises StoryBroken if the store cannot be exported."""
+        export = [sys.executable, *HOLDFAST, "export", "--all", "-o", str(self.place / "runs.bundle"), "--force",
+                  "--store", str(self.place / STORE)]  # fmt: skip
+        done = subprocess.run(export, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise StoryBroken(f"the store was not exported: {done.stderr}")
         searched = found = 0
         files = [path for path in self.place.rglob("*") if path.is_file() and path.parent.name != "secrets"]
         for data in [*(path.read_bytes() for path in files), *asyncio.run(everything(self.place / STORE))]:
