@@ -25,13 +25,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import holdfast.gateway.cedar
-import holdfast.gateway.upstreams.hosted
-import holdfast.gateway.upstreams.http
-import holdfast.gateway.upstreams.model
 from holdfast.agent.client import _Local
 from holdfast.errors import HoldfastError, Stopped
 from holdfast.gateway.config import load
@@ -42,6 +39,9 @@ from tests.crash import outside
 from tests.crash.deaths import Boundary, arm
 from tests.crash.outside import MODEL
 from tests.crash.world import World
+
+for _needed in ("cedar", "upstreams.hosted", "upstreams.http", "upstreams.model", "doors.mcp"):
+    import_module(f"holdfast.gateway.{_needed}")  # so that no child has to
 
 CLASSES = {"held": "Held", "in_doubt": "InDoubt", "asleep": "Asleep", "waiting": "AwaitingSignal"}
 

@@ -1,4 +1,4 @@
-"""The systems outside, for gateways that are killed: a shop over HTTP and a provider of models, in a process of its own.
+"""The systems outside, of gateways that are killed: a shop over HTTP and a provider of models, as one process.
 
     python -m tests.crash.outside      prints its port; ends when its standard input does
 
@@ -131,7 +131,7 @@ class Outside(http.server.BaseHTTPRequestHandler):
             case _:
                 return 404, {"error": "there is nothing here"}
 
-    do_GET = do_POST = do_PUT = do_DELETE = do  # noqa: N815 - the names are the library's
+    do_GET = do_POST = do_PUT = do_DELETE = do
 
     def log_message(self, *_: object) -> None:
         """Nothing is told."""
