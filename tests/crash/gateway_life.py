@@ -1,10 +1,11 @@
 """One life of a gateway, or of an agent's program behind one: what a child of the nursery does.
 
-    {"gateway": FOLDER, "deaths": {BOUNDARY: VICTIMS}, "stops": [BOUNDARY]}
+    {"gateway": FOLDER, "deaths": {BOUNDARY: VICTIMS}, "stops": [BOUNDARY], "full": [BOUNDARY]}
     {"program": FOLDER, "run": ID, "task": {"tools": […], "names": […]}, "deaths": [POINT NTH], "within": PID}
 
 Boundaries are those of deaths.py, and `before|after answered N` (the ward has an answer, the door has not said it) and
-`before|after delivered N` (it was written to the program). A program passes the points `asking`, `told`, `ending`.
+`before|after delivered N` (it was written to the program). From one that is `full` on, the disk takes no more. A
+program passes the points `asking`, `told`, `ending`.
 
 Rules
 1. A gateway is the product's own, with all its doors. Only its patience with people is taken from it: who would have to
@@ -24,7 +25,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from tests.crash import outside
 from tests.crash.deaths import Boundary, arm
 from tests.crash.outside import MODEL
 from tests.crash.world import World
+from tests.store.faults import Fault, FaultyDisk
 
 for _needed in ("cedar", "upstreams.hosted", "upstreams.http", "upstreams.model", "doors.mcp"):
     import_module(f"holdfast.gateway.{_needed}")  # so that no child has to
@@ -71,13 +73,26 @@ class Elsewhere(Boundary):
         outside.kill(self.folder, self.victims)
 
 
+@dataclass(frozen=True, slots=True)
+class Full(Boundary):
+    """A boundary from which on the disk of the store is full."""
+
+    disk: FaultyDisk = field(default_factory=FaultyDisk)
+
+    def _sent(self) -> None:
+        self.disk.fault = Fault("write", self.disk.operations["write"] + 1, "full", "ever")
+
+
 def _arm(folder: Path, life: dict[str, Any]) -> None:
     boundaries: list[Boundary] = [
         Elsewhere(*text.split()[:2], int(text.split()[2]), folder=folder, victims=tuple(victims))
         for text, victims in life.get("deaths", {}).items()
     ]
     boundaries += [Boundary.of(text, signal.SIGSTOP) for text in life.get("stops", ())]
+    boundaries += [Full(*text.split()[:2], int(text.split()[2])) for text in life.get("full", ())]
     for boundary in boundaries:
+        if isinstance(boundary, Full):
+            boundary.disk.stand_in()
         if boundary.what == "delivered":
             _arm_delivered(boundary)
         elif boundary.what == "answered":
@@ -164,6 +179,8 @@ class _Program:
             return told.result
         except (Stopped, OSError, http.client.HTTPException) as error:
             return {"broken": f"{type(error).__name__}: {error}"}
+        except HoldfastError as error:
+            return {"raised": type(error).__name__, "text": str(error)}
 
     async def _starting(self, path: Path, open_: contextlib.AsyncExitStack) -> Starting:
         """A connection, as soon as the gateway of this life listens."""

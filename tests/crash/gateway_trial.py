@@ -110,23 +110,26 @@ class GatewayTrial(Trial):
 
     def __init__(
         self, folder: Path, nursery: Nursery, people: Nursery, systems: Systems, tools: Sequence[str],
-        names: Sequence[str] = ("a", "b"), *, hosted: bool = False,
+        names: Sequence[str] = ("a", "b"), *, hosted: bool = False, options: str = "flush_s=0.2",
     ) -> None:  # fmt: skip
-        super().__init__(folder, people, "clerk", None)
+        super().__init__(folder, people, "clerk", None, options)
         self.folder = folder
         self.lives = nursery
         self.task = {"tools": list(tools), "names": list(names)}
         self.gateway: int | None = None
-        self.configure(systems.port, hosted=hosted)
+        self.more: dict[str, Any] = {}  # in the life of each program
+        self.port = systems.port
+        self.configure(hosted=hosted)
 
-    def configure(self, port: int, *, hosted: bool, file: str = "holdfast.toml", state: str = "state") -> None:
+    def configure(self, *, hosted: bool = False, file: str = "holdfast.toml", state: str = "state") -> None:
+        """Write the configuration of a gateway: all are of one store."""
         folder = self.folder
         (folder / "key").write_text("canary-55c1e0b7a6d24f98")
         (folder / "key").chmod(0o600)
         (folder / "policy.cedar").write_text('@id("all") permit(principal, action, resource);')
         tools = '"shop.*", "llm.*"' + (', "crm.*"' if hosted else "")
         text = SHOP.format(
-            store=self.url.removeprefix("sqlite:///"), port=port, place=str(folder).encode().hex(), tools=tools,
+            store=self.url.removeprefix("sqlite:///"), port=self.port, place=str(folder).encode().hex(), tools=tools,
             state=state,
         )  # fmt: skip
         (folder / file).write_text(text + (HOSTED.format(root=ROOT, folder=folder) if hosted else ""))
@@ -149,8 +152,8 @@ class GatewayTrial(Trial):
     def bear(self, **more: Any) -> int:
         """A program behind the gateway that lives."""
         assert self.gateway is not None
-        life = {"program": str(self.folder), "run": "trial", "task": self.task, "within": self.gateway, **more}
-        return self.lives.bear(**life)
+        life = {"program": str(self.folder), "run": "trial", "task": self.task, "within": self.gateway}
+        return self.lives.bear(**{**life, **self.more, **more})
 
     def live(self, *, seconds: float = 60.0, **more: Any) -> tuple[str | None, Any]:
         """One life of a program, behind the gateway that lives, or a new one; how it ended, and its result."""

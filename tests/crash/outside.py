@@ -39,9 +39,10 @@ class Cut(Exception):
     """The gateway is dead: nobody is answered."""
 
 
-def aim(folder: Path, point: str, nth: int, victims: Sequence[str]) -> None:
-    """From now on the `nth` passing of a point kills the victims (`gateway`, `agent`)."""
-    text = {"id": uuid.uuid4().hex, "point": point, "nth": nth, "victims": list(victims)}
+def aim(folder: Path, point: str, nth: int, victims: Sequence[str], *, gone: Path | None = None) -> None:
+    """From now on the `nth` passing of a point kills the victims (`gateway`, `agent`). `gone`: they are only told to
+    stop, and the point is left when this file of theirs is gone."""
+    text = {"id": uuid.uuid4().hex, "point": point, "nth": nth, "victims": list(victims), "gone": gone and str(gone)}
     (folder / "aim.new").write_text(json.dumps(text))
     (folder / "aim.new").replace(folder / "aim")
 
@@ -55,9 +56,21 @@ def point(folder: Path, what: str) -> None:
     if aimed["point"] != what or World(folder / "world").meet(aimed["id"], "") + 1 != aimed["nth"]:
         return
     (folder / "aim").unlink()
+    if aimed["gone"]:
+        _stop(folder, aimed["victims"], Path(aimed["gone"]))
+        return
     kill(folder, aimed["victims"])
     if "gateway" in aimed["victims"]:
         raise Cut
+
+
+def _stop(folder: Path, victims: Sequence[str], gone: Path) -> None:
+    for victim in victims:
+        os.kill(int((folder / f"{victim}.pid").read_text()), signal.SIGTERM)
+    until = time.monotonic() + DEADLINE_S
+    while gone.exists():
+        assert time.monotonic() < until, f"{gone} does not go"
+        time.sleep(0.001)
 
 
 def kill(folder: Path, victims: Sequence[str]) -> None:

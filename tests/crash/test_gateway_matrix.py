@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from tests.crash.gateway_trial import BOTH, GatewayTrial, Systems
-from tests.crash.nursery import Nursery
+from tests.crash.gateway_trial import BOTH, GatewayTrial
 
 GATEWAY, AGENT = ("gateway",), ("agent",)
 VICTIMS = {"gateway": GATEWAY, "agent": AGENT, "both": BOTH}
@@ -24,36 +21,6 @@ OF_A_READ = [
 OF_A_WRITE = ["before Intent 1", "after Intent 1", *OF_A_READ, "before Intent 2", "after Intent 2"]
 OWN = ("in asking", "in told", "in ending")  # a program's own: nobody else can die there
 IN_DOUBT = {"after Intent", "in acting", "in acted", "before Seal"}
-
-
-@pytest.fixture(scope="session")
-def gateways() -> Iterator[Nursery]:
-    """Where gateways and programs come from."""
-    bearing = Nursery("tests.crash.gateway_life")
-    yield bearing
-    bearing.close()
-
-
-@pytest.fixture(scope="session")
-def systems() -> Iterator[Systems]:
-    started = Systems()
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def trial(
-    gateways: Nursery, nursery: Nursery, systems: Systems, ground: Path
-) -> Generator[Callable[..., GatewayTrial]]:
-    made: list[GatewayTrial] = []
-
-    def make(*tools: str, **more: Any) -> GatewayTrial:
-        made.append(GatewayTrial(ground / f"t{len(made)}", gateways, nursery, systems, tools, **more))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
 
 
 def boundaries(kind: str) -> list[tuple[str, str]]:
@@ -91,8 +58,8 @@ CRM = [(f"crm.{kind}", where, who) for kind in KINDS for where, who in boundarie
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("tool", "boundary", "who"), SHOP + CRM)
-def test_every_death_at_every_boundary(trial: Callable[..., GatewayTrial], tool: str, boundary: str, who: str) -> None:
-    dies(trial(tool, hosted=tool.startswith("crm.")), tool, boundary, who)
+def test_every_death_at_every_boundary(behind: Callable[..., GatewayTrial], tool: str, boundary: str, who: str) -> None:
+    dies(behind(tool, hosted=tool.startswith("crm.")), tool, boundary, who)
 
 
 # Of the whole, what differs most: each boundary once, each kind in doubt, both kinds of tools.
@@ -119,9 +86,9 @@ CHOSEN = [
 
 @pytest.mark.parametrize(("tool", "boundary", "who"), CHOSEN)
 def test_what_was_sent_is_not_sent_again(
-    trial: Callable[..., GatewayTrial], tool: str, boundary: str, who: str
+    behind: Callable[..., GatewayTrial], tool: str, boundary: str, who: str
 ) -> None:
-    dies(trial(tool, hosted=tool.startswith("crm.")), tool, boundary, who)
+    dies(behind(tool, hosted=tool.startswith("crm.")), tool, boundary, who)
 
 
 # A second death, while the first is dealt with: counted in the life that recovers.
@@ -142,10 +109,10 @@ RECOVERIES = [
     ("kind", "first", "second"), [(kind, first, second) for kind, first, found in RECOVERIES for second in found]
 )
 def test_a_recovery_survives_a_second_death(
-    trial: Callable[..., GatewayTrial], kind: str, first: str, second: str, who: str
+    behind: Callable[..., GatewayTrial], kind: str, first: str, second: str, who: str
 ) -> None:
     tool = f"shop.{kind}"
-    here = trial(tool)
+    here = behind(tool)
     here.end(first, BOTH)
     here.end(second, VICTIMS[who])
     here.finish()
