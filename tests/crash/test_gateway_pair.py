@@ -166,3 +166,17 @@ def test_without_room_for_what_must_be_written_nothing_is_sent_and_nothing_is_to
     if tool != "shop.look":
         trial.census([tool], ["a", "b"])
     assert trial.doubts == ([tool] if sent else [])
+
+
+def test_a_second_gateway_in_one_directory_does_not_take_the_doors_of_the_first(behind: Behind) -> None:
+    trial = behind("shop.mail")
+    first = trial.start()
+    until = time.monotonic() + 60
+    while not (trial.folder / "state" / "door.sock").exists():
+        assert time.monotonic() < until, "the gateway does not start"
+        time.sleep(0.01)
+    ended, told = trial.lives.wait(trial.lives.bear(gateway=str(trial.folder)))
+    assert (ended, told["raised"]) == ("left", "Running")
+    (trial.folder / "gateway.pid").write_text(str(first))
+    trial.finish()
+    trial.census(["shop.mail"], ["a", "b"])
