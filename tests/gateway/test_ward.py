@@ -16,6 +16,7 @@ from holdfast.core.record import Approval, Decision, Finished, Hold, Intent, Iss
 from holdfast.errors import Held as WaitsForPeople
 from holdfast.errors import InDoubt, Misuse, Refused
 from holdfast.gateway.desk import Desk
+from holdfast.gateway.order import Mark
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
 from tests.gateway.lodge import ALL, Lodge, Office, budget, limited
@@ -93,7 +94,7 @@ async def test_a_marked_resend_of_a_delivered_call_is_given_its_answer(lodge: Lo
 
 async def test_equal_calls_that_a_client_has_counted_stay_two(lodge: Lodge) -> None:
     async with lodge.open() as taken:
-        answers = await asyncio.gather(lodge.send(taken, n=0), lodge.send(taken, n=1))
+        answers = await asyncio.gather(lodge.send(taken, mark=Mark("p", 0)), lodge.send(taken, mark=Mark("p", 1)))
         assert {answer["number"] for answer in answers} == {1, 2}  # type: ignore[index]
 
 

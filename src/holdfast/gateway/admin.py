@@ -35,7 +35,7 @@ from holdfast.core.record import (
 )
 from holdfast.errors import BadCall, Corrupt, HoldfastError, Misuse, Refused
 from holdfast.gateway.doors.native import bytes_of
-from holdfast.gateway.doors.told import told
+from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.launching import bound, peer_of
 from holdfast.gateway.people import People, Somebody
@@ -97,10 +97,8 @@ class AdminDoor:
                 somebody = self._people.at(peer_of(request.transport.get_extra_info("socket")))
                 return web.json_response(await work(somebody, await _asked(request)))
             except HoldfastError as error:
-                about = told(error)
-                body = about.body()
-                cast("dict[str, JSON]", body["error"])["type"] = type(error).__name__
-                return web.json_response(body, status=about.status if about.status < 500 else 503)
+                about = for_people(error)
+                return web.json_response(about.body(), status=about.status if about.status < 500 else 503)
 
         return serve
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
-from holdfast.gateway.doors.told import told
+from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.whole import whole
 
 LARGEST = 160 << 10  # bytes of a message: a packet of a local socket holds no more
@@ -91,11 +91,11 @@ class LaunchDoor:
                 try:
                     run, answer = await self._answered(run, asked, sockets, by)
                 except (HoldfastError, Waiting) as error:
-                    answer = told(error).body()
+                    answer = for_people(error).body()
                 await say(connection, answer)
         except (HoldfastError, Waiting) as error:
             with contextlib.suppress(OSError):
-                await say(connection, told(error).body())
+                await say(connection, for_people(error).body())
         except OSError:
             pass  # the starter is gone
         finally:

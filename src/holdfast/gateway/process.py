@@ -163,14 +163,15 @@ class Gateway:
         await self.listeners.inside(run, listeners, authority)
 
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
-        """As `Starter.let_go`."""
+        """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
         await self.listeners.leave(run)
         self._authorities.pop(run, None)
         taken = self.wards.by_run.get(run)
         waiting = None if taken is None else taken.ward.mediator.parked
         error = None if ended is None else ended.get("error")
         answer = None if ended is None else ended.get("answer")
-        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=ended is not None)
+        over = ended is not None and not ended.get("waits")
+        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=over)
         told: dict[str, JSON] = {"ended": True}
         if waiting is not None:
             told["waiting"] = {"what": waiting.what, "where": waiting.where, "fix": waiting.fix}
