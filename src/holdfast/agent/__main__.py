@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from holdfast.agent.client import Client, RemoteBranches, RemoteDoor, sent_as
+from holdfast.agent.named import agent_named
 from holdfast.agent.run import Agent, Run
-from holdfast.cli.agents import agent_named
 from holdfast.core.effect import legible
 from holdfast.errors import HoldfastError, Misuse, waiting_in
 from holdfast.shape import Shape
@@ -78,9 +78,11 @@ async def _advance(agent: Agent, client: Client) -> object:
         answer = _ANY.write(await agent.advance(run, begun["input"]))
         sent = sent_as(answer, "the agent's answer")
     except BaseException as raised:
-        if waiting_in(raised) is None and isinstance(raised, Exception | SystemExit):
+        waits = waiting_in(raised) is not None
+        if waits or isinstance(raised, Exception | SystemExit):
+            why = None if waits else legible(f"{type(raised).__name__}: {legible(raised)}")
             with contextlib.suppress(HoldfastError):
-                await client.post("/v1/finish", error=legible(f"{type(raised).__name__}: {legible(raised)}"))
+                await client.post("/v1/finish", error=why, waits=waits)
         raise
     await client.post("/v1/finish", **sent)
     return {"base64": base64.b64encode(answer.data).decode()} if "answer_b64" in sent else answer.woven

@@ -37,8 +37,9 @@ from holdfast.errors import BadCall, Corrupt, HoldfastError, Misuse, Refused
 from holdfast.gateway.doors.native import bytes_of
 from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.gate import Gate
-from holdfast.gateway.launching import bound, peer_of
+from holdfast.gateway.launching import peer_of
 from holdfast.gateway.people import People, Somebody
+from holdfast.gateway.premises import bound
 from holdfast.gateway.rights import Right
 from holdfast.store import Draft, Store
 

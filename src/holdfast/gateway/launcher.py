@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,6 +132,15 @@ async def run_beside(program: Program, path: Path) -> Ended:
             what = f"`{program.argv[0]}` cannot be started: {error.strerror}"
             raise Misuse(what, fix="name a command that exists and may be run, or its whole path") from None
         return await _seen_through(gateway, _Beside(process))
+
+
+async def hold_for(program: Program, path: Path, told: Callable[[Mapping[str, str]], None]) -> Ended:
+    """Hold a run for a program elsewhere, until that says that it is over. `told` is given its environment."""
+    async with Starting(path) as gateway:
+        taken = await gateway.ask({"open": _wanted(program, None, "remote")})
+        told(taken["environment"])
+        over = await gateway.ask({"wait": {}})
+        return await _ended(gateway, 1 if over["failed"] else WAITS if over["waits"] else 0)
 
 
 class _Beside:

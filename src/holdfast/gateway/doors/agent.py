@@ -88,12 +88,13 @@ class CheckpointBody(Asking):
 
 
 class FinishBody(Asking):
-    """`POST /v1/finish`: what the agent came to (JSON, or bytes), or why it failed; the run ends with it when the
-    program does."""
+    """`POST /v1/finish`: what the agent came to (JSON, or bytes), or why it failed, or that it waits; the run ends with
+    it when the program does."""
 
     answer: Any = None
     answer_b64: Bytes | None = None
     error: Annotated[str, Field(max_length=10_000)] | None = None
+    waits: bool = False
 
 
 def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
@@ -240,6 +241,10 @@ class _Agent:
 
     async def begin(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
         """What a run's program begins with: its input, settings, and the state that it goes on from."""
+        if taken.begun:  # what a second program asked for would be counted as the first one's
+            raise Misuse("a program of this run has begun already", where=visit.ward.rights.run,
+                         fix="end it, and take the run up anew: the same command as before")  # fmt: skip
+        taken.begun = True
         line, opened = visit.ward.mediator.line, taken.opened
         assert opened.started is not None or line.log.started is not None, "a run that was taken up has begun"
         started = opened.started or line.log.started
@@ -265,11 +270,11 @@ class _Agent:
 
     async def finish(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
         asked = await body_of(request, FinishBody)
-        if asked.error is not None:
-            taken.error = asked.error
-            return {}
-        written = _written(asked.answer, asked.answer_b64)
-        taken.answer, taken.error = pack_bytes(written.data, written.encoding), None
+        taken.error, taken.waits = asked.error, asked.waits
+        if asked.error is None and not asked.waits:
+            written = _written(asked.answer, asked.answer_b64)
+            taken.answer = pack_bytes(written.data, written.encoding)
+        taken.over.set()
         return {}
 
 
