@@ -37,6 +37,7 @@ from holdfast.gateway.upstreams import System
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
+from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
 
 
@@ -105,7 +106,9 @@ class Gateway:
         launching = LaunchDoor(config.launching, self, people.starter, people.group)
         await launching.open()
         self._open.push_async_callback(launching.close)
-        admin = AdminDoor(config.socket, self.opening.store, self.gate, people, self._terms)
+        admin = AdminDoor(
+            config.socket, self.opening.store, self.gate, people, self._terms, lambda: owners_of(config.store)
+        )
         await admin.open()
         self._open.push_async_callback(admin.close)
         await self.listeners.shared(bound(config.door, socket.SOCK_STREAM, people.group), None)

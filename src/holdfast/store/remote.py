@@ -22,6 +22,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.errors import HoldfastError, Misuse, Refused, Stopped, Waiting
 from holdfast.store import NOTHING, Branch, Draft, Grant
+from holdfast.store.worker import Worker
 
 TIMEOUT_S = 60.0
 _RAISED: tuple[type[HoldfastError], ...] = (
@@ -133,6 +134,10 @@ class RemoteStore:
         """What the gateway answers. Raises what it says, Stopped where it cannot be reached."""
         return await asyncio.to_thread(self._ask, what, asked)
 
+    def ask_now(self, what: str, **asked: object) -> Any:
+        """As `ask`, outside a loop."""
+        return self._ask(what, asked)
+
     def _ask(self, what: str, asked: Mapping[str, object]) -> Any:
         connection = _Local(self._path)
         with contextlib.closing(connection):
@@ -171,6 +176,30 @@ class RemoteStore:
             where=str(self._path),
             fix="use the Holdfast that the gateway is of: holdfast --version",
         )
+
+
+class RemoteReader(RemoteStore):
+    """The reading side of the store behind the admin door at `path`. Has what looking at runs needs; what needs more
+    asks for the store's files, which are the gateway's. Reads are not of one moment: what a log has stays, and it
+    grows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+    @contextlib.contextmanager
+    def moment(self) -> Generator[None]:
+        """As `Reader.moment`, as far as the log only grows."""
+        yield
+
+    def owners(self) -> dict[str, Worker]:
+        """As `Reader.owners`."""
+        found = self.ask_now("owners")
+        with self._reading():
+            return {
+                name: Worker(each["id"], each["place"], each["pid"], each["born"], each["host"])
+                for name, each in found.items()
+            }
 
 
 class _Local(http.client.HTTPConnection):
