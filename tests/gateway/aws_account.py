@@ -132,7 +132,7 @@ async def door(
         (folder / name).write_text(text)
         (folder / name).chmod(0o600)
     references = {"id": "file:id", "secret": "file:secret"}
-    vault = Vault(references, store, uses=dict.fromkeys(references, {"cloud"}), folder=folder)
+    vault = Vault(references, store, uses={name: {"cloud"} for name in references}, folder=folder)
     services = options.get("services", SERVICES)
     config = AwsConfig.model_validate(
         {

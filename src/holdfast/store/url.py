@@ -40,10 +40,10 @@ def open_url(url: str) -> Opening:
         return Opening(MemoryStore(), secrets.token_bytes(32))
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         return _open_sqlite(url)
-    if parts.scheme == "gateway" and not parts.netloc and len(parts.path) > 1:
+    if parts.scheme == "gateway":
         from holdfast.store.remote import RemoteStore
 
-        return Opening(RemoteStore(Path(unquote(parts.path))), secrets.token_bytes(32))
+        return Opening(RemoteStore(gateway_socket(url)), secrets.token_bytes(32))
     if parts.scheme in ("postgresql", "postgres"):
         return _open_postgres(url)
     raise Misuse(
@@ -51,6 +51,14 @@ def open_url(url: str) -> Opening:
         fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute), postgresql://USER@HOST/DATABASE"
         " or memory://",
     )
+
+
+def gateway_socket(url: str) -> Path:
+    """The admin door that a gateway URL names. Raises Misuse."""
+    parts = urlsplit(url)
+    if parts.netloc or len(parts.path) < 2 or parts.query:
+        raise Misuse(f"`{url}` names no gateway", fix="write gateway:///PATH/admin.sock: the path of its admin door")
+    return Path(unquote(parts.path))
 
 
 @dataclass(frozen=True, slots=True)
