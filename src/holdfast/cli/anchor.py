@@ -21,6 +21,7 @@ from holdfast.core.note import format_vkey, open_head, to_base64
 from holdfast.errors import Corrupt, Misuse, RolledBack
 from holdfast.store.heads import Heads, load_key, read_anchor
 from holdfast.store.schema import connect
+from holdfast.store.sqlite_leaves import SqliteLeaves
 from holdfast.store.url import SqliteFiles
 
 
@@ -118,7 +119,7 @@ def _accept(files: SqliteFiles, heads: Heads, wrong: RolledBack | None, by: str)
         raise Misuse("the log and its anchor agree: there is nothing to acknowledge", fix="leave out --accept")
     connection = connect(files.path, writer=True)
     try:
-        aside = heads.accept(connection, by)
+        aside = heads.accept(SqliteLeaves(connection), by)
     finally:
         connection.close()
     out(safe(f"acknowledged by {by}: {wrong.what}"))

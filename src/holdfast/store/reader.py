@@ -25,6 +25,7 @@ from holdfast.store.heads import Heads
 from holdfast.store.reading import DELETIONS, LARGEST_BYTES, Reading
 from holdfast.store.rope import gather
 from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
+from holdfast.store.sqlite_leaves import SqliteLeaves
 from holdfast.store.worker import Worker
 
 PLACES = (
@@ -154,7 +155,7 @@ class Reader(Reading):
     def against(self, heads: Heads) -> RolledBack | None:
         """Why this log is not the one that the anchor of `heads` knows, or None."""
         try:
-            return heads.compare(self._reader)
+            return heads.compare(SqliteLeaves(self._reader))
         except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
 
