@@ -11,12 +11,13 @@ from typing import Annotated, BinaryIO
 import typer
 
 from holdfast.cli.bundle import bundle
-from holdfast.cli.keys import files_of, pinned
+from holdfast.cli.keys import pinned
 from holdfast.cli.options import StoreOption, branch_of, existing
 from holdfast.cli.terminal import hint, progress, safe, say
 from holdfast.cli.view import look_from, reader_of, size_text
 from holdfast.errors import BadCall, Misuse
 from holdfast.store.reader import Reader
+from holdfast.store.url import keepsakes
 
 
 def verb(
@@ -39,7 +40,7 @@ def verb(
     url = existing(store)
     reader = reader_of(url)
     try:
-        key = pinned(files_of(url), reader, vkey).vkey
+        key = pinned(keepsakes(url, reader.log_id).key, reader.log_id, vkey).vkey
         if output == "-":
             asyncio.run(_write(reader, sys.stdout.buffer, key, run))
             return

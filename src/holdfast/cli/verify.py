@@ -17,15 +17,16 @@ from typing import Annotated, BinaryIO, cast
 
 import typer
 
-from holdfast.cli.keys import anchor_of, checked, ed25519, files_of, pinned
+from holdfast.cli.keys import checked, ed25519, files_of, pinned
 from holdfast.cli.naming import Absent, Naming
 from holdfast.cli.options import JsonOption, StoreOption, existing
 from holdfast.cli.terminal import Tick, hint, json_text, out, progress, safe
-from holdfast.cli.view import many
+from holdfast.cli.view import many, reader_of
 from holdfast.core.retention import Mark
 from holdfast.core.verify import Fault, Report, Verifier, verify_bundle
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.store.reader import Reader
+from holdfast.store.url import is_postgres, keepsakes
 
 LONGEST_HEADER = 4096  # bytes
 LAST = 2**65  # the order of a fault that is no entry's
@@ -85,17 +86,27 @@ def verb(
     name = log or existing(store)
     if vkey is not None:
         checked(vkey)
-    path = files_of(name).path if log is None or "://" in name else Path(name)
-    match _kind(path):
-        case "store":
-            verdict = asyncio.run(_of_store(name, path, vkey, anchor, max_unsigned))
-        case _:
-            verdict = _of_bundle(path, vkey, anchor, max_unsigned)
+    if is_postgres(name):
+        verdict = asyncio.run(_of_store(name, reader_of(name), vkey, anchor, max_unsigned))
+    else:
+        verdict = _of_file(name, files_of(name).path if "://" in name else Path(name), vkey, anchor, max_unsigned)
     if json:
         out(json_text(verdict, indent=2))
     else:
         _print(verdict)
     return 0 if verdict.ok else 1
+
+
+def _of_file(name: str, path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
+    if _kind(path) == "bundle":
+        return _of_bundle(path, vkey, anchor, most)
+    try:
+        reader = Reader(path)
+    except Corrupt as error:
+        report = Report(0, 0, 0, 0, 0, Fault("file", error.what))
+        return _verdict("store", path, report, vkey, "given" if vkey else "", None, 0)
+    url = name if "://" in name else f"sqlite:///{name}"
+    return asyncio.run(_of_store(url, reader, vkey, anchor, most))
 
 
 def _kind(path: Path) -> str:
@@ -110,22 +121,17 @@ def _kind(path: Path) -> str:
 # --- a store ---
 
 
-async def _of_store(name: str, path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
+async def _of_store(url: str, reader: Reader, vkey: str | None, anchor: str | None, most: int) -> Verdict:
     try:
-        reader = Reader(path)
-    except Corrupt as error:
-        report = Report(0, 0, 0, 0, 0, Fault("file", error.what))
-        return _verdict("store", path, report, vkey, "given" if vkey else "", None, 0)
-    try:
-        files = files_of(name)
-        key = pinned(files, reader, vkey)
-        where = _anchor(anchor, anchor_of(files, reader.log_id))
+        kept = keepsakes(url, reader.log_id)
+        key = pinned(kept.key, reader.log_id, vkey)
+        where = _anchor(anchor, kept.anchor)
         verifier = Verifier(ed25519, key.vkey)
         anchored = _text(where)  # before the log: beside living writers, the anchor would know of more
         with reader.moment():
             pruned = await _feed(reader, verifier)
         report = verifier.finish(anchored, most)
-        return _verdict("store", path, report, key.vkey, key.source, where, pruned)
+        return _verdict("store", reader.path, report, key.vkey, key.source, where, pruned)
     finally:
         await reader.close()
 
@@ -239,7 +245,7 @@ def _lines(file: BinaryIO, tick: Tick, absent: Absent) -> Iterator[bytes]:
 
 
 def _verdict(
-    kind: str, path: Path, report: Report, vkey: str | None, key_from: str, anchor: Path | None, pruned: int
+    kind: str, path: Path | str, report: Report, vkey: str | None, key_from: str, anchor: Path | None, pruned: int
 ) -> Verdict:
     fault = report.fault
     return Verdict(

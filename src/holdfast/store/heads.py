@@ -103,6 +103,11 @@ def default_anchor(log_id: str) -> Path:
     return Path(home) / "anchors" / log_id
 
 
+def default_key(log_id: str) -> Path:
+    """Where the key of a log on PostgreSQL is if nobody says otherwise: the user's state directory."""
+    return default_anchor(log_id).parent.parent / "keys" / log_id
+
+
 def load_key(path: Path, log_id: str, *, new: bool) -> LogKey:
     """The key in a file (32 bytes in hex), made there if `new` and there is none. Raises Unwritable, Corrupt."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
