@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.evidence import growth_since
 from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
 from holdfast.cli.terminal import hint, json_text, out, safe, say
 from holdfast.cli.view import many, reader_of
@@ -47,6 +48,10 @@ def verb(
         bool, typer.Option("--accept", help="Acknowledge the log as it is, though its anchor knows another one.")
     ] = False,
     by: ByOption = None,
+    since: Annotated[
+        int | None,
+        typer.Option("--since", metavar="SIZE", min=0, help="Write the proof that the log has only grown since then."),
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -57,6 +62,10 @@ def verb(
         kept = keepsakes(url, reader.log_id)
         heads = Heads(load_key(kept.key, reader.log_id, new=False), kept.anchor)
         wrong = reader.against(heads)
+        if since is not None:
+            with reader.moment():
+                out(growth_since(reader, since, format_vkey(heads.key.verifier)).rstrip("\n"))
+            return
         shown = _anchored(reader.heads(1), reader.size(), heads, wrong)
     finally:
         asyncio.run(reader.close())
@@ -131,10 +140,9 @@ def _writing(url: str) -> Generator[Leaves]:
     """The log at a URL, where its acknowledgement can be written down."""
     if is_postgres(url):
         with needing_psycopg():
-            from holdfast.store.postgres_leaves import PostgresLeaves
             from holdfast.store.postgres_reader import PostgresReader
         with PostgresReader(postgres_address(url)) as reader:
-            yield PostgresLeaves(reader.fetch)
+            yield reader.leaves()
         return
     with closing(connect(sqlite_files(url).path, writer=True)) as connection:
         yield SqliteLeaves(connection)

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json as json_
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
@@ -23,7 +23,7 @@ from holdfast.cli.options import JsonOption, StoreOption, existing
 from holdfast.cli.terminal import Tick, hint, json_text, out, progress, safe
 from holdfast.cli.view import many, reader_of
 from holdfast.core.retention import Mark
-from holdfast.core.verify import Fault, Report, Verifier, verify_bundle
+from holdfast.core.verify import PROOF, Fault, Report, Verifier, verify_bundle, verify_growth, verify_proof
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.store.reader import Reader
 from holdfast.store.url import is_postgres, keepsakes
@@ -45,9 +45,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict as JSON. `kind`: store or bundle; `key_from`: given, a file, or the bundle itself; `anchor` is null
-    where none was compared; `unsigned` entries come after the newest good head; `pruned` payloads are named, and
-    are not here (of a bundle nobody can tell why)."""
+    """The verdict as JSON. `kind`: store, bundle, proof (of one entry) or growth (of the log since an older head);
+    `key_from`: given, a file, or the bundle itself; `anchor` is null where none was compared; `unsigned` entries come
+    after the newest good head; `pruned` payloads are named, and are not here (of a bundle nobody can tell why);
+    `proven` is what a proof shows."""
 
     ok: bool
     kind: str
@@ -62,6 +63,7 @@ class Verdict:
     key_from: str
     anchor: str | None
     fault: Found | None
+    proven: str | None = None
 
 
 def verb(
@@ -98,8 +100,13 @@ def verb(
 
 
 def _of_file(name: str, path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
-    if _kind(path) == "bundle":
-        return _of_bundle(path, vkey, anchor, most)
+    match _kind(path):
+        case "bundle":
+            return _of_bundle(path, vkey, anchor, most)
+        case "proof" | "growth" as kind:
+            return _of_proof(path, kind, vkey, anchor)
+        case _:
+            pass
     try:
         reader = Reader(path)
     except Corrupt as error:
@@ -115,7 +122,8 @@ def _kind(path: Path) -> str:
             begins = file.read(32)
     except OSError as error:
         raise Unknown(f"it cannot be read: {error.strerror}", where=str(path), fix="name a store or a bundle") from None
-    return "bundle" if begins.startswith(BUNDLE[:12]) else "store"
+    kinds = {BUNDLE[:12]: "bundle", PROOF.encode()[:12]: "proof", b"old ": "growth"}
+    return next((kind for start, kind in kinds.items() if begins.startswith(start)), "store")
 
 
 # --- a store ---
@@ -241,6 +249,34 @@ def _lines(file: BinaryIO, tick: Tick, absent: Absent) -> Iterator[bytes]:
         yield line
 
 
+# --- a proof ---
+
+
+def _of_proof(path: Path, kind: str, vkey: str | None, anchor: str | None) -> Verdict:
+    """Raises Misuse where nothing was given to compare with."""
+    if vkey is None:
+        raise Misuse("nothing says by which key to check", where=str(path), fix="give it: --vkey KEY")
+    where = _anchor(anchor, None)
+    if (where is None) is (kind == "growth"):
+        raise Misuse(
+            "that a log has grown is shown to whoever has its anchor" if kind == "growth"
+            else "the proof of an entry has no anchor to be compared with",
+            where=str(path), fix="--anchor FILE" if kind == "growth" else "leave out --anchor",
+        )  # fmt: skip
+    text, nothing = path.read_bytes().decode(errors="replace"), Report(0, 0, 0, 0, 0, None)
+    try:
+        if kind == "growth":
+            shown = verify_growth(text, _text(where) or "", ed25519, vkey)
+            said = f"the first {shown.index} of {shown.size} entries are those that the anchor knows"
+        else:
+            shown = verify_proof(text, ed25519, vkey)
+            said = f"{shown.node} is entry {shown.index} of {shown.size}"
+            nothing = Report(1, 1, 0, 1, 0, None)
+    except Fault as fault:
+        return _verdict(kind, path, replace(nothing, fault=fault), vkey, "given", where, 0)
+    return replace(_verdict(kind, path, nothing, vkey, "given", where, 0), proven=said)
+
+
 # --- the verdict ---
 
 
@@ -263,7 +299,10 @@ def _print(verdict: Verdict) -> None:
         )
         out(safe(f"BAD  {verdict.path}: {place}{fault.what} [{fault.rule}]"))
     else:
-        out(safe(f"OK   {verdict.path}"))
+        out(safe(f"OK   {verdict.path}" + (f": {verdict.proven}" if verdict.proven else "")))
+    if verdict.kind in ("proof", "growth"):
+        out(safe(f"     key        {verdict.vkey}"))
+        return
     payloads = many(verdict.payloads, "payload") + (f" ({verdict.pruned:,} more pruned)" if verdict.pruned else "")
     looked = (
         many(verdict.entries, "entry"),

@@ -36,6 +36,10 @@ class Leaves(Protocol):
         """The number of entries that have an index."""
         ...
 
+    def index(self, branch: str, seq: int) -> int | None:
+        """The index of an entry, or None."""
+        ...
+
     def frontier(self, most: int) -> Frontier:
         """The edge that is kept with the newest head that covers at most `most` entries; of an empty tree if none."""
         ...
@@ -44,8 +48,8 @@ class Leaves(Protocol):
         """The leaves of the entries from index `after` on, below index `upto`: fewer where some are missing."""
         ...
 
-    def note(self) -> str | None:
-        """The newest head, or None."""
+    def note(self, covers: int | None = None) -> str | None:
+        """The newest head, or the first one over more than `covers` entries; None if there is none."""
         ...
 
     def acknowledge(self, name: str, what: str) -> None:

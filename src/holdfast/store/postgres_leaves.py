@@ -18,7 +18,8 @@ Fetch: TypeAlias = Callable[[LiteralString, tuple[object, ...]], list[tuple[obje
 """The rows of a query, in binary form."""
 
 PAGE = 5_000  # entries
-_OF_STRETCHES: LiteralString = (
+_HASHES: LiteralString = (
+    "SELECT coalesce(b.name, ''), e.digest"
     " FROM (SELECT %s::bigint AS low, %s::bigint AS high) r"
     " JOIN holdfast.stretch s ON s.start < r.high AND s.start >="
     " coalesce((SELECT max(f.start) FROM holdfast.stretch f WHERE f.start <= r.low), 0)"
@@ -27,11 +28,23 @@ _OF_STRETCHES: LiteralString = (
     " AND e.seq >= s.seq + greatest(0, r.low - s.start) AND e.seq < s.seq + least(s.count, r.high - s.start)"
     " ORDER BY e.seq) e ORDER BY s.start, e.seq"
 )
-_HASHES: LiteralString = "SELECT coalesce(b.name, ''), e.digest" + _OF_STRETCHES
 _ENTRIES: LiteralString = (
     "SELECT s.start + e.seq - s.seq, coalesce(b.name, ''), e.seq, e.epoch, e.at_ms, coalesce(e.key, ''::bytea),"
-    " e.body, e.digest" + _OF_STRETCHES
+    " e.body, e.digest"
+    " FROM (SELECT %s::bigint AS low, %s::bigint AS high) r"
+    " JOIN holdfast.stretch s ON s.start < r.high AND s.start >="
+    " coalesce((SELECT max(f.start) FROM holdfast.stretch f WHERE f.start <= r.low), 0)"
+    " LEFT JOIN holdfast.branch b ON b.id = s.branch"
+    " CROSS JOIN LATERAL (SELECT * FROM holdfast.entry e WHERE e.branch = s.branch"
+    " AND e.seq >= s.seq + greatest(0, r.low - s.start) AND e.seq < s.seq + least(s.count, r.high - s.start)"
+    " ORDER BY e.seq) e ORDER BY s.start, e.seq"
 )
+_INDEX: LiteralString = (
+    "SELECT s.start + %s - s.seq FROM holdfast.stretch s WHERE s.branch = (SELECT id FROM holdfast.branch WHERE name ="
+    " %s) AND s.seq <= %s AND s.seq + s.count > %s ORDER BY s.seq DESC LIMIT 1"
+)
+_NEWEST: LiteralString = "SELECT note FROM holdfast.head ORDER BY size DESC LIMIT 1"
+_COVERING: LiteralString = "SELECT note FROM holdfast.head WHERE size > %s ORDER BY size LIMIT 1"
 _SIZE: LiteralString = (
     "SELECT coalesce((SELECT s.start + s.count FROM holdfast.stretch s ORDER BY s.start DESC LIMIT 1), 0)"
 )
@@ -57,6 +70,11 @@ class PostgresLeaves:
         """As `Leaves.size`."""
         return cast(int, self._fetch(_SIZE, ())[0][0])
 
+    def index(self, branch: str, seq: int) -> int | None:
+        """As `Leaves.index`."""
+        rows = self._fetch(_INDEX, (seq, branch, seq, seq))
+        return cast(int, rows[0][0]) if rows else None
+
     def frontier(self, most: int) -> Frontier:
         """As `Leaves.frontier`."""
         rows = self._fetch("SELECT frontier FROM holdfast.head WHERE size <= %s ORDER BY size DESC LIMIT 1", (most,))
@@ -67,9 +85,12 @@ class PostgresLeaves:
         for name, digest in self._pages(_HASHES, after, upto):
             yield leaf(cast(str, name), cast(bytes, digest))
 
-    def note(self) -> str | None:
+    def note(self, covers: int | None = None) -> str | None:
         """As `Leaves.note`."""
-        rows = self._fetch("SELECT note FROM holdfast.head ORDER BY size DESC LIMIT 1", ())
+        sql, values = _NEWEST, tuple[object, ...]()
+        if covers is not None:
+            sql, values = _COVERING, (covers,)
+        rows = self._fetch(sql, values)
         return cast(str, rows[0][0]) if rows else None
 
     def acknowledge(self, name: str, what: str) -> None:

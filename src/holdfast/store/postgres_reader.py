@@ -95,7 +95,7 @@ class PostgresReader(PostgresReading):
 
     def places(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
         """All entries by index (0, 1, …), from index `after` on; those that are not numbered yet come last."""
-        return PostgresLeaves(self.fetch).entries(after)
+        return self.leaves().entries(after)
 
     def heads(self, newest: int = -1) -> list[str]:
         """The published heads (notes), oldest first; only the `newest` so many."""
@@ -109,9 +109,13 @@ class PostgresReader(PostgresReading):
             yield from cast("list[bytes]", [row[0] for row in rows])
             last = cast(bytes, rows[-1][0])
 
+    def leaves(self) -> PostgresLeaves:
+        """What heads and proofs are made from."""
+        return PostgresLeaves(self.fetch)
+
     def against(self, heads: Heads) -> RolledBack | None:
         """Why this log is not the one that the anchor of `heads` knows, or None."""
-        return heads.compare(PostgresLeaves(self.fetch))
+        return heads.compare(self.leaves())
 
     def damage(self) -> str | None:
         """Nothing: what is wrong with its files PostgreSQL says itself, where they are read."""

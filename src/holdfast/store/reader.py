@@ -21,7 +21,7 @@ import apsw
 from holdfast.core.entry import Entry
 from holdfast.core.retention import Extent, Mark
 from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
-from holdfast.store.heads import Heads
+from holdfast.store.heads import Heads, Leaves
 from holdfast.store.reading import DELETIONS, LARGEST_BYTES, Reading
 from holdfast.store.rope import gather
 from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
@@ -151,6 +151,10 @@ class Reader(Reading):
         """A payload (32-byte digest), put together from its pieces, unchecked. Raises Unknown where a piece is not
         here, Corrupt where one cannot be read."""
         return await gather(self, digest, LARGEST_BYTES)
+
+    def leaves(self) -> Leaves:
+        """What heads and proofs are made from."""
+        return SqliteLeaves(self._reader)
 
     def against(self, heads: Heads) -> RolledBack | None:
         """Why this log is not the one that the anchor of `heads` knows, or None."""

@@ -29,6 +29,12 @@ class SqliteLeaves:
         """As `Leaves.size`."""
         return cast(int, self._connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchall()[0][0])
 
+    def index(self, branch: str, seq: int) -> int | None:
+        """As `Leaves.index`."""
+        sql = "SELECT id - 1 FROM entry WHERE branch = (SELECT id FROM branch WHERE name = ?) AND seq = ?"
+        rows = self._connection.execute(sql, (branch, seq)).fetchall()
+        return cast(int, rows[0][0]) if rows else None
+
     def frontier(self, most: int) -> Frontier:
         """As `Leaves.frontier`."""
         rows = self._connection.execute(
@@ -41,9 +47,12 @@ class SqliteLeaves:
         for name, digest in self._connection.execute(_HASHES, (after, upto)):
             yield leaf(cast(str, name), cast(bytes, digest))
 
-    def note(self) -> str | None:
+    def note(self, covers: int | None = None) -> str | None:
         """As `Leaves.note`."""
-        rows = self._connection.execute("SELECT note FROM head ORDER BY size DESC LIMIT 1").fetchall()
+        sql, values = "SELECT note FROM head ORDER BY size DESC LIMIT 1", tuple[int, ...]()
+        if covers is not None:
+            sql, values = "SELECT note FROM head WHERE size > ? ORDER BY size LIMIT 1", (covers,)
+        rows = self._connection.execute(sql, values).fetchall()
         return cast(str, rows[0][0]) if rows else None
 
     def acknowledge(self, name: str, what: str) -> None:
