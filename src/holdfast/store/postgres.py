@@ -48,7 +48,7 @@ class PostgresStore(PostgresReading):
     ) -> None:
         super().__init__(conninfo, patience_s=patience_s, answer_s=answer_s)
         self.worker: Worker = here()
-        self._claim_ttl_ms = claim_ttl_s * 1000
+        self.claim_ttl_s = claim_ttl_s
         self._claims: set[str] = set()
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self._stored: set[bytes] = set()
@@ -168,7 +168,7 @@ class PostgresStore(PostgresReading):
             return "unproven"  # its row is gone, and nobody can say how it ended
         if owner is not None and not mine and dead(owner.worker):
             return "dead"
-        if owner is not None and not mine and owner.silent_ms > self._claim_ttl_ms:
+        if owner is not None and not mine and owner.silent_ms > self.claim_ttl_s * 1000:
             return "unproven"
         if mine or owner is None:
             raise Claimed("this process is already advancing it", where=head.name, fix="wait for it to end")
