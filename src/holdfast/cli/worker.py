@@ -66,10 +66,8 @@ def verb(
             silent_s=held.claim_ttl_s,
         )  # fmt: skip
         worker = FleetWorker(house, held, address, allowed_agent, is_allowed, _tell, settings)
-        begun = (
-            f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))} for {safe(', '.join(sorted(names)))}"
-        )
-        until_told(house, worker, f"{begun}, {at_once} at a time")
+        who = f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))}"
+        until_told(house, worker, f"{who} for {safe(', '.join(sorted(names)))}, {at_once} at a time")
     say("stopped")
 
 
