@@ -24,7 +24,8 @@ def test_one_gateway_is_at_work_in_a_directory(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_was_killed_leaves_its_directory_free(tmp_path: Path) -> None:
-    program = "import sys, time; from pathlib import Path; from holdfast.gateway.premises import held\n" + (
+    program = (
+        "import sys, time; from pathlib import Path; from holdfast.gateway.premises import held\n"
         "with held(Path(sys.argv[1]), None): print('held', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True)

@@ -2,8 +2,8 @@
 
 Rules
 1. What would not fit would make the log unreadable: it is refused here, whatever program has sent it.
-2. The conditions of `Desk` hold for everybody: an approval is for the exact call, nobody settles what a living owner has
-   in hand, and a word is about the log as it stands when it is placed.
+2. The conditions of `Desk` hold for everybody: an approval is for the exact call, nobody settles what a living owner
+   has in hand, and a word is about the log as it stands when it is placed.
 """
 
 from __future__ import annotations
