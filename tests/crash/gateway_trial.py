@@ -162,7 +162,7 @@ class GatewayTrial(Trial):
         ended, result = self.lives.wait(self.bear(**more), seconds)
         assert ended is not None, f"a program does not come to an end: {self.world.lines()}"
         assert self.gateway is not None
-        if not outside.alive(self.gateway):
+        if not outside.alive(self.gateway) or (result and "broken" in result):  # it is dead, or just dying
             how, told = self.lives.wait(self.gateway)
             assert how == KILLED, f"a gateway ended on its own: {how}, {told}"
             self.gateway = None
