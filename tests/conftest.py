@@ -2,9 +2,12 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.postgres import Postgres
 
 # No deadline: a shared machine stalls, and time is never an assertion.
 settings.register_profile("house", deadline=None, print_blob=True)
@@ -20,3 +23,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL for all tests that ask for it."""
+    server = Postgres()
+    yield server
+    server.stop()

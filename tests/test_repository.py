@@ -44,7 +44,9 @@ UNWANTED = set(
 # A function may run something in a thread, or be told which services an agent has started; nothing of Holdfast is one.
 OF_THE_MACHINE = {"thread", "service", "services"}
 
-HEAVY = set("aiohttp apsw boto3 cedarpy click cryptography keyring moto openai pydantic rich typer zstandard".split())
+HEAVY = set(
+    "aiohttp apsw boto3 cedarpy click cryptography keyring moto openai psycopg pydantic rich typer zstandard".split()
+)
 EXTRAS = ("gateway", "aws", "keyring", "postgres", "s3", "sql")  # what is imported only where it is used
 
 SQL = re.compile(
@@ -309,7 +311,7 @@ def test_dependencies_are_declared_and_used() -> None:
     extras = set[str]().union(*(declared(project["optional-dependencies"][name]) for name in EXTRAS))
     used = distributions([path for path in sources() if path not in demo]) - through_aiohttp
     assert core <= used <= core | extras
-    through_moto = {"flask", "flask-cors", "werkzeug", "botocore"}  # what moto's server and boto3 are made of
+    through_moto = {"flask", "flask-cors", "werkzeug", "botocore", "requests"}  # what its server and boto3 are made of
     extra = declared(project["optional-dependencies"]["demo"])
     assert distributions(demo) - core - through_moto == extra - through_moto
 

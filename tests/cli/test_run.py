@@ -159,7 +159,7 @@ def test_resume_says_so_when_another_agent_goes_on() -> None:
         (["run", f"{TROUPE}:echo", "--input", "@none.json"], "BadCall: `none.json` cannot be read"),
         (["run", f"{TROUPE}:echo", "--id", "bad id"], "Misuse: `bad id` cannot name a run"),
         (["run", f"{TROUPE}:echo", "--on-divergence", "guess"], "BadCall: `guess` says nothing about divergences"),
-        (["run", f"{TROUPE}:echo", "--store", "postgresql://x/y"], "Misuse: `postgresql://x/y` names no store"),
+        (["run", f"{TROUPE}:echo", "--store", "mysql://x/y"], "Misuse: `mysql://x/y` names no store"),
         (["run", f"{TROUPE}:echo", "--store", "/"], "Misuse: `sqlite:////` names no file"),
         (["run", f"{TROUPE}:echo", "--store", "sqlite:///r.db?colour=red"], "Misuse: unknown store option `colour`"),
         (["resume", "nobody"], "Unknown: there is no store here"),

@@ -175,7 +175,7 @@ BUGS = (
         file="embedded/files.py",
         old="        with frozen_below():\n",
         new="        with contextlib.nullcontext():\n",
-        found_by="tests/embedded/test_files.py::test_files_that_a_process_writes_are_captured_as_they_once_were",
+        found_by="tests/embedded/test_files.py::test_the_processes_of_a_run_stand_still_while_its_files_are_captured",
     ),
     Bug(
         name="an agent can swallow a wait",

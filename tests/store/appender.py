@@ -1,6 +1,6 @@
 """A process that appends, and says what it placed: many of them at once must neither lose nor double anything.
 
-python -m tests.store.appender PATH NAME COUNT
+python -m tests.store.appender PLACE NAME COUNT
 
 Opens the store anew every 25 entries, so that openings, closings and extensions of the write-ahead file meet the
 others' writing.
@@ -8,17 +8,16 @@ others' writing.
 
 import asyncio
 import sys
-from pathlib import Path
 
 from holdfast.errors import Conflict
-from holdfast.store import Draft
-from holdfast.store.sqlite import SqliteStore
+from holdfast.store import Draft, Store
+from tests.store.shelf import open_at
 
 LIFE = 25
 
 
-async def life(path: Path, name: str, numbers: range) -> None:
-    store = SqliteStore(path, anchor=None)
+async def life(place: str, name: str, numbers: range) -> None:
+    store = open_at(place)
     own = await store.claim(f"{name}@main")
     for number in numbers:
         body = [Draft(b"", f"{name}/{number}".encode())]
@@ -30,7 +29,7 @@ async def life(path: Path, name: str, numbers: range) -> None:
     await store.close()
 
 
-async def guarded(store: SqliteStore, body: Draft) -> None:
+async def guarded(store: Store, body: Draft) -> None:
     """Place on a third branch, where everybody looks first and writes only if nobody was faster."""
     while True:
         seen = await store.read("guarded@main", newest=1)
@@ -41,10 +40,10 @@ async def guarded(store: SqliteStore, body: Draft) -> None:
         return
 
 
-def main(path: Path, name: str, count: int) -> None:
+def main(place: str, name: str, count: int) -> None:
     sys.stdin.readline()
     for first in range(0, count, LIFE):
-        asyncio.run(life(path, name, range(first, min(first + LIFE, count))))
+        asyncio.run(life(place, name, range(first, min(first + LIFE, count))))
 
 
-main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

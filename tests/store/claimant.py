@@ -1,19 +1,18 @@
 """A worker in a process of its own: claims a branch, says so, and appends one entry for every line that it is told.
 
-python -m tests.store.claimant PATH BRANCH
+python -m tests.store.claimant PLACE BRANCH
 """
 
 import asyncio
 import sys
-from pathlib import Path
 
 from holdfast.errors import HoldfastError
 from holdfast.store import Draft
-from holdfast.store.sqlite import SqliteStore
+from tests.store.shelf import open_at
 
 
-async def main(path: Path, branch: str) -> None:
-    store = SqliteStore(path, flush_s=0.05, anchor=None)
+async def main(place: str, branch: str) -> None:
+    store = open_at(place, flush_s=0.05)
     grant = await store.claim(branch)
     print(f"claimed {grant.epoch} {grant.previous}", flush=True)
     while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
@@ -25,4 +24,4 @@ async def main(path: Path, branch: str) -> None:
     await store.close()
 
 
-asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+asyncio.run(main(sys.argv[1], sys.argv[2]))

@@ -4,15 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Postgres
 from tests.store.shelf import Shelf
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def made(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Shelf:
+    if kind != "postgres":
+        return Shelf(kind, tmp_path / "runs.db")
+    server: Postgres = request.getfixturevalue("postgres")
+    return Shelf(kind, tmp_path, server.empty())
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
-    return Shelf(request.param, tmp_path / "runs.db")
+    return made(request.param, tmp_path, request)
 
 
-@pytest.fixture
-def lasting(tmp_path: Path) -> Shelf:
+@pytest.fixture(params=["sqlite", "postgres"])
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     """A shelf whose store outlives its handle."""
-    return Shelf("sqlite", tmp_path / "runs.db")
+    return made(request.param, tmp_path, request)

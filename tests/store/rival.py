@@ -1,19 +1,18 @@
 """A process that goes for the same things as its rival: each is to be written by one of the two, on its own branch.
 
-python -m tests.store.rival PATH NAME OTHER COUNT
+python -m tests.store.rival PLACE NAME OTHER COUNT
 """
 
 import asyncio
 import sys
-from pathlib import Path
 
 from holdfast.errors import Conflict
 from holdfast.store import Draft
-from holdfast.store.sqlite import SqliteStore
+from tests.store.shelf import open_at
 
 
-async def main(path: Path, name: str, other: str, count: int) -> None:
-    store = SqliteStore(path, anchor=None)
+async def main(place: str, name: str, other: str, count: int) -> None:
+    store = open_at(place)
     own, rival = f"run@{name}", f"run@{other}"
     grant = await store.claim(own)
     print("ready", flush=True)
@@ -38,4 +37,4 @@ async def main(path: Path, name: str, other: str, count: int) -> None:
     await store.close()
 
 
-asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))
+asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

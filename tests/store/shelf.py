@@ -17,6 +17,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.store import Draft, Store
 from holdfast.store.memory import MemoryStore
+from holdfast.store.postgres import PostgresStore
 from holdfast.store.sqlite import SqliteStore
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,6 +29,12 @@ class Shelf:
 
     kind: str
     path: Path
+    url: str = ""
+
+    @property
+    def place(self) -> str:
+        """How a process of its own names the store: see `open_at`."""
+        return self.url or str(self.path)
 
     @property
     def lasting(self) -> bool:
@@ -39,8 +46,17 @@ class Shelf:
                 return MemoryStore()
             case "sqlite":
                 return SqliteStore(self.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, anchor=None)
+            case "postgres":
+                return PostgresStore(self.url, claim_ttl_s=claim_ttl_s, beat_s=flush_s)
             case _:
                 raise AssertionError(self.kind)
+
+
+def open_at(place: str, *, flush_s: float = 1.0) -> Store:
+    """The store at a place that a process of a test was told: a URL of PostgreSQL, or a SQLite file."""
+    if place.startswith("postgresql:"):
+        return PostgresStore(place, beat_s=flush_s)
+    return SqliteStore(Path(place), flush_s=flush_s, anchor=None)
 
 
 def draft(body: bytes | str = b"{}", key: bytes = b"", *, recall: bool = False) -> Draft:

@@ -206,7 +206,7 @@ async def test_of_two_that_watch_each_other_one_is_first(store: Store, *, barrie
 
 def test_of_two_processes_that_watch_each_other_one_is_first(lasting: Shelf) -> None:
     count = 150
-    rivals = [start("tests.store.rival", lasting.path, *names, count) for names in (("b2", "b3"), ("b3", "b2"))]
+    rivals = [start("tests.store.rival", lasting.place, *names, count) for names in (("b2", "b3"), ("b3", "b2"))]
     for rival in rivals:
         assert heard(rival) == "ready"
     written: list[list[int]] = []

@@ -19,7 +19,7 @@ BRANCH = "run@main"
 @pytest.fixture
 def owner(lasting: Shelf) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the claim, and lives."""
-    process = start("tests.store.claimant", lasting.path, BRANCH)
+    process = start("tests.store.claimant", lasting.place, BRANCH)
     try:
         assert heard(process) == "claimed 1 none"
         yield process
@@ -141,7 +141,7 @@ async def test_each_takeover_fences_all_who_came_before(lasting: Shelf) -> None:
 
 async def test_two_processes_that_claim_at_once_never_both_get_it(lasting: Shelf) -> None:
     await lasting.open().close()
-    processes = [start("tests.store.claimant", lasting.path, BRANCH) for _ in range(4)]
+    processes = [start("tests.store.claimant", lasting.place, BRANCH) for _ in range(4)]
     try:
         said = [process.stdout.readline().strip() for process in processes if process.stdout]
         assert sorted(said) == ["", "", "", "claimed 1 none"]

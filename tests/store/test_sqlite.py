@@ -35,6 +35,11 @@ PRAGMAS = {
 }
 
 
+@pytest.fixture
+def lasting(tmp_path: Path) -> Shelf:
+    return Shelf("sqlite", tmp_path / "runs.db")
+
+
 def settings(connection: apsw.Connection) -> dict[str, object]:
     found = {name: connection.pragma(name) for name in PRAGMAS}
     return {name: 0 if value is None else value for name, value in found.items()}

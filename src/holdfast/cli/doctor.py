@@ -10,6 +10,7 @@ from holdfast.cli.keys import files_of
 from holdfast.cli.options import JsonOption, StoreOption, store_url
 from holdfast.cli.terminal import busy, json_text, line, out, styled
 from holdfast.errors import Unknown
+from holdfast.store.url import shown
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -27,7 +28,7 @@ def verb(store: StoreOption = None, json: JsonOption = False) -> int:
     """Check this machine and the store's place. Disk, SQLite, clock, sandbox; exits with 1 if any check fails."""
     url = store_url(store)
     if not url.startswith("sqlite:"):
-        raise Unknown("only a SQLite store has a place to be checked", where=url, fix="--store sqlite:///FILE")
+        raise Unknown("only a SQLite store has a place to be checked", where=shown(url), fix="--store sqlite:///FILE")
     with busy("checking"):
         found = [*checks(files_of(url)), *confinement()]
     failed = any(check.state == "fail" for check in found)

@@ -16,6 +16,7 @@ from holdfast.errors import Corrupt, Misuse
 from holdfast.gateway.family import read_tree
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
+from holdfast.store.url import shown
 
 STYLES = {
     Status.RUNNING: "cyan", Status.HELD: "bold yellow", Status.DOUBT: "bold red", Status.ASLEEP: "blue",
@@ -45,7 +46,7 @@ def verb(
         out(json_text(found, indent=2))
         return
     if not found:
-        say("no runs" + (" of this status" if wanted else "") + f" in {safe(store_url(store))}")
+        say("no runs" + (" of this status" if wanted else "") + f" in {safe(shown(store_url(store)))}")
         return
     _show(found)
     _hints(found, more, limit, same_store(store))

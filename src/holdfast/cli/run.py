@@ -11,58 +11,65 @@ from holdfast.cli.options import StoreOption, json_value, same_store, store_url
 from holdfast.cli.terminal import hint, safe, say
 from holdfast.errors import Misuse
 
+_Command = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODULE:AGENT | -- CMD…",
+        help="The agent (modules are looked for here first); with --sandbox, a program of any language.",
+    ),
+]
+_Input = Annotated[
+    str | None, typer.Option("--input", metavar="JSON", help="The task (JSON, @FILE, or - for stdin). [null]")
+]
+_Id = Annotated[
+    str | None, typer.Option("--id", metavar="RUN", help="The run's id; one that exists resumes. [a new one]")
+]
+_Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for people, signals and sleeps, or exit 3.")]
+_Workspace = Annotated[
+    str | None,
+    typer.Option("--workspace", metavar="DIR", help="A directory for the agent's files. [one of the run's own]"),
+]
+_OnDivergence = Annotated[
+    str,
+    typer.Option(
+        "--on-divergence", metavar="brief|ask|stop", help="When the program no longer asks for what the log holds."
+    ),
+]
+_Watch = Annotated[
+    bool, typer.Option("--watch", help="No agent: go on with every run of the store that can, until told to stop.")
+]
+_AtOnce = Annotated[int, typer.Option("--at-once", metavar="N", min=1, help="With --watch: so many runs at a time.")]
+_RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="With --watch: try failed runs again, after growing pauses.")
+]
+_Sandbox = Annotated[bool, typer.Option("--sandbox", help="Run CMD in a sandbox, behind the gateway of --config.")]
+_NoSandbox = Annotated[
+    bool, typer.Option("--unsafe-no-sandbox", help="Run CMD behind the gateway of --config, but unconfined.")
+]
+_Name = Annotated[
+    str | None, typer.Option("--agent", metavar="NAME", help="Which [agents.NAME] CMD is. [the only one]")
+]
+_Config = Annotated[str, typer.Option("--config", metavar="FILE", help="The gateway's configuration.")]
+_ReadOnly = Annotated[
+    list[str] | None, typer.Option("--read-only", metavar="PATH", help="A path that CMD may read; repeat.")
+]
+
 
 def verb(
-    command: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODULE:AGENT | -- CMD…",
-            help="The agent (modules are looked for here first); with --sandbox, a program of any language.",
-        ),
-    ] = None,
-    input: Annotated[
-        str | None, typer.Option("--input", metavar="JSON", help="The task (JSON, @FILE, or - for stdin). [null]")
-    ] = None,
-    id: Annotated[
-        str | None, typer.Option("--id", metavar="RUN", help="The run's id; one that exists resumes. [a new one]")
-    ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait for people, signals and sleeps, or exit 3.")
-    ] = True,
-    workspace: Annotated[
-        str | None,
-        typer.Option("--workspace", metavar="DIR", help="A directory for the agent's files. [one of the run's own]"),
-    ] = None,
-    on_divergence: Annotated[
-        str,
-        typer.Option(
-            "--on-divergence", metavar="brief|ask|stop", help="When the program no longer asks for what the log holds."
-        ),
-    ] = "brief",
-    watch: Annotated[
-        bool, typer.Option("--watch", help="No agent: go on with every run of the store that can, until told to stop.")
-    ] = False,
-    at_once: Annotated[
-        int, typer.Option("--at-once", metavar="N", min=1, help="With --watch: so many runs at a time.")
-    ] = 8,
-    sandbox: Annotated[
-        bool, typer.Option("--sandbox", help="Run CMD in a sandbox, behind the gateway of --config.")
-    ] = False,
-    unsafe_no_sandbox: Annotated[
-        bool, typer.Option("--unsafe-no-sandbox", help="Run CMD behind the gateway, but unconfined.")
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option("--agent", metavar="NAME", help="Which [agents.NAME] CMD is. [the only one]")
-    ] = None,
-    config: Annotated[
-        str, typer.Option("--config", metavar="FILE", help="The gateway's configuration.")
-    ] = "holdfast.toml",
-    read_only: Annotated[
-        list[str] | None, typer.Option("--read-only", metavar="PATH", help="A path that CMD may read; repeat.")
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="With --watch: try failed runs again, after growing pauses.")
-    ] = False,
+    command: _Command = None,
+    input: _Input = None,
+    id: _Id = None,
+    wait: _Wait = True,
+    workspace: _Workspace = None,
+    on_divergence: _OnDivergence = "brief",
+    watch: _Watch = False,
+    at_once: _AtOnce = 8,
+    sandbox: _Sandbox = False,
+    unsafe_no_sandbox: _NoSandbox = False,
+    name: _Name = None,
+    config: _Config = "holdfast.toml",
+    read_only: _ReadOnly = None,
+    retry_failed: _RetryFailed = False,
     store: StoreOption = None,
 ) -> int:
     """Run an agent; its answer goes to stdout as JSON. The same command with the same --id goes on after a crash.

@@ -145,6 +145,8 @@ def _agent(asked: Asked, config: Config) -> str:
 
 def _confinement(asked: Asked, config: Config, run: str, shown: Sequence[Path]) -> Confinement:
     from holdfast.gateway.confinement import Confinement
+    from holdfast.gateway.environment import PORT
+    from holdfast.gateway.serve import HTTP, HTTPS
 
     sandbox = config.sandbox
     given = asked.workspace
@@ -160,7 +162,8 @@ def _confinement(asked: Asked, config: Config, run: str, shown: Sequence[Path]) 
     return Confinement(
         workspace=workspace, read_only=tuple(dict.fromkeys((*shown, *paths))), processes=sandbox.processes,
         memory_bytes=sandbox.memory_bytes, open_files=sandbox.open_files, file_bytes=sandbox.file_bytes,
-        tmp_bytes=sandbox.tmp_bytes, cpu_s=sandbox.cpu_s,
+        tmp_bytes=sandbox.tmp_bytes, cpu_s=sandbox.cpu_s, dns=sandbox.names,
+        ports=(PORT, HTTP, HTTPS) if sandbox.names else (PORT,),
     )  # fmt: skip
 
 

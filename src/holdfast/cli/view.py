@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import cast
 
 from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
@@ -40,7 +41,7 @@ from holdfast.gateway.history import FINISHED_KEY, Lineage, check_places
 from holdfast.gateway.line import node_of, read_payload
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
-from holdfast.store.url import sqlite_files
+from holdfast.store.url import needing_psycopg, postgres_address, shown, sqlite_files
 from holdfast.store.worker import dead
 
 
@@ -200,9 +201,16 @@ class Row:
 
 
 def reader_of(url: str) -> Reader:
-    """The reading side of a store. Raises Unknown, Corrupt."""
+    """The reading side of a store. Raises Unknown, Corrupt. That of PostgreSQL has what looking at runs needs; what
+    needs more asks for the store's files first, and is refused."""
+    if url.startswith(("postgresql:", "postgres:")):
+        with needing_psycopg():
+            from holdfast.store.postgres_reader import PostgresReader
+        return cast(Reader, PostgresReader(postgres_address(url)))
     if not url.startswith("sqlite:"):
-        raise Unknown("this store cannot be read by itself", where=url, fix="name a file: --store sqlite:///runs.db")
+        raise Unknown(
+            "this store cannot be read by itself", where=shown(url), fix="name a file: --store sqlite:///runs.db"
+        )
     return Reader(sqlite_files(url).path)
 
 

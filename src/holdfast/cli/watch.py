@@ -22,7 +22,7 @@ from holdfast.embedded import House, open_store
 from holdfast.embedded.watch import Settings, Watch
 from holdfast.errors import Misuse
 from holdfast.store.changes import Changes
-from holdfast.store.url import sqlite_files
+from holdfast.store.url import shown, sqlite_files
 
 
 def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_divergence: str) -> None:
@@ -30,7 +30,9 @@ def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_diver
     be written or trusted."""
     url, allowed = store_url(store), allowed_names()
     if not url.startswith("sqlite:"):
-        raise Misuse("only a store in a file can be watched", where=url, fix="name a file: --store sqlite:///runs.db")
+        raise Misuse(
+            "only a store in a file can be watched", where=shown(url), fix="name a file: --store sqlite:///runs.db"
+        )
     if not allowed:
         fix = f'{ALLOWED}=MODULE; or agents = ["MODULE"] under [tool.holdfast] in the pyproject.toml of this directory'
         raise Misuse("no agent may be run: which modules are imported is for you to say", fix=fix)

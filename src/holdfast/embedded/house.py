@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 
 def open_store(url: str) -> House:
-    """The house at `url`: `sqlite:///runs.db` (relative), `sqlite:////var/lib/runs.db` (absolute), `memory://`.
+    """The house at `url`: `sqlite:///runs.db` (relative), `sqlite:////var/lib/runs.db` (absolute),
+    `postgresql://USER@HOST/DATABASE`, `memory://`.
 
     SQLite takes `?claim_ttl_s=15&flush_s=1&key=FILE&anchor=FILE`. Raises Stopped where the store cannot be trusted or
     written.

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
+from holdfast.core.contract import Contract
 from holdfast.core.policy import Denied, Facts, Policy, Verdict
 from holdfast.errors import BadCall, HoldfastError, Misuse, Refused
 from holdfast.gateway.admin import AdminDoor
@@ -34,7 +35,7 @@ from holdfast.gateway.launching import LaunchDoor, Listening, bound
 from holdfast.gateway.people import People
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
-from holdfast.gateway.upstreams import System
+from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
@@ -88,7 +89,7 @@ class Gateway:
         for name, declared in config.upstreams.items():
             systems[name] = await open_upstream(name, declared, kit)
             self._open.push_async_callback(systems[name].close)
-        self.wards = Wards(self.opening.store, lambda: self.policy)
+        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
         self._open.push_async_callback(self._let_all_go)
         strict = frozenset(name for name, agent in config.agents.items() if agent.require_handle)
         kinds = {name: str(getattr(each, "kind", "")) for name, each in config.upstreams.items()}
@@ -130,8 +131,12 @@ class Gateway:
         taken = await self._taken(asked, by)
         run = taken.ward.rights.run
         place = Place.SANDBOX if asked.get("place", "sandbox") == "sandbox" else Place.LOCAL
-        environment = environment_of(self.config, self.gate, taken, place)
-        authority = Authority(run) if place is Place.SANDBOX else None
+        try:
+            environment = environment_of(self.config, self.gate, taken, place)
+            authority = Authority(run) if place is Place.SANDBOX else None
+        except BaseException:
+            await self.wards.close(run, ended=False)
+            raise
         self._authorities[run] = authority
         return {
             "run": run,
@@ -214,7 +219,13 @@ def _policy(config: Config) -> Policy:
         return NoPolicy()
     from holdfast.gateway.cedar import Cedar
 
-    return Cedar([(str(path), path.read_text()) for path in config.policies])
+    return Cedar.load(*config.policies)
+
+
+def _undoing(systems: Mapping[str, System], tool: str) -> tuple[Contract, Upstream] | None:
+    name, _, operation = tool.partition(".")
+    system = systems.get(name)
+    return system.undoing(operation) if isinstance(system, Undoes) else None
 
 
 def _hosts(config: Config) -> dict[str, str]:

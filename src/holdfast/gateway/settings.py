@@ -187,6 +187,9 @@ class Sandbox(Table):
     tmp_bytes: int = Field(64 << 20, gt=0, description="The size of `/tmp`, which lives in memory.")
     cpu_s: int | None = Field(None, gt=0, description="Seconds of computing for each process. Default: no limit.")
     read_only: tuple[str, ...] = Field((), description="Further files and directories that the program may read.")
+    names: bool = Field(
+        True, description="The hosts of declared systems are found by their names, and lead to the doors."
+    )
     environment: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(
         (), description="Names of variables that are passed on from the caller's environment; never one with a secret."
     )

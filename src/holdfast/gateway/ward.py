@@ -129,7 +129,7 @@ class Ward:
     _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
         default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
     )
-    _refused: int = 0
+    _refused: set[bytes] = field(default_factory=set[bytes])
     _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
 
     # --- calls ---
@@ -239,16 +239,16 @@ class Ward:
 
     async def refuse(self, tool: str, asked: object, by: str, reason: str) -> None:
         """Say in the log that a call was turned away before it could be judged. Of a flood only the first are told."""
-        self._refused += 1
         log = self.mediator.line.log
         text = hashlib.sha256(legible(asked, LARGEST_ARGS).encode()).hexdigest()
         identity = identity_of(legible(tool, 200), canonical(text), "refused at a door")
-        if self._refused > MOST_REFUSALS or log.slot(identity, 0) is not None:
+        if len(self._refused) >= MOST_REFUSALS or identity in self._refused or log.slot(identity, 0) is not None:
             return
+        self._refused.add(identity)  # at once: the same may be asked twice in one moment
         record = Refusal(
             hold=None, tool=legible(tool, 200), identity=identity.hex(), n=0, by=by, reason=legible(reason)
         )
-        await self.mediator.line.attempt(record)
+        await self.mediator.line.write(record)
 
     def facts(self, right: Right, prepared: Prepared) -> Facts:
         """What a policy may know of a call."""

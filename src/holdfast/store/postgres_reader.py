@@ -1,0 +1,92 @@
+"""A store on PostgreSQL, only read: for looking at it beside those who write.
+
+Rules
+1. No store is made, nothing is claimed or migrated; the right to SELECT is enough.
+2. What is read in one `moment` is of one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import LiteralString, Self, cast
+
+import psycopg
+
+from holdfast.errors import Unknown
+from holdfast.store.postgres_reading import PostgresReading
+from holdfast.store.postgres_schema import Connection, connect, known, translate
+from holdfast.store.reading import LARGEST_BYTES
+from holdfast.store.rope import gather
+from holdfast.store.worker import Worker
+
+_OWNERS = (
+    "SELECT b.name, w.id, w.place, w.pid, w.born, w.host FROM holdfast.branch b"
+    " JOIN holdfast.worker w ON w.id = b.worker"
+)
+
+
+class PostgresReader(PostgresReading):
+    """The reading side of the store at `conninfo`. Raises Unknown if there is none, Corrupt if it is not ours,
+    Unwritable if the server cannot be reached."""
+
+    def __init__(self, conninfo: str) -> None:
+        super().__init__(conninfo)
+        self.path = self.where
+        self._of_moment: Connection | None = None
+        try:
+            with connect(conninfo) as connection:
+                found = known(connection, self.where)
+        except psycopg.Error as error:
+            raise translate(error, self.where) from error
+        if found is None:
+            raise Unknown("there is no store here", where=self.where, fix="`holdfast run` makes one")
+        self.log_id = found[1]
+
+    async def close(self) -> None:
+        """Let go of the connections. Idempotent."""
+        self._stop_reading()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_reading()
+
+    @contextmanager
+    def moment(self) -> Generator[None]:
+        """Everything that is read inside is of one moment, however long it takes."""
+        try:
+            with connect(self._conninfo) as connection:
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                self._of_moment = connection
+                yield
+        except psycopg.Error as error:
+            raise translate(error, self.where) from error
+        finally:
+            self._of_moment = None
+
+    def fetch(self, sql: LiteralString, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """As `PostgresReading.fetch`; inside a moment, of that moment."""
+        if self._of_moment is None:
+            return super().fetch(sql, values)
+        try:
+            return cast("list[tuple[object, ...]]", self._of_moment.execute(sql, values, binary=True).fetchall())
+        except psycopg.Error as error:
+            raise translate(error, self.where) from error
+
+    async def whole(self, digest: bytes) -> bytes:
+        """A payload (32-byte digest), put together from its pieces, unchecked. Raises Unknown where a piece is not
+        here, Corrupt where one cannot be read."""
+        return await gather(self, digest, LARGEST_BYTES)
+
+    def size(self) -> int:
+        """The number of entries."""
+        return cast(int, self.fetch("SELECT count(*) FROM holdfast.entry")[0][0])
+
+    def owners(self) -> dict[str, Worker]:
+        """Whoever claimed a branch and has not given it back, by branch: alive or not."""
+        return {str(row[0]): Worker(*cast("tuple[str, str, int, str, str]", row[1:])) for row in self.fetch(_OWNERS)}

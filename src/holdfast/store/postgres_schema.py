@@ -1,0 +1,337 @@
+"""The PostgreSQL database: how it is reached, what must be true of it, and its numbered migrations.
+
+Rules
+1. Nothing rests on a session: a pooler may give each transaction another one. What it needs, a transaction sets itself.
+   Each is one statement, so no lock is held while a client computes, or is stopped.
+2. A setting that would break a promise is refused at the opening, not hoped about.
+3. A migration is never edited once released; the next one is appended. It only adds, unless it `breaks`: so workers
+   that were started before it go on, and functions carry the number of their form in their name.
+4. Everything is in the schema `holdfast`, and is named with it: no search path is believed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, LiteralString, TypeAlias, cast
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
+
+from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
+from holdfast.store.postgres_arrays import register
+
+Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
+
+OLDEST_SERVER = 140000
+LOCK_S = 10  # longer than any statement of ours holds a branch
+MIGRATING = 0x48464C31  # "HFL1": the advisory lock of whoever migrates
+LOST_LANE, STALE = "HF001", "HF002"
+FOUND_GONE = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.ConnectionException)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """What brings the schema one number further. `breaks`: who does not know it must not write any more."""
+
+    statements: tuple[LiteralString, ...]
+    breaks: bool = False
+
+
+_PLACE: LiteralString = """
+CREATE FUNCTION holdfast.place_1(
+  by_worker text, by_lane bigint, batch_number bigint, durability text,
+  found_id bigint[], found_seq bigint[], found_epoch bigint[], found_worker text[],
+  seqs bigint[], digests bytea[], times bigint[], unclaimed bigint[], epochs bigint[], workers text[],
+  e_branch bigint[], e_seq bigint[], e_epoch bigint[], e_at bigint[], e_key bytea[], e_body bytea[], e_digest bytea[],
+  b_digest bytea[], b_form bigint[], b_data bytea[], recalled bigint[]) RETURNS double precision
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  moved text;
+BEGIN
+  PERFORM set_config('synchronous_commit', durability, true), set_config('lock_timeout', '10s', true);
+  UPDATE holdfast.worker SET batch = batch_number, seen_at = clock_timestamp() WHERE id = by_worker AND lane = by_lane;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'another connection of this worker has taken over' USING ERRCODE = 'HF001';
+  END IF;
+  IF cardinality(found_id) = 1 THEN
+    UPDATE holdfast.branch b SET seq = seqs[1], digest = digests[1], at_ms = times[1], unclaimed_seq = unclaimed[1],
+        epoch = epochs[1], worker = workers[1]
+      WHERE b.id = found_id[1] AND b.seq = found_seq[1] AND b.epoch = found_epoch[1]
+        AND b.worker IS NOT DISTINCT FROM found_worker[1];
+    IF NOT FOUND THEN
+      moved := found_id[1]::text;
+    END IF;
+  ELSE
+    PERFORM 1 FROM holdfast.branch WHERE id = ANY (found_id) ORDER BY id FOR NO KEY UPDATE;
+    SELECT string_agg(f.id::text, ',') INTO moved
+      FROM unnest(found_id, found_seq, found_epoch, found_worker) AS f(id, seq, epoch, worker)
+      LEFT JOIN holdfast.branch b ON b.id = f.id AND b.seq = f.seq AND b.epoch = f.epoch
+        AND b.worker IS NOT DISTINCT FROM f.worker
+      WHERE b.id IS NULL;
+  END IF;
+  IF moved IS NOT NULL THEN
+    RAISE EXCEPTION 'a branch is not as it was read' USING ERRCODE = 'HF002', DETAIL = moved;
+  END IF;
+  IF cardinality(b_digest) > 0 THEN
+    INSERT INTO holdfast.blob (digest, form, data) SELECT * FROM unnest(b_digest, b_form, b_data)
+      ON CONFLICT DO NOTHING;
+  END IF;
+  IF cardinality(found_id) = 1 THEN
+    FOR i IN 1 .. cardinality(e_seq) LOOP
+      INSERT INTO holdfast.entry (branch, seq, epoch, at_ms, key, body, digest)
+        VALUES (e_branch[i], e_seq[i], e_epoch[i], e_at[i], e_key[i], e_body[i], e_digest[i]);
+    END LOOP;
+  ELSE
+    INSERT INTO holdfast.entry (branch, seq, epoch, at_ms, key, body, digest)
+      SELECT * FROM unnest(e_branch, e_seq, e_epoch, e_at, e_key, e_body, e_digest);
+    UPDATE holdfast.branch b SET seq = f.seq, digest = f.digest, at_ms = f.at_ms, unclaimed_seq = f.unclaimed,
+        epoch = f.epoch, worker = f.worker
+      FROM unnest(found_id, seqs, digests, times, unclaimed, epochs, workers)
+        AS f(id, seq, digest, at_ms, unclaimed, epoch, worker)
+      WHERE b.id = f.id AND (b.seq <> f.seq OR b.epoch <> f.epoch OR b.worker IS DISTINCT FROM f.worker);
+  END IF;
+  IF cardinality(recalled) > 0 THEN
+    INSERT INTO holdfast.recall (branch, key, seq)
+      SELECT e.branch, e.key, e.seq FROM unnest(recalled) AS r(id) JOIN holdfast.entry e ON e.branch = r.id
+      WHERE length(e.key) = 32
+        AND e.seq > coalesce((SELECT max(k.seq) FROM holdfast.recall k WHERE k.branch = r.id), 0)
+      ON CONFLICT DO NOTHING;
+  END IF;
+  RETURN extract(epoch FROM clock_timestamp()) * 1000;
+END $$
+"""
+
+_STANDING: LiteralString = """
+CREATE FUNCTION holdfast.standing_1(names text[], fresh text[], origins bytea[]) RETURNS TABLE (
+  id bigint, name text, seq bigint, digest bytea, at_ms bigint, unclaimed_seq bigint, epoch bigint, worker text,
+  place text, pid bigint, born text, host text, silent_ms double precision, now_ms double precision)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+BEGIN
+  IF cardinality(fresh) > 0 THEN
+    PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '10s', true);
+    INSERT INTO holdfast.branch (name, seq, digest, at_ms, unclaimed_seq, epoch)
+      SELECT n, 0, d, 0, 0, 0 FROM unnest(fresh, origins) AS f(n, d) ORDER BY n ON CONFLICT DO NOTHING;
+  END IF;
+  RETURN QUERY SELECT b.id, b.name, b.seq, b.digest, b.at_ms, b.unclaimed_seq, b.epoch, coalesce(b.worker, ''),
+      w.place, w.pid, w.born, w.host,
+      (extract(epoch FROM clock_timestamp() - w.seen_at) * 1000)::double precision,
+      (extract(epoch FROM clock_timestamp()) * 1000)::double precision
+    FROM holdfast.branch b LEFT JOIN holdfast.worker w ON w.id = b.worker WHERE b.name = ANY (names);
+END $$
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        (
+            (
+                "CREATE TABLE holdfast.worker (id text PRIMARY KEY, place text NOT NULL, pid bigint NOT NULL,"
+                " born text NOT NULL, host text NOT NULL, seen_at timestamptz NOT NULL, lane bigint NOT NULL,"
+                " batch bigint NOT NULL) WITH (fillfactor = 20)"
+            ),
+            (
+                "CREATE TABLE holdfast.branch (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+                ' name text COLLATE "C" NOT NULL UNIQUE, seq bigint NOT NULL, digest bytea NOT NULL,'
+                " at_ms bigint NOT NULL, unclaimed_seq bigint NOT NULL, epoch bigint NOT NULL, worker text)"
+                " WITH (fillfactor = 60)"
+            ),
+            "CREATE INDEX branch_held ON holdfast.branch (worker) WHERE worker IS NOT NULL",
+            (
+                "CREATE TABLE holdfast.entry (branch bigint NOT NULL, seq bigint NOT NULL, epoch bigint NOT NULL,"
+                " at_ms bigint NOT NULL, key bytea, body bytea NOT NULL, digest bytea NOT NULL,"
+                " PRIMARY KEY (branch, seq))"
+            ),
+            "CREATE INDEX entry_named ON holdfast.entry (branch, key, seq) WHERE length(key) < 32",
+            "CREATE INDEX entry_unclaimed ON holdfast.entry (branch, seq) WHERE epoch = 0",
+            (
+                "CREATE TABLE holdfast.recall (branch bigint NOT NULL, key bytea NOT NULL, seq bigint NOT NULL,"
+                " PRIMARY KEY (branch, key, seq))"
+            ),
+            "CREATE INDEX recall_newest ON holdfast.recall (branch, seq)",
+            "CREATE TABLE holdfast.blob (digest bytea PRIMARY KEY, form smallint NOT NULL, data bytea NOT NULL)",
+            "ALTER TABLE holdfast.blob ALTER COLUMN data SET STORAGE EXTERNAL",  # it is compressed already
+            _PLACE,
+            _STANDING,
+        )
+    ),
+)
+_ASK = (
+    "SELECT current_setting('server_version_num')::int, current_setting('fsync'), current_setting('full_page_writes'),"
+    " current_setting('standard_conforming_strings'), current_setting('server_encoding'),"
+    " current_setting('default_transaction_isolation'), current_setting('transaction_read_only'),"
+    " pg_is_in_recovery(), current_setting('synchronous_commit'),"
+    " (SELECT setting::int FROM pg_settings WHERE name = 'wal_writer_delay'), pg_backend_pid()"
+)
+
+_IS_THERE = (  # asked of the table: what `to_regclass` answers may be older than the lock that was waited for
+    "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = 'holdfast' AND c.relname = 'meta'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the opening found. `barrier` and `lazy`: the two values of synchronous_commit that are used; `pooled`: each
+    transaction may be given another session."""
+
+    log_id: str
+    barrier: str
+    lazy: str
+    pooled: bool
+
+
+def connect(conninfo: str, *, timeout_s: int = 10) -> Connection:
+    """A connection that commits by itself. Raises psycopg.Error. Its TCP connection is given up when nothing is heard
+    for about 10 seconds."""
+    found = psycopg.connect(
+        conninfo,
+        autocommit=True,
+        prepare_threshold=None,
+        **_defaults(conninfo, timeout_s),
+    )
+    register(found)
+    if not _pooled(found):
+        found.prepare_threshold = 2
+    return found
+
+
+def _defaults(conninfo: str, timeout_s: int) -> dict[str, Any]:
+    """What a URL did not say by itself."""
+    given = conninfo_to_dict(conninfo)
+    wanted = {
+        "connect_timeout": timeout_s, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+        "tcp_user_timeout": 10_000, "client_encoding": "utf8", "application_name": "holdfast",
+        "target_session_attrs": "read-write",
+    }  # fmt: skip
+    return {name: value for name, value in wanted.items() if name not in given}
+
+
+def _pooled(connection: Connection) -> bool:
+    """Whether somebody stands between: then the process that answers is not the one that greeted."""
+    rows = connection.execute("SELECT pg_backend_pid()").fetchall()
+    return rows[0][0] != connection.info.backend_pid
+
+
+def place_of(conninfo: str) -> str:
+    """How errors name the database: never with its password."""
+    given = conninfo_to_dict(conninfo)
+    host = given.get("host") or given.get("hostaddr") or "localhost"
+    return f"postgresql://{host}:{given.get('port') or 5432}/{given.get('dbname') or ''}"
+
+
+def check(connection: Connection, where: str) -> tuple[str, str, bool]:
+    """Refuse a server on which a promise would not hold; what to call a barrier, and what anything else, and whether a
+    pooler stands between. Raises Unwritable."""
+    ((version, fsync, pages, strings, encoding, isolation, read_only, standby, level, delay_ms, pid),) = (
+        connection.execute(_ASK).fetchall()
+    )
+    if version < OLDEST_SERVER:
+        raise Unwritable(f"PostgreSQL {version // 10000} is too old", where=where, fix="use PostgreSQL 14 or newer")
+    if standby or read_only == "on":
+        raise Unwritable("this server is read-only", where=where, fix="name the primary: target_session_attrs=primary")
+    for name, found, wanted in (
+        ("fsync", fsync, "on"),
+        ("full_page_writes", pages, "on"),
+        ("standard_conforming_strings", strings, "on"),
+        ("server_encoding", encoding, "UTF8"),
+        ("default_transaction_isolation", isolation, "read committed"),
+    ):
+        if found != wanted:
+            raise Unwritable(
+                f"`{name}` is `{found}`, and must be `{wanted}`", where=where, fix=f"set {name} for this database"
+            )
+    barrier = "remote_apply" if level == "remote_apply" else "on"
+    return barrier, "off" if 3 * delay_ms <= 1000 else barrier, pid != connection.info.backend_pid
+
+
+def opened(connection: Connection, where: str) -> Server:
+    """Check the server, and bring the schema up to date. Raises Unwritable, Corrupt."""
+    try:
+        barrier, lazy, pooled = check(connection, where)
+        return Server(_migrate(connection, where), barrier, lazy, pooled)
+    except psycopg.Error as error:
+        raise translate(error, where) from error
+
+
+def _migrate(connection: Connection, where: str) -> str:
+    """The log id (32 hex digits) of a schema that is up to date."""
+    found = known(connection, where)
+    if found is None or found[0] < len(MIGRATIONS):
+        with connection.transaction():
+            connection.execute("SELECT set_config('lock_timeout', '60s', true)")
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATING,))
+            found = known(connection, where)  # somebody else may have done it meanwhile
+            if found is None:
+                _begin(connection)
+            for number in range(found[0] if found else 0, len(MIGRATIONS)):
+                _apply(connection, number)
+        found = known(connection, where)
+    assert found is not None, "the schema was made"
+    return found[1]
+
+
+def known(connection: Connection, where: str) -> tuple[int, str] | None:
+    """How many migrations the database has seen, and its log id; None if it has no log. Raises Corrupt if it must not
+    be written by this Holdfast."""
+    if not connection.execute(_IS_THERE).fetchall():
+        return None
+    meta = dict(cast("list[tuple[str, str]]", connection.execute("SELECT name, value FROM holdfast.meta").fetchall()))
+    if "schema" not in meta or "log" not in meta:
+        raise Corrupt("the schema `holdfast` of this database is not ours", where=where, fix="name another database")
+    if int(meta["needs"]) > len(MIGRATIONS):
+        raise Corrupt(
+            f"the store has schema {meta['schema']}; this Holdfast knows up to {len(MIGRATIONS)}",
+            where=where,
+            fix="use the Holdfast that wrote it, or a newer one",
+        )
+    return int(meta["schema"]), meta["log"]
+
+
+def _begin(connection: Connection) -> None:
+    connection.execute("CREATE SCHEMA IF NOT EXISTS holdfast")
+    connection.execute("CREATE TABLE holdfast.meta (name text PRIMARY KEY, value text NOT NULL)")
+    connection.execute(
+        "INSERT INTO holdfast.meta VALUES ('log', %s), ('schema', '0'), ('needs', '0')", (secrets.token_hex(16),)
+    )
+
+
+def _apply(connection: Connection, number: int) -> None:
+    migration = MIGRATIONS[number]
+    for statement in migration.statements:
+        connection.execute(statement)
+    done = str(number + 1)
+    connection.execute("UPDATE holdfast.meta SET value = %s WHERE name = 'schema'", (done,))
+    if migration.breaks or number == 0:
+        connection.execute("UPDATE holdfast.meta SET value = %s WHERE name = 'needs'", (done,))
+
+
+def lost(connection: Connection, error: psycopg.Error) -> bool:
+    """Whether the connection is gone, so that nobody knows what became of the last statement."""
+    return connection.closed or connection.broken or isinstance(error, FOUND_GONE)
+
+
+def translate(error: psycopg.Error, where: str) -> HoldfastError:
+    """Our error for PostgreSQL's: what the caller can do next decides the class."""
+    match error:
+        case pg.DiskFull() | pg.OutOfMemory():
+            return StoreFull("the database server has no space left", where=where, fix="make room on its disk")
+        case pg.DataCorrupted() | pg.IndexCorrupted():
+            return Corrupt(
+                f"PostgreSQL cannot read the store: {_said(error)}", where=where, fix="check its disk; restore a backup"
+            )
+        case pg.LockNotAvailable():
+            return Unwritable(
+                f"a branch was locked for {LOCK_S} s", where=where, fix="end the session that holds it: pg_locks"
+            )
+        case pg.InsufficientPrivilege() | pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
+            return Unwritable(f"PostgreSQL refuses: {_said(error)}", where=where, fix="check the role and its rights")
+        case psycopg.ProgrammingError() if error.sqlstate is None:
+            return Misuse(f"the URL cannot be used: {_said(error)}", where=where, fix="postgresql://USER@HOST/DATABASE")
+        case _:
+            return Unwritable(f"PostgreSQL failed: {_said(error)}", where=where, fix="check the server, then resume")
+
+
+def _said(error: psycopg.Error) -> str:
+    return (error.diag.message_primary or str(error) or type(error).__name__).strip().replace("\n", "; ")

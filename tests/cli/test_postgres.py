@@ -1,0 +1,109 @@
+"""The command line on PostgreSQL: runs that are killed with SIGKILL go on, and nothing in the world happens twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.keyboard import TROUPE, process, read, soon, start, surroundings, typed
+from tests.postgres import Postgres
+
+
+@pytest.fixture(autouse=True)
+def store(here: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every command of a test speaks of this store."""
+    url = postgres.empty()
+    url += f"{'&' if '?' in url else '?'}key={here}/log-key"
+    monkeypatch.setenv("HOLDFAST_STORE", url)
+    return url
+
+
+def mails() -> list[str]:
+    return Path("mails").read_text().splitlines() if Path("mails").exists() else []
+
+
+def test_a_killed_run_is_shown_in_doubt_settled_by_a_person_and_resumed_without_a_second_mail(here: Path) -> None:
+    Path("stuck").touch()
+    run = start("run", f"{TROUPE}:dun", "--input", '{"to": "ann"}', "--id", "dun-1", cwd=here)
+    try:
+        soon(lambda: mails() == ["ann"], "the mail is sent")
+        assert read("show", "dun-1")["status"] == "running"
+        second = typed("resume", "dun-1", "--agent", f"{TROUPE}:dun")
+        assert (second.exit_code, second.stderr.split(":")[0]) == (4, "Claimed")
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    Path("stuck").unlink()
+
+    assert typed("show", "dun-1").stdout.splitlines()[0] == "dun-1  doubt"
+    assert [row["status"] for row in read("list")] == ["doubt"]
+    waits = process("resume", "dun-1", "--agent", f"{TROUPE}:dun", "--no-wait", cwd=here)
+    assert (waits.returncode, waits.stdout) == (3, "")
+    settled = typed("settle", "dun-1@7", "--happened", '"it is in the outbox"', "--by", "eve")
+    assert settled.exit_code == 0, settled.stderr
+    ends = process("resume", "dun-1", "--agent", f"{TROUPE}:dun", cwd=here)
+    assert (ends.returncode, ends.stdout) == (0, '"it is in the outbox"\n')
+    assert mails() == ["ann"]
+
+
+SENT = 2  # the append after which the mail may be sent
+
+
+def survived(here: Path, side: str, nth: int) -> None:
+    """A run that dies at an append is resumed until it has ended; a person ends a doubt by looking into the outbox."""
+    words = ["run", f"{TROUPE}:stubborn", "--input", '{"to": "ann"}', "--id", "dun-1", "--no-wait"]
+    life = subprocess.run(
+        [sys.executable, "-m", "tests.cli.mortal", side, str(nth), *words],
+        cwd=here, env=surroundings(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert life.returncode in (-signal.SIGKILL, 0), life.stderr
+    ended = process(*words, cwd=here)
+    if ended.returncode == 3:
+        doubt = ended.stderr.partition("holdfast settle ")[2].split()[0]
+        verdict = ["--happened", '"mail to ann"'] if mails() else ["--did-not-happen"]
+        assert typed("settle", doubt, *verdict).exit_code == 0
+        ended = process(*words, cwd=here)
+    assert (ended.returncode, ended.stdout) == (0, '"mail to ann"\n'), ended.stderr
+    assert mails() == ["ann"]
+
+
+@pytest.mark.parametrize(("side", "nth"), [("before", SENT), ("after", SENT)])
+def test_a_run_survives_a_death_at_an_append(here: Path, side: str, nth: int) -> None:
+    survived(here, side, nth)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("nth", range(1, 6))
+def test_a_run_survives_a_death_at_each_append(here: Path, side: str, nth: int) -> None:
+    survived(here, side, nth)
+
+
+@pytest.mark.parametrize(
+    "words", [["verify"], ["anchor"], ["export", "--all", "-o", "x"], ["doctor"], ["run", "--watch"]]
+)
+def test_what_a_store_on_postgresql_cannot_do_yet_is_said(store: str, words: list[str]) -> None:
+    typed("run", f"{TROUPE}:dun", "--input", '{"to": "ann"}', "--id", "dun-1")
+    result = typed(*words)
+    assert result.exit_code == 2
+    assert "store in a file" in result.stderr or "SQLite store" in result.stderr
+
+
+def test_a_password_is_not_repeated(store: str) -> None:
+    said = typed("doctor", "--store", "postgresql://me:secret@nowhere/none").stderr
+    assert "me@nowhere" in said
+    assert "secret" not in said
+
+
+def test_what_is_shown_of_a_run_is_of_one_moment(store: str) -> None:
+    assert typed("run", f"{TROUPE}:dun", "--input", '{"to": "ann"}', "--id", "dun-1").exit_code == 0
+    assert [entry["name"] for entry in map(json.loads, typed("log", "dun-1", "--json").stdout.splitlines())][-1] == (
+        "finished"
+    )
+    planned = typed("fork", "dun-1@4", "--dry-run")
+    assert planned.exit_code == 0, planned.stderr
