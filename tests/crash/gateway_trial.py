@@ -204,6 +204,14 @@ class GatewayTrial(Trial):
             found["happened"] = {"answer": found["happened"]}
         return found
 
+    def at_the_door(self, verdict: str, **said: Any) -> dict[str, Any]:
+        """What comes of a person's deed at the admin door of the gateway that lives."""
+        url = f"gateway://{self.folder}/state/admin.sock"
+        life = {"url": url, "world": str(self.world.path), "verdict": verdict, "with": {"by": "ann", **said}}
+        ended, result = self.nursery.wait(self.nursery.bear(**life))
+        assert ended == "left"
+        return result
+
     def consistent(self) -> None:
         """As in trial.py: only what is taken back may be carried out again."""
         assert not self.world.changed_minds()

@@ -4,6 +4,7 @@ Rules
 1. The system says who is here; a record that says another name is refused.
 2. Only records that need no claim are placed here, each by those who may give that word. No run is advanced.
 3. A revocation takes effect before it is answered.
+4. A doubt of a run that is taken up here may be ended while the run waits, and nothing of it is in flight.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from holdfast.core.record import (
     Settled,
     Signal,
 )
-from holdfast.errors import BadCall, Corrupt, HoldfastError, Misuse, Refused
+from holdfast.errors import BadCall, Claimed, Corrupt, HoldfastError, Misuse, Refused
 from holdfast.gateway.doors.native import bytes_of
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate
@@ -130,17 +131,34 @@ class AdminDoor:
         return [
             {
                 "name": each.name, "seq": each.seq, "digest": each.digest.hex(), "epoch": each.epoch,
-                "at_ms": each.at_ms, "holder": each.holder,
+                "at_ms": each.at_ms, "holder": "" if self._at_rest(each.name) else each.holder,
             }
             for each in found
         ]  # fmt: skip
+
+    def _advances(self, branch: str) -> bool:
+        taken = self._gate.wards.by_run.get(branch.partition("@")[0])
+        return taken is not None and taken.ward.mediator.line.branch == branch
+
+    def _at_rest(self, branch: str) -> bool:
+        """Whether a branch that is taken up here waits, and nothing of it is in flight: then its doubts are for people,
+        while its program waits at a door."""
+        if not self._advances(branch):
+            return False
+        mediator = self._gate.wards.by_run[branch.partition("@")[0]].ward.mediator
+        return mediator.parked is not None and not mediator.open
 
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         branch = str(asked["branch"])
         drafts: list[Draft] = []
         for each in cast("list[dict[str, Any]]", asked["drafts"]):
             body = str(each["body"]).encode()
-            _check_word(who, decode(body))
+            record = decode(body)
+            _check_word(who, record)
+            if isinstance(record, Settled) and self._advances(branch) and not self._at_rest(branch):
+                raise Claimed(
+                    "the run is being advanced: its effects are not in doubt", where=branch, fix="wait for it"
+                )
             drafts.append(Draft(bytes.fromhex(each["key"]), body, bool(each.get("recall", False))))
         stands_on = asked.get("stands_on")
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
