@@ -162,5 +162,3 @@ async def door(
 async def does(work: Callable[..., T], *args: Any, **more: Any) -> T:
     """What blocking work gives, while the gateway goes on."""
     return await asyncio.to_thread(work, *args, **more)
-
-

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.gateway.launcher import Ended
 
 WAITS, KILLED = 3, 128
+STARTING = 100  # looks, a tenth of a second apart, for a gateway that is about to listen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,21 +106,31 @@ async def _until_told(work: object) -> Ended:
 @contextlib.asynccontextmanager
 async def _gateway(config: Config) -> AsyncGenerator[None]:
     """A gateway of this configuration: the one that runs, or one for as long as this block."""
+    from holdfast.gateway.process import Gateway, Running
+
+    async with contextlib.AsyncExitStack() as open_:
+        for left in reversed(range(STARTING)):
+            if _listens(config.launching):
+                break
+            try:
+                await open_.enter_async_context(Gateway(config))
+                break
+            except Running:  # it is just starting, or has just been told to stop
+                if not left:
+                    raise
+                await asyncio.sleep(0.1)
+        yield
+
+
+def _listens(path: Path) -> bool:
     import socket
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trial:
         try:
-            trial.connect(str(config.launching))
-            running = True
+            trial.connect(str(path))
         except OSError:
-            running = False
-    if running:
-        yield
-        return
-    from holdfast.gateway.process import Gateway
-
-    async with Gateway(config):
-        yield
+            return False
+    return True
 
 
 def _agent(asked: Asked, config: Config) -> str:

@@ -9,12 +9,14 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
@@ -74,6 +76,7 @@ class Gateway:
         config = self.config
         _check_user(config.gateway.user)
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open.callback(os.close, _alone(config.state))
         self.opening: Opening = open_url(config.store)
         self._open.push_async_callback(self.opening.store.close)
         self.policy = _policy(config)
@@ -184,6 +187,24 @@ class Gateway:
     def _terms(self, agent: str) -> str:
         """What a run of an agent may do, as it would be issued now."""
         return self.config.agents[agent].terms(now_ms()).text()
+
+
+class Running(Misuse):
+    """Another gateway is at work in this directory."""
+
+
+def _alone(state: Path) -> int:
+    """Be the only gateway in a directory: two would take each other's doors away. What is to be closed in the end;
+    whoever dies lets go of it. Raises Running."""
+    held = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise Running(
+            "a gateway is at work here already", where=str(state), fix="stop it, or name another `gateway.state`"
+        ) from None
+    return held
 
 
 def checked_name(run: str) -> str:

@@ -136,9 +136,11 @@ class HttpUpstream:
         return False
 
     def read(self, data: bytes, encoding: Encoding) -> Reply:
-        """The reply of one HTTP message."""
+        """The reply of one HTTP message; or of what a person has said that it answered, which is JSON."""
         if encoding is Encoding.LOST:
             return Reply(data, encoding, data.decode())
+        if encoding is Encoding.JSON:
+            return Answer(200, "OK", (("content-type", "application/json"),), data).reply()
         return Reply(data, encoding, data, None, unpack(data).etag)
 
     async def perform(self, args: bytes | None, receipt: Receipt) -> Reply:
