@@ -176,7 +176,7 @@ def test_a_second_gateway_in_one_directory_does_not_take_the_doors_of_the_first(
         assert time.monotonic() < until, "the gateway does not start"
         time.sleep(0.01)
     ended, told = trial.lives.wait(trial.lives.bear(gateway=str(trial.folder)))
-    assert (ended, told["raised"]) == ("left", "Running")
+    assert (ended, told["raised"]) == ("left", "Busy")
     (trial.folder / "gateway.pid").write_text(str(first))
     trial.finish()
     trial.census(["shop.mail"], ["a", "b"])

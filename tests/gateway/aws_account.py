@@ -9,13 +9,17 @@ import json
 import os
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 from aiohttp import web
+from botocore.auth import S3SigV4Auth, SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from holdfast.core.capability import Budget, Terms
 from holdfast.core.codec import decode
@@ -36,6 +40,7 @@ from tests.gateway.switchboard import Permissive
 
 REGION = "us-west-2"
 SERVICES = ("dynamodb", "ec2", "iam", "s3", "secretsmanager", "sqs", "ssm", "sts")
+SDK = boto3.session.Session()  # which reads the models of an API once
 T = TypeVar("T")
 
 
@@ -59,7 +64,7 @@ class Account:
 
 def client(api: str, url: str, key: str, secret: str, **more: Any) -> Any:
     config = Config(retries={"max_attempts": 1}, **more)
-    return boto3.client(
+    return SDK.client(
         api, region_name=REGION, endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret, config=config
     )
 
@@ -80,6 +85,36 @@ def account(folder: Path) -> Generator[Account]:
         started.leave()
 
 
+@dataclass(frozen=True)
+class Raw:
+    """A request on the wire, to be sent as it is."""
+
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def with_header(self, name: str, value: str) -> Raw:
+        """With a header more, or instead of the one that is there."""
+        kept = [pair for pair in self.headers if pair[0].lower() != name.lower()]
+        return replace(self, headers=[*kept, (name, value)])
+
+    async def send(self) -> tuple[int, bytes]:
+        """Its answer: status and body. No client mends what is sent."""
+        url = urlsplit(self.url)
+        names = {name.lower() for name, _ in self.headers}
+        more = {"host": url.netloc, "content-length": str(len(self.body)), "connection": "close"}
+        pairs = [*self.headers, *(pair for pair in more.items() if pair[0] not in names)]
+        target = url.path + (f"?{url.query}" if url.query else "")
+        lines = [f"{self.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in pairs), "", ""]
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        writer.write("\r\n".join(lines).encode() + self.body)
+        whole = await reader.read()
+        writer.close()
+        head, _, body = whole.partition(b"\r\n\r\n")
+        return int(head.split(b" ")[1]), body
+
+
 @dataclass
 class Door:
     """A gateway that serves an account as `cloud`; `other` is a further run that is taken up there."""
@@ -98,6 +133,37 @@ class Door:
     def client(self, api: str, **more: Any) -> Any:
         """An SDK of a program of the run."""
         return client(api, f"{self.url}/aws/cloud", *self.keys, **more)
+
+    def signed(
+        self,
+        api: str,
+        method: str = "POST",
+        path: str = "/",
+        *,
+        body: bytes = b"",
+        keys: tuple[str, str] | None = None,
+        region: str = REGION,
+        **headers: str,
+    ) -> Raw:
+        """A request as an SDK signs it. Names of headers are written with `_`."""
+        url = f"{self.url}/aws/cloud{path}"
+        shown = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = AWSRequest(method, url, headers=shown, data=body)
+        kind = S3SigV4Auth if api == "s3" else SigV4Auth
+        kind(Credentials(*(keys or self.keys)), api, region).add_auth(request)
+        return Raw(method, url, list(request.headers.items()), body)
+
+    def form(self, body: str, **more: Any) -> Raw:
+        """A request to EC2."""
+        kind = "application/x-www-form-urlencoded; charset=utf-8"
+        return self.signed("ec2", body=body.encode(), **{"content_type": kind, **more})
+
+    def target(self, name: str, body: str, **more: Any) -> Raw:
+        """A request to DynamoDB."""
+        return self.signed(
+            "dynamodb", body=body.encode(), x_amz_target=f"DynamoDB_20120810.{name}",
+            content_type="application/x-amz-json-1.0", **more,
+        )  # fmt: skip
 
     async def records(self) -> list[Record]:
         return [decode(entry.body) for entry in await self.store.read("r@main")]
@@ -132,7 +198,7 @@ async def door(
         (folder / name).write_text(text)
         (folder / name).chmod(0o600)
     references = {"id": "file:id", "secret": "file:secret"}
-    vault = Vault(references, store, uses=dict.fromkeys(references, {"cloud"}), folder=folder)
+    vault = Vault(references, store, uses={name: {"cloud"} for name in references}, folder=folder)
     services = options.get("services", SERVICES)
     config = AwsConfig.model_validate(
         {

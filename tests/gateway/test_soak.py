@@ -90,7 +90,7 @@ class Crowd:
             ended, told = self.nursery.wait(gateway, 0.3)
             if ended is None:
                 return gateway
-            assert told["raised"] == "Running", told
+            assert told["raised"] == "Busy", told
 
     # --- one agent ---
 

@@ -19,6 +19,7 @@ from holdfast.errors import Held as WaitsForPeople
 from holdfast.errors import InDoubt, Misuse, Refused
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.fork import Cutting, fork
+from holdfast.gateway.order import Mark
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
 from holdfast.store.sqlite import SqliteStore
@@ -97,7 +98,7 @@ async def test_a_marked_resend_of_a_delivered_call_is_given_its_answer(lodge: Lo
 
 async def test_equal_calls_that_a_client_has_counted_stay_two(lodge: Lodge) -> None:
     async with lodge.open() as taken:
-        answers = await asyncio.gather(lodge.send(taken, n=0), lodge.send(taken, n=1))
+        answers = await asyncio.gather(lodge.send(taken, mark=Mark("p", 0)), lodge.send(taken, mark=Mark("p", 1)))
         assert {answer["number"] for answer in answers} == {1, 2}  # type: ignore[index]
 
 

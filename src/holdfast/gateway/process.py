@@ -9,14 +9,11 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pwd
 import socket
-import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
@@ -31,14 +28,17 @@ from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.doors.table import application
 from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
-from holdfast.gateway.launching import LaunchDoor, Listening, bound
+from holdfast.gateway.launching import LaunchDoor, Listening
 from holdfast.gateway.people import People
+from holdfast.gateway.premises import bound, check_length, held
+from holdfast.gateway.remote import address_of, elsewhere, tls_of
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
 from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
+from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
 
 
@@ -60,6 +60,7 @@ class Gateway:
         self._authorities: dict[str, Authority | None] = {}
         self._open = AsyncExitStack()
         self.policy: Policy = NoPolicy()
+        self.remote: str | None = None  # where agents elsewhere find the doors
 
     async def __aenter__(self) -> Gateway:
         try:
@@ -75,8 +76,10 @@ class Gateway:
     async def _start(self) -> None:
         config = self.config
         _check_user(config.gateway.user)
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._open.callback(os.close, _alone(config.state))
+        for path in (config.launching, config.door, config.socket):
+            check_length(path)
+        self.people = People(config.people, config.gateway.group)
+        self._open.enter_context(held(config.state, self.people.group))
         self.opening: Opening = open_url(config.store)
         self._open.push_async_callback(self.opening.store.close)
         self.policy = _policy(config)
@@ -100,21 +103,21 @@ class Gateway:
 
     async def _open_doors(self) -> None:
         config = self.config
-        people = People(config.people, config.gateway.group)
+        people = self.people
         launching = LaunchDoor(config.launching, self, people.starter, people.group)
         await launching.open()
         self._open.push_async_callback(launching.close)
-        admin = AdminDoor(config.socket, self.opening.store, self.gate, people, self._terms)
+        admin = AdminDoor(
+            config.socket, self.opening.store, self.gate, people, self._terms, lambda: owners_of(config.store)
+        )
         await admin.open()
         self._open.push_async_callback(admin.close)
         await self.listeners.shared(bound(config.door, socket.SOCK_STREAM, people.group), None)
         self._open.callback(config.door.unlink, missing_ok=True)
-        remote = config.gateway.remote
-        if remote is not None:
-            host, _, port = remote.listen.rpartition(":")
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(config.folder / remote.certificate, config.folder / remote.key)
-            await self.listeners.shared(_listening(host.strip("[]"), int(port)), tls)
+        if config.gateway.remote is not None:
+            listener = elsewhere(config.gateway.remote)
+            self.remote = address_of(config.gateway.remote, listener)
+            await self.listeners.shared(listener, tls_of(config.gateway.remote, config.folder))
 
     async def _let_all_go(self) -> None:
         for run in list(self.wards.by_run):
@@ -124,19 +127,21 @@ class Gateway:
     # --- for those who start programs (`Starter`) ---
 
     async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
-        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`, `place` (sandbox, local)."""
+        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`, and `place` (a `Place`)."""
         unknown = asked.keys() - {"run", "agent", "input", "containment", "on_divergence", "place"}
         if unknown:
             raise BadCall(f"`{min(unknown)}` is nothing that a run is taken up with")
+        if asked.get("place") not in [each.value for each in Place]:
+            raise BadCall("a program is in a sandbox, local or remote", fix="use the Holdfast that the gateway is of")
+        place = Place(asked["place"])
         taken = await self._taken(asked, by)
         run = taken.ward.rights.run
-        place = Place.SANDBOX if asked.get("place", "sandbox") == "sandbox" else Place.LOCAL
         try:
-            environment = environment_of(self.config, self.gate, taken, place)
-            authority = Authority(run) if place is Place.SANDBOX else None
+            environment = environment_of(self.config, taken, place, self.remote)
         except BaseException:
             await self.wards.close(run, ended=False)
             raise
+        authority = Authority(run) if place is Place.SANDBOX else None
         self._authorities[run] = authority
         return {
             "run": run,
@@ -170,15 +175,22 @@ class Gateway:
             raise BadCall("this run has no listeners of its own", where=run)
         await self.listeners.inside(run, listeners, authority)
 
+    async def over(self, run: str) -> dict[str, JSON]:
+        """As `Starter.over`."""
+        taken = self.wards.by_run[run]
+        await taken.over.wait()
+        return {"failed": taken.error is not None, "waits": taken.waits}
+
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
-        """As `Starter.let_go`."""
+        """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
         await self.listeners.leave(run)
         self._authorities.pop(run, None)
         taken = self.wards.by_run.get(run)
         waiting = None if taken is None else taken.ward.mediator.parked
         error = None if ended is None else ended.get("error")
         answer = None if ended is None else ended.get("answer")
-        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=ended is not None)
+        over = ended is not None and not ended.get("waits")
+        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=over)
         told: dict[str, JSON] = {"ended": True}
         if waiting is not None:
             told["waiting"] = {"what": waiting.what, "where": waiting.where, "fix": waiting.fix}
@@ -187,24 +199,6 @@ class Gateway:
     def _terms(self, agent: str) -> str:
         """What a run of an agent may do, as it would be issued now."""
         return self.config.agents[agent].terms(now_ms()).text()
-
-
-class Running(Misuse):
-    """Another gateway is at work in this directory."""
-
-
-def _alone(state: Path) -> int:
-    """Be the only gateway in a directory: two would take each other's doors away. What is to be closed in the end;
-    whoever dies lets go of it. Raises Running."""
-    held = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(held)
-        raise Running(
-            "a gateway is at work here already", where=str(state), fix="stop it, or name another `gateway.state`"
-        ) from None
-    return held
 
 
 def checked_name(run: str) -> str:
@@ -243,10 +237,3 @@ def _hosts(config: Config) -> dict[str, str]:
 def _check_user(user: str | None) -> None:
     if user is not None and pwd.getpwuid(os.geteuid()).pw_name != user:
         raise Misuse(f"the gateway must run under the user `{user}`", where="gateway.user", fix=f"sudo -u {user} …")
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.create_server(found[4][:2], family=found[0], reuse_port=False)
-    listener.setblocking(False)
-    return listener

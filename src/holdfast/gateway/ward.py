@@ -28,6 +28,7 @@ from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.order import Mark, Order
 from holdfast.gateway.receipt import Receipt, for_read
 from holdfast.gateway.rights import Right, Rights
 from holdfast.gateway.send import Asked
@@ -129,34 +130,63 @@ class Ward:
     _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
         default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
     )
+    _order: Order = field(default_factory=Order)
+    _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
     _refused: set[bytes] = field(default_factory=set[bytes])
     _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
 
     # --- calls ---
 
     async def call(
-        self, right: Right, prepared: Prepared, *, resend: bool = False, again: str | None = None, n: int | None = None
-    ) -> Reply:
-        """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more; `n`:
-        it has counted by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where people or time
-        are waited for longer than the door's patience."""
+        self, right: Right, prepared: Prepared, *, resend: bool = False, again: str | None = None,
+        mark: Mark | None = None,
+    ) -> Reply:  # fmt: skip
+        """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more;
+        `mark`: it tells its calls apart by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where
+        people or time are waited for longer than the door's patience."""
+        name = prepared.contract.name
+        if mark is not None:
+            await self._order.turn(name, mark)
+        try:
+            known = await self._counted(right, prepared, resend, again, mark)
+        finally:
+            if mark is not None:
+                self._order.passed(name, mark)
+        return await asyncio.shield(known.replying)
+
+    def passed(self, tool: str, mark: Mark | None) -> None:
+        """A marked call was turned away before it could be counted."""
+        if mark is not None:
+            self._order.passed(tool, mark)
+
+    async def _counted(
+        self, right: Right, prepared: Prepared, resend: bool, again: str | None, mark: Mark | None
+    ) -> _Open:
+        """The call with its number among those of its identity, on its way."""
         identity, args, packed = self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
-        key = (identity, packed.payload.digest)
-        known = self._open.get(key) if n is None else None
-        if known is None and resend and n is None:
+        name, key = prepared.contract.name, (identity, packed.payload.digest)
+        known = self._open.get(key) if mark is None else self._marked.get((name, mark))
+        if known is None and resend and mark is None:
             known = self._delivered.get(key)
         if known is None or known.waited_out:
-            place = known.n if known else self.mediator.count(identity) if n is None else n
-            name, touches = prepared.contract.name, prepared.touches
+            place = known.n if known else self.mediator.count(identity)
+            touches = prepared.touches
             resource = None if touches is None else resource_of(name, touches, sorted(touches))
             call = Call(name, identity, place, args, resource)
             known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
             known.replying.add_done_callback(_looked_at)
-            if n is None:
-                self._open[key] = known
-        return await asyncio.shield(known.replying)
+            self._keep(name, key, mark, known)
+        return known
+
+    def _keep(self, name: str, key: tuple[bytes, str], mark: Mark | None, known: _Open) -> None:
+        if mark is None:
+            self._open[key] = known
+            return
+        self._marked[name, mark] = known
+        if len(self._marked) > REMEMBERED:
+            self._marked.pop(next(iter(self._marked)))
 
     def delivered(self, prepared: Prepared, again: str | None = None) -> None:
         """The client has the whole answer (or refusal): the same call is a new one from now on."""

@@ -57,7 +57,9 @@ class Wanted:
 @dataclass(slots=True)
 class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
-    program goes on from its checkpoints; `answer`: what it says that it came to; `deciding`: what it decides now."""
+    program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
+    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: it has asked for what it begins
+    with. `deciding`: what it decides now."""
 
     ward: Ward
     right: Right
@@ -65,7 +67,11 @@ class Taken:
     opened: Opened
     grant: Grant
     restores: bool
-    answer: JSON = None
+    answer: Packed | None = None
+    error: str | None = None
+    begun: bool = False
+    waits: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     deciding: dict[str, asyncio.Task[dict[str, JSON]]] = field(
         default_factory=dict[str, "asyncio.Task[dict[str, JSON]]"]
     )
@@ -160,19 +166,20 @@ class Wards:
         if taken is None:
             return
         line = taken.ward.mediator.line
-        answer = answer if taken.answer is None else taken.answer
+        packed = taken.answer or _packed(answer)
         for deciding in taken.deciding.values():
             deciding.cancel()
         try:
             await taken.ward.close()
             parked = taken.ward.mediator.parked is not None
-            if ended and not parked and line.broken is None and not line.released:
-                await self._finish(line, answer, error)
+            open_ = line.broken is None and not line.released and line.log.cancelled is None
+            if ended and not parked and open_:
+                await self._finish(line, packed, error and (taken.error or error))
         finally:
             if not line.released:
                 await self._give_back(line.branch, line.epoch)
 
-    async def _finish(self, line: Line, answer: JSON, error: str | None) -> None:
+    async def _finish(self, line: Line, answer: Packed, error: str | None) -> None:
         if error is not None:
             failed = Finished(answer=None, error=legible(error))
             await line.write(failed, barrier=True, release=True)
@@ -180,9 +187,8 @@ class Wards:
         if line.family.kin is not None and line.family.tree.line == line.family.name:
             adopted = {slot.adopted.node for slot in line.log.effects if slot.adopted is not None}
             await self._closer.close(line.family, lambda relative: relative.node in adopted)
-        packed = _packed(answer)
-        done = Finished(answer=packed.payload, error=None)
-        await line.write(done, blobs=packed.blobs, barrier=True, release=True)
+        done = Finished(answer=answer.payload, error=None)
+        await line.write(done, blobs=answer.blobs, barrier=True, release=True)
 
     async def _give_back(self, branch: str, epoch: int) -> None:
         with contextlib.suppress(Exception):  # the store is gone, or somebody has taken it over: it is not ours

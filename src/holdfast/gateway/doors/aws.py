@@ -103,7 +103,8 @@ async def _noted(gate: Gate, run: str | None, why: str) -> None:
 
 async def _asked(request: web.Request) -> Asked:
     """A request as it came. Raises Refused for one that can be read in two ways."""
-    many = [header for header, times in Counter(map(str.lower, request.headers)).items() if times > 1]
+    names = Counter(name.lower() for name, _ in request.headers.items())
+    many = [header for header, times in names.items() if times > 1]
     if many:
         raise Refused(f"the header `{min(many)[:80]}` is there twice", fix="send it once")
     if "upgrade" in request.headers:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from importlib import import_module
 from typing import Any, Final, cast
 
@@ -68,7 +69,7 @@ class Operation:
         return tuple(name for name in dict.fromkeys(found) if (self.api.name, name) not in MASKED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Api:
     """One API, as `ec2`. `signing`: the name in a signature. `protocol`: one of `PROTOCOLS`."""
 
@@ -113,20 +114,8 @@ class Apis:
     """The declared APIs. Raises Misuse for one that botocore does not know, or that cannot be understood."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        loader = _loaders.create_loader()
-        known = set(loader.list_available_services("service-2"))
-        self._ends = _regions.EndpointResolver(loader.load_data("endpoints"))
-        self.by_name: dict[str, Api] = {}
-        for name in names:
-            if name not in known:
-                raise Misuse(f"botocore knows no API `{name}`", fix="name it as boto3.client(…) does: ec2, s3, sqs")
-            model = _model.ServiceModel(loader.load_service_model(name, "service-2"), name)
-            spoken = [*model.metadata.get("protocols", ()), model.metadata.get("protocol")]
-            protocol = next((each for each in PROTOCOLS if each in spoken), None)
-            first = next(each for each in spoken if each)
-            if protocol is None or first == "smithy-rpc-v2-cbor":
-                raise Misuse(f"`{name}` is spoken in {first}, which is not understood here", fix="take it out")
-            self.by_name[name] = Api(name, str(model.signing_name), protocol, model)
+        self._ends = _ends()
+        self.by_name = {name: _api(name) for name in names}
 
     def signed_for(self, signing: str) -> list[Api]:
         """The APIs that a signature for this name may be for."""
@@ -147,6 +136,30 @@ class Apis:
             raise Misuse(f"`{api.name}` has no place in `{region}` that is known", fix="name it under `endpoints`")
         scope = found.get("credentialScope", {})
         return f"https://{found['hostname']}", str(scope.get("region", region))
+
+
+@cache
+def _loader() -> Any:
+    return _loaders.create_loader()
+
+
+@cache
+def _ends() -> Any:
+    return _regions.EndpointResolver(_loader().load_data("endpoints"))
+
+
+@cache
+def _api(name: str) -> Api:
+    """An API by its name: read once, and never changed. Raises Misuse."""
+    if name not in _loader().list_available_services("service-2"):
+        raise Misuse(f"botocore knows no API `{name}`", fix="name it as boto3.client(…) does: ec2, s3, sqs")
+    model = _model.ServiceModel(_loader().load_service_model(name, "service-2"), name)
+    spoken = [*model.metadata.get("protocols", ()), model.metadata.get("protocol")]
+    protocol = next((each for each in PROTOCOLS if each in spoken), None)
+    first = next(each for each in spoken if each)
+    if protocol is None or first == "smithy-rpc-v2-cbor":
+        raise Misuse(f"`{name}` is spoken in {first}, which is not understood here", fix="take it out")
+    return Api(name, str(model.signing_name), protocol, model)
 
 
 def check(operation: Operation, parameters: Mapping[str, Any]) -> None:

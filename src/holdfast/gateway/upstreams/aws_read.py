@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, unquote
+from weakref import WeakKeyDictionary
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall
 from holdfast.gateway.upstreams.aws_model import Api, Apis, Operation, Shape, algorithm, has_host_prefix
 from holdfast.gateway.upstreams.aws_proof import Asked, Claim
 from holdfast.gateway.upstreams.aws_shapes import digits, json_of, of_fields, of_json, of_xml, scalar, xml_of
+from holdfast.gateway.upstreams.aws_table import ELSEWHERE
 
 MOST_FIELDS: Final = 10_000
 _LABEL: Final = re.compile(r"\{([^{}]+)\}")
@@ -28,7 +30,7 @@ _CHECKSUMS: Final = re.compile(
     r"x-amz-checksum-(?!algorithm$|type$|mode$)[a-z0-9]+|content-md5|x-amz-sdk-checksum-algorithm"
 )
 _OURS: Final = frozenset(
-    "host date x-amz-date x-amz-content-sha256 x-amz-target x-amzn-query-mode content-type content-length "
+    "host date x-amz-date x-amz-content-sha256 x-amzn-query-mode content-type content-length "
     "amz-sdk-invocation-id amz-sdk-request authorization user-agent x-amz-user-agent x-amzn-trace-id accept "
     "accept-encoding accept-language connection expect keep-alive te transfer-encoding".split()
 )
@@ -77,7 +79,7 @@ def heard(apis: Apis, claim: Claim, asked: Asked) -> Heard:
 def _json(found: list[Api], asked: Asked) -> tuple[Operation, dict[str, JSON]]:
     target, _, name = asked.headers.get("x-amz-target", "").rpartition(".")
     api = _one([api for api in found if api.target == target], f"`{target[:80]}` is no target that is declared")
-    _only(asked, "POST", "application/x-amz-json-1.")
+    _only(asked, "application/x-amz-json-1.", "x-amz-target")
     operation = api.operation(name)
     value = json_of(asked.body)
     if operation.input is None:
@@ -91,7 +93,7 @@ def _json(found: list[Api], asked: Asked) -> tuple[Operation, dict[str, JSON]]:
 
 
 def _query(found: list[Api], asked: Asked) -> tuple[Operation, dict[str, JSON]]:
-    _only(asked, "POST", "application/x-www-form-urlencoded")
+    _only(asked, "application/x-www-form-urlencoded")
     try:
         pairs = parse_qsl(
             asked.body.decode("ascii"), keep_blank_values=True, strict_parsing=True, max_num_fields=MOST_FIELDS,
@@ -109,13 +111,13 @@ def _query(found: list[Api], asked: Asked) -> tuple[Operation, dict[str, JSON]]:
     return operation, of_fields(operation, fields)
 
 
-def _only(asked: Asked, method: str, kind: str) -> None:
+def _only(asked: Asked, kind: str, *more: str) -> None:
     """Raise BadCall for what this protocol has no place for."""
-    if asked.method != method or asked.path != "/" or asked.query:
-        raise BadCall(f"this API is asked by {method} /, and nothing stands in its path or query")
+    if asked.method != "POST" or asked.path != "/" or asked.query:
+        raise BadCall("this API is asked by POST /, and nothing stands in its path or query")
     if not asked.headers.get("content-type", "").lower().startswith(kind):
         raise BadCall(f"the body is no `{kind}`")
-    for header in asked.headers.keys() - _OURS:
+    for header in asked.headers.keys() - _OURS - {*more}:
         if not _CHECKSUMS.fullmatch(header):
             raise BadCall(f"the header `{header[:80]}` is not understood", fix="leave it out")
 
@@ -150,27 +152,56 @@ def _rest(found: list[Api], asked: Asked) -> tuple[Operation, dict[str, JSON]]:
             fit.append(((route.literal, len(route.fixed), len(needed)), route))
     best = max((rank for rank, _ in fit), default=None)
     chosen = [route for rank, route in fit if rank == best]
+    chosen = [route for route in chosen if not route.operation.model.deprecated] or chosen
     if len(chosen) != 1:
         what = "can be read in two ways" if chosen else "is no operation of a declared API, or has more than it knows"
         raise BadCall(f"`{asked.method} {asked.path[:120]}` {what}")
     return chosen[0].operation, _rest_parameters(chosen[0], asked, query)
 
 
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """How a request for an operation looks: its method, its path, and what its query always has."""
+
+    name: str
+    method: str
+    path: re.Pattern[str]
+    labels: tuple[str, ...]
+    fixed: Mapping[str, str]
+    literal: int
+
+
+_TEMPLATES: WeakKeyDictionary[Api, list[_Template]] = WeakKeyDictionary()
+
+
+def _templates(api: Api) -> list[_Template]:
+    if api not in _TEMPLATES:
+        _TEMPLATES[api] = [_template(api, name) for name in api.names if f"{api.name}.{name}" not in ELSEWHERE]
+    return _TEMPLATES[api]
+
+
+def _template(api: Api, name: str) -> _Template:
+    told = api.model.operation_model(name).http
+    path, _, fixed = str(told["requestUri"]).partition("?")
+    return _Template(
+        name=name,
+        method=str(told.get("method", "POST")),
+        path=re.compile(_pattern(path)),
+        labels=tuple(label.rstrip("+") for label in _LABEL.findall(path)),
+        fixed={part.partition("=")[0]: part.partition("=")[2] for part in fixed.split("&") if part},
+        literal=len(_LABEL.sub("", path)),
+    )
+
+
 def _routes(api: Api, asked: Asked, query: list[tuple[str, str]]) -> list[_Route]:
     given = dict(query)
     found: list[_Route] = []
-    for name in api.names:
-        template = api.model.operation_model(name).http
-        if template.get("method", "POST") != asked.method:
+    for template in _templates(api):
+        match = template.path.fullmatch(asked.path) if template.method == asked.method else None
+        if match is None or any(given.get(key) != value for key, value in template.fixed.items()):
             continue
-        path, _, fixed_text = str(template["requestUri"]).partition("?")
-        match = re.fullmatch(_pattern(path), asked.path)
-        fixed = {part.partition("=")[0]: part.partition("=")[2] for part in fixed_text.split("&") if part}
-        if match is None or any(given.get(key) != value for key, value in fixed.items()):
-            continue
-        names = [label.rstrip("+") for label in _LABEL.findall(path)]
-        labels = {label: _unquoted(text) for label, text in zip(names, match.groups(), strict=True)}
-        found.append(_Route(api.operation(name), labels, fixed, len(_LABEL.sub("", path))))
+        labels = {label: _unquoted(text) for label, text in zip(template.labels, match.groups(), strict=True)}
+        found.append(_Route(api.operation(template.name), labels, template.fixed, template.literal))
     return found
 
 
@@ -199,8 +230,7 @@ def _bound(shape: Shape) -> tuple[set[tuple[str, str]], set[tuple[str, str]], bo
             known.add((place, name))
             if key in shape.required_members and place != "headers":
                 needed.add((place, name))
-    if needed & {("header", "content-length")}:
-        needed.discard(("header", "content-length"))
+    needed.discard(("header", "content-length"))
     return known, needed, free
 
 

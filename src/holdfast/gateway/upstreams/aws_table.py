@@ -84,6 +84,9 @@ DECRYPTING: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Operations that hand out a secret where a parameter asks for it: the parameter, and the name in the answer."""
 
+ELSEWHERE: Final = frozenset({"s3.ListDirectoryBuckets"})
+"""Operations that look like others, and are at another place."""
+
 THROTTLED: Final = frozenset(
     "BandwidthLimitExceeded EC2ThrottledException PriorRequestNotComplete "
     "ProvisionedThroughputExceededException RequestLimitExceeded RequestThrottled RequestThrottledException SlowDown "
