@@ -155,7 +155,7 @@ def test_no_key_is_in_anything_that_was_left_behind(told: Told) -> None:
 def test_the_search_finds_a_key_in_any_of_its_forms() -> None:
     import base64
 
-    keys = Keys(shop="canary-shop-12345678", model="canary-model-12345678", cloud="canary-cloud-1", owner="none")
+    keys = Keys(shop="canary-shop-12345678", model="canary-model-12345678", cloud="cloud-1234567", owner="")
     for shift in range(3):
         said = base64.b64encode(b"x" * shift + keys.model.encode() + b"and more")
         assert any(form in said for form in keys.canaries())
