@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.detach import hand_over
 from holdfast.cli.options import StoreOption, json_value, same_store, store_url
 from holdfast.cli.terminal import hint, safe, say
 from holdfast.errors import Misuse
@@ -104,8 +105,6 @@ def verb(
         alone = (agent, input, id, workspace, wait) == (None, None, None, None, True)
         watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting, alone=alone)
     elif detach and agent is not None:
-        from holdfast.cli.detach import hand_over
-
         hand_over(agent, input, id, store, priority=priority, alone=workspace is None and wait)
     elif agent is None:
         raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
