@@ -31,7 +31,7 @@ demo-gateway: .venv/.demo ## an agent is hijacked by a page that it reads, and r
 	@$(RUN)/holdfast demo --gateway
 
 test: .venv/.dev system-packages ## every test but the long ones
-	@$(RUN)/python -m pytest -q
+	@$(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 check: style types layers pages ## style, types, layers, docs, budgets
 
