@@ -107,7 +107,7 @@ def test_another_host_inside_a_tunnel_is_refused(secure: Premises) -> None:
     code, out, err = secure.run(PYTHON, str(program))
     assert code == 0, err
     assert out.startswith("403")
-    assert "another one" in out
+    assert "says another host" in out
 
 
 def test_a_host_is_found_by_its_name_and_another_name_does_not_exist(plain: Premises) -> None:
@@ -157,7 +157,6 @@ def test_a_host_is_found_by_its_name_and_another_name_does_not_exist(plain: Prem
     assert isinstance(other, str)
     log = plain.holdfast("log", "r")
     assert "evil.example" in log
-    assert "holdfast.name" in log
 
 
 def packet(name: str, kind: int = A, *, flags: int = 0x0100, questions: int = 1) -> bytes:

@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 
 from holdfast.core.capability import Budget, Terms
+from holdfast.core.codec import decode
 from holdfast.core.contract import Level, Repeat
 from holdfast.core.effect import Encoding, Kind
 from holdfast.core.policy import Allowed, Denied, Facts, Held, Verdict
 from holdfast.core.record import Approval, Decision, Finished, Hold, Intent, Issued, Refusal, Revoked, Seal, Started
+from holdfast.core.tree import ForkKind
 from holdfast.errors import Held as WaitsForPeople
 from holdfast.errors import InDoubt, Misuse, Refused
 from holdfast.gateway.desk import Desk
+from holdfast.gateway.fork import Cutting, fork
 from holdfast.gateway.order import Mark
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
+from holdfast.store.sqlite import SqliteStore
 from tests.gateway.lodge import ALL, Lodge, Office, budget, limited
 
 
@@ -552,3 +556,20 @@ async def test_a_flood_of_refusals_does_not_fill_the_log(lodge: Lodge) -> None:
         for number in range(1500):
             await taken.ward.refuse("holdfast.name", f"{number}.example", "names", "no")
     assert sum(isinstance(record, Refusal) for record in await lodge.records()) == 1000
+
+
+async def test_what_a_line_did_that_was_left_is_taken_back_at_the_end(lodge: Lodge) -> None:
+    lodge.office.kind = Kind.REVERSIBLE
+    async with lodge.open(crash=True) as taken:
+        await lodge.look(taken)
+        await lodge.send(taken, "a")
+        await lodge.send(taken, "b")
+    store = SqliteStore(lodge.path)
+    reading = next(entry.seq for entry in await store.read("r@main") if isinstance(decode(entry.body), Seal))
+    await fork(store, Cutting("r@main", reading, ForkKind.RECOVERY, "ann", "another way", None, []))
+    await store.close()
+    async with lodge.open(ends=True) as taken:
+        await lodge.look(taken)
+        await lodge.send(taken, "b")
+    assert [to for to, _ in lodge.office.sent] == ["a", "b"]
+    assert lodge.office.undone == ["a"]

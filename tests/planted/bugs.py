@@ -421,7 +421,7 @@ BUGS = (
     Bug(
         name="the anchor is not compared when a store is opened",
         file="store/sqlite.py",
-        old="                self.read_only = self.heads.compare(self._reader)\n",
+        old="                self.read_only = self.heads.compare(SqliteLeaves(self._reader))\n",
         new="                self.read_only = None\n",
         found_by=DOUBTS + "test_a_log_that_is_older_than_its_anchor_sends_nothing",
     ),

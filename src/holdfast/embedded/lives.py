@@ -120,7 +120,7 @@ class Lives:
             await line.write(*records, blobs=packed.blobs)
             return cast(JSON, await self._value(packed.payload))
         given = line.log.settings.get("input", opened.started.input)
-        _same_input(line.branch, given, task)
+        same_input(line.branch, given, task)
         await line.write(*records)
         return cast(JSON, await self._value(given))
 
@@ -287,7 +287,7 @@ class Lives:
         if task is not None:
             opened = await read_log(self.store, branch)
             if opened.started is not None:
-                _same_input(branch, opened.log.settings.get("input", opened.started.input), task)
+                same_input(branch, opened.log.settings.get("input", opened.started.input), task)
         return await self._value(answer)
 
     async def _value(self, payload: Payload) -> object:
@@ -348,7 +348,8 @@ class Lives:
             await asyncio.sleep(POLL_S[0])
 
 
-def _same_input(branch: str, given: Payload, task: JSON) -> None:
+def same_input(branch: str, given: Payload, task: JSON) -> None:
+    """Raises BadCall if a run that exists was given another input."""
     if task is not None and given.digest != packed_json(task).payload.digest:
         raise BadCall(
             "this run exists, with another input",

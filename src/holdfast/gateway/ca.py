@@ -12,15 +12,12 @@ import ipaddress
 import os
 import ssl
 import tempfile
-import weakref
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-standing_for: weakref.WeakKeyDictionary[ssl.SSLContext, str] = weakref.WeakKeyDictionary()
-"""The host that a server stands for whose connections use this context."""
 _DAYS = dt.timedelta(days=30)
 
 
@@ -49,7 +46,6 @@ class Authority:
         known = self._contexts.get(host)
         if known is None:
             known = self._contexts[host] = self._made(host)
-            standing_for[known] = host
         return known
 
     def _begun(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

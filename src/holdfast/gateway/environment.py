@@ -91,6 +91,10 @@ def _known_libraries(config: Config, taken: Taken, handle: str, base: str) -> di
                 "AWS_ACCESS_KEY_ID": key,
                 "AWS_SECRET_ACCESS_KEY": secret,
                 "AWS_EC2_METADATA_DISABLED": "true",
+                # A body that is signed in chunks, or that is compressed, is not understood at the door.
+                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+                "AWS_DISABLE_REQUEST_COMPRESSION": "true",
             }
             region = getattr(upstream, "region", None)
             if region:

@@ -4,6 +4,7 @@ read as TLS by an authority of the run.
 Rules
 1. Only a declared host is connected to, and never really: what comes inside the tunnel goes through the doors.
 2. A CONNECT is read exactly: one line, bounded headers, nothing behind them.
+3. Whoever says nothing, or only a part of it, is not waited for; there is room for so many and no more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 LARGEST_HEAD = 8 << 10
+PATIENCE_S = 20.0  # for the first words of a connection, and for its handshake
 _CONNECT = re.compile(rb"CONNECT ([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5}) HTTP/1\.[01]")
+_BODY = ("content-length", "transfer-encoding", "upgrade", "expect")
+_BARE = re.compile(rb"(?<!\r)\n")
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e\x80-\xff \t]*)")
 
 
@@ -32,26 +36,75 @@ class Tunnel:
 Admit = Callable[[Tunnel, dict[str, str]], Coroutine[Any, Any, "ssl.SSLContext | str"]]
 """What a tunnel is answered with (by its headers): a TLS context, or why not."""
 
+Named = Callable[[ssl.SSLObject], "Tunnel | None"]
+"""The tunnel that a handshake has asked for, where it says one."""
+
 tunnels: weakref.WeakKeyDictionary[asyncio.BaseTransport, Tunnel] = weakref.WeakKeyDictionary()
 """The tunnel that a connection came through."""
 
 
-class Front(asyncio.Protocol):
-    """The beginning of one connection. `serve` makes the protocol of the doors."""
+class Room:
+    """Where the connections of a listener are: those that have not begun yet, and those that are served by `serve`.
+    `taken`: how many those are; `most`: how many there may be of all; `tell` is given why somebody was turned away."""
 
-    def __init__(self, serve: Callable[[], asyncio.Protocol], admit: Admit) -> None:
-        self._serve = serve
+    def __init__(
+        self,
+        serve: Callable[[], asyncio.Protocol],
+        taken: Callable[[], int],
+        most: int,
+        tell: Callable[[str], object] = lambda why: None,
+    ) -> None:
+        self.serve = serve
+        self.tell = tell
+        self.waiting: set[Front] = set()
+        self._taken = taken
+        self._most = most
+        self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody else is let in."""
+        return self._closed or len(self.waiting) + self._taken() >= self._most
+
+    def close(self) -> None:
+        """Let nobody in, and end what has not begun."""
+        self._closed = True
+        for front in list(self.waiting):
+            front.drop()
+
+
+class Front(asyncio.Protocol):
+    """The beginning of one connection in `room`. `admit`: tunnels may be asked for; `tls`: it begins with a handshake,
+    which may say where it leads to (`named`)."""
+
+    def __init__(
+        self, room: Room, admit: Admit | None, *, tls: ssl.SSLContext | None = None, named: Named | None = None
+    ) -> None:
+        self._room = room
         self._admit = admit
+        self._tls = tls
+        self._named = named
         self._transport: asyncio.Transport | None = None
         self._head = bytearray()
         self._opening: asyncio.Task[None] | None = None
+        self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Nothing is said before the other side has."""
         self._transport = cast(asyncio.Transport, transport)
+        if self._room.full:
+            self._transport.abort()
+            return
+        self._room.waiting.add(self)
+        loop = asyncio.get_running_loop()
+        self._late = loop.call_later(PATIENCE_S, self.drop)
+        if self._tls is not None:
+            self._transport.pause_reading()  # what comes now is the handshake's
+            self._opening = loop.create_task(self._secure(self._tls, None))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side is gone."""
+        self._leave()
         if self._opening is not None:
             self._opening.cancel()
 
@@ -61,45 +114,93 @@ class Front(asyncio.Protocol):
         self._head += data
         if self._opening is not None:
             self._refuse(400, "nothing may follow a CONNECT before it is answered")
-        elif not b"CONNECT ".startswith(self._head[:8]):
-            _hand_over(self._transport, self._serve(), bytes(self._head))
+        elif self._admit is None or not b"CONNECT ".startswith(self._head[:8]):
+            self._leave()
+            _hand_over(self._transport, self._room.serve(), bytes(self._head))
         elif b"\r\n\r\n" in self._head:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening = asyncio.get_running_loop().create_task(self._open(self._admit))
         elif len(self._head) > LARGEST_HEAD:
-            self._refuse(431, "the header is too large")
+            self._refuse(431, "the header of a CONNECT is too large")
+        elif _BARE.search(self._head):
+            self._refuse(400, "a line of the CONNECT does not end as lines do")
 
-    async def _open(self) -> None:
-        transport = self._transport
-        assert transport is not None
-        head, _, rest = bytes(self._head).partition(b"\r\n\r\n")
-        line, *lines = head.split(b"\r\n")
-        asked, headers = _CONNECT.fullmatch(line), [_HEADER.fullmatch(each) for each in lines]
-        if asked is None or rest or not all(headers) or not 0 < int(asked[2]) < 65536:
-            self._refuse(400, "the CONNECT is not understood")
-            return
-        tunnel = Tunnel(asked[1].decode().strip("[]").rstrip(".").lower(), int(asked[2]))
-        found = {each[1].decode().lower(): each[2].decode("latin-1").strip() for each in headers if each}
-        context = await self._admit(tunnel, found)
-        if isinstance(context, str):
-            self._refuse(403, context)
-            return
-        transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        early = _Early()
-        try:
-            inside = await asyncio.get_running_loop().start_tls(transport, early, context, server_side=True)
-        except (OSError, ssl.SSLError):
-            transport.abort()
-            return
-        if inside is not None:
-            tunnels[inside] = tunnel
-            early.hand_over(inside, self._serve())
+    def drop(self) -> None:
+        """End it where it is."""
+        self._leave()
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._transport is not None:
+            self._transport.abort()
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _leave(self) -> None:
+        self._room.waiting.discard(self)
+        if self._late is not None:
+            self._late.cancel()
+
+    async def _open(self, admit: Admit) -> None:
         assert self._transport is not None
+        head, _, rest = bytes(self._head).partition(b"\r\n\r\n")
+        asked = "something follows the CONNECT" if rest else _asked(head)
+        if isinstance(asked, str):
+            self._refuse(400, asked)
+            return
+        tunnel, found = asked
+        context = await admit(tunnel, found)
+        if isinstance(context, str):
+            self._refuse(403, context, told=True)
+            return
+        self._transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await self._secure(context, tunnel)
+
+    async def _secure(self, context: ssl.SSLContext, tunnel: Tunnel | None) -> None:
+        transport, early = self._transport, _Early()
+        assert transport is not None
+        try:
+            inside = await asyncio.get_running_loop().start_tls(
+                transport, early, context, server_side=True, ssl_handshake_timeout=PATIENCE_S
+            )
+        except (OSError, ssl.SSLError):
+            self.drop()
+            return
+        self._leave()
+        if inside is None:
+            return
+        if tunnel is None and self._named is not None:
+            tunnel = self._named(inside.get_extra_info("ssl_object"))
+        if tunnel is not None:
+            tunnels[inside] = tunnel
+        early.hand_over(inside, self._room.serve())
+
+    def _refuse(self, status: int, why: str, *, told: bool = False) -> None:
+        assert self._transport is not None
+        self._leave()
+        if not told:
+            self._room.tell(why)
         body = why.encode("ascii", "replace")
         head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
         self._transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         self._transport.close()
+
+
+def _asked(head: bytes) -> tuple[Tunnel, dict[str, str]] | str:
+    """What a CONNECT asks for, and its headers; or why it is not exactly one."""
+    line, *lines = head.split(b"\r\n")
+    asked, found = _CONNECT.fullmatch(line), [_HEADER.fullmatch(each) for each in lines]
+    if asked is None or not all(found) or not 0 < int(asked[2]) < 65536:
+        return "the CONNECT is not understood"
+    headers = {each[1].decode().lower(): each[2].decode("latin-1").strip() for each in found if each}
+    if len(headers) != len(lines):
+        return "a header of the CONNECT is there twice"
+    if not headers.keys().isdisjoint(_BODY):
+        return "a CONNECT has no body and asks for no other protocol"
+    tunnel = Tunnel(asked[1].decode().strip("[]").removesuffix(".").lower(), int(asked[2]))
+    return (tunnel, headers) if says(headers.get("host"), tunnel) else "the CONNECT says two hosts"
+
+
+def says(host: str | None, tunnel: Tunnel) -> bool:
+    """Whether what a request says of its host (if anything) is where the tunnel leads to."""
+    spelled = f"[{tunnel.host}]" if ":" in tunnel.host else tunnel.host
+    return host is None or host.lower().removesuffix(f":{tunnel.port}").removesuffix(".") == spelled
 
 
 class _Early(asyncio.Protocol):

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
+from holdfast.core.contract import Contract
 from holdfast.core.policy import Denied, Facts, Policy, Verdict
 from holdfast.errors import BadCall, HoldfastError, Misuse, Refused
 from holdfast.gateway.admin import AdminDoor
@@ -33,7 +34,7 @@ from holdfast.gateway.premises import bound, check_length, held
 from holdfast.gateway.remote import address_of, elsewhere, tls_of
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
-from holdfast.gateway.upstreams import System
+from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
@@ -91,7 +92,7 @@ class Gateway:
         for name, declared in config.upstreams.items():
             systems[name] = await open_upstream(name, declared, kit)
             self._open.push_async_callback(systems[name].close)
-        self.wards = Wards(self.opening.store, lambda: self.policy)
+        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
         self._open.push_async_callback(self._let_all_go)
         strict = frozenset(name for name, agent in config.agents.items() if agent.require_handle)
         kinds = {name: str(getattr(each, "kind", "")) for name, each in config.upstreams.items()}
@@ -212,7 +213,13 @@ def _policy(config: Config) -> Policy:
         return NoPolicy()
     from holdfast.gateway.cedar import Cedar
 
-    return Cedar([(str(path), path.read_text()) for path in config.policies])
+    return Cedar.load(*config.policies)
+
+
+def _undoing(systems: Mapping[str, System], tool: str) -> tuple[Contract, Upstream] | None:
+    name, _, operation = tool.partition(".")
+    system = systems.get(name)
+    return system.undoing(operation) if isinstance(system, Undoes) else None
 
 
 def _hosts(config: Config) -> dict[str, str]:

@@ -5,7 +5,8 @@ Rules
    it was issued: a run that is taken up again gets fresh ones.
 2. Revocation is one write. From then on nothing is sent by that capability or one narrowed from it, also not what was
    asked for before.
-3. What the run has used up is counted from its log, over all its branches; what is under way is counted before it is
+3. Nothing is written that could not be read again, and there are never more of them than `MOST`.
+4. What the run has used up is counted from its log, over all its branches; what is under way is counted before it is
    sent, so that two calls never spend the same budget.
 """
 
@@ -16,16 +17,19 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from holdfast.core.canonical import Uncanonical
 from holdfast.core.capability import Terms, Used, narrow, terms_of
 from holdfast.core.codec import decode, encode
 from holdfast.core.effect import legible
 from holdfast.core.record import Decision, Intent, Issued, Record, Revoked, Seal
 from holdfast.core.tree import MAIN
-from holdfast.errors import Refused, Unknown
+from holdfast.errors import BadCall, Corrupt, Refused, Unknown
 from holdfast.store import Draft, Store
 
 RIGHTS_KEY = b"capability"
 PREFIX = "hfc_"
+MOST = 1000  # capabilities of one life of a run: whoever narrows in a loop must come to an end
+DEEPEST = 32  # narrowings one after another
 _SECRET = 43  # signs of base64 that 32 bytes have
 
 
@@ -57,6 +61,7 @@ class Rights:
         self.spent = Used()
         self._store = store
         self._now_ms = now_ms
+        self._latest_ms = 0
         self._by_handle: dict[str, Right] = {}
         self._under_way: dict[object, tuple[Right, Used]] = {}
 
@@ -96,13 +101,15 @@ class Rights:
     # --- giving and taking ---
 
     async def issue(self, terms: Terms, *, by: str, parent: Right | None = None) -> tuple[Right, str]:
-        """A fresh capability and its handle, which is shown this once."""
+        """A fresh capability and its handle, which is shown this once. Raises BadCall for terms that cannot be written
+        down, Refused where there are too many."""
+        self._check_room(parent)
         handle = f"{PREFIX}{secrets.token_urlsafe(32)}_{self.run}"
         record = Issued(
             capability=f"c{secrets.token_hex(8)}",
             parent=None if parent is None else parent.id,
             handle=digest_of(handle),
-            terms=terms.text(),
+            terms=_written(terms),
             by=legible(by, 200),
         )
         await self._place(record)
@@ -115,6 +122,12 @@ class Rights:
         if why is not None:
             raise Refused(why, where=self.run)
         return await self.issue(narrow(right.terms, wanted), by=by, parent=right)
+
+    def _check_room(self, parent: Right | None) -> None:
+        if parent is not None and len(parent.line()) >= DEEPEST:
+            raise Refused(f"it was narrowed {DEEPEST} times already", where=self.run, fix="narrow one further up")
+        if parent is not None and sum(each.live for each in self.by_id.values()) >= MOST:
+            raise Refused(f"the run has {MOST} capabilities already", where=self.run, fix="use one of them again")
 
     async def revoke(self, id: str, *, by: str, reason: str) -> None:
         """End a capability and all that were narrowed from it. It allows nothing from this moment on, also while the
@@ -146,11 +159,12 @@ class Rights:
         return right
 
     def lapsed(self, right: Right) -> str | None:
-        """Why a capability allows nothing any more, or None."""
+        """Why a capability allows nothing any more, or None. What has expired stays so when the clock is set back."""
+        self._latest_ms = max(self._latest_ms, self._now_ms())
         for each in right.line():
             if each.ended:
                 return each.ended
-            if each.terms.expires_ms is not None and self._now_ms() >= each.terms.expires_ms:
+            if each.terms.expires_ms is not None and self._latest_ms >= each.terms.expires_ms:
                 return "the capability has expired"
         return None
 
@@ -182,6 +196,17 @@ class Rights:
         right, reserved = self._under_way.pop(place, (None, Used()))
         if right is not None:
             self._add(right.id, used - reserved)
+
+
+def _written(terms: Terms) -> str:
+    """Terms as they are written down. Raises BadCall for those that could not be read again."""
+    try:
+        text = terms.text()
+        terms_of(text)
+    except (Uncanonical, Corrupt) as error:
+        why = error.what if isinstance(error, Corrupt) else str(error)
+        raise BadCall(f"these terms cannot be written down: {why}", fix="ask for fewer and shorter ones") from None
+    return text
 
 
 def digest_of(handle: str) -> str:

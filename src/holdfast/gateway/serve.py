@@ -4,6 +4,7 @@ Rules
 1. A listener belongs to one run, or to none: what may be asked there follows from that.
 2. When a run is let go of, its listeners and their connections are gone before anything else is done about it.
 3. A tunnel leads to a declared host only, and is read here.
+4. What cannot be read as a request is refused like everything else: the answer and the log say why.
 """
 
 from __future__ import annotations
@@ -11,28 +12,61 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import BadCall, HoldfastError
 from holdfast.gateway.ca import Authority
 from holdfast.gateway.doors.native import LARGEST_BODY
-from holdfast.gateway.front import Front, Tunnel
+from holdfast.gateway.doors.told import told
+from holdfast.gateway.front import Front, Named, Room, Tunnel
 from holdfast.gateway.gate import Gate, handle_in
 from holdfast.gateway.names import Names
 
 HTTP, HTTPS, NAMES = 80, 443, 53
+MOST = 256  # connections of one run at once
+MOST_SHARED = 4096  # connections of all who share a listener
+IDLE_S = 75  # for the next request, from its first letter to the end of its headers
 Doors = Callable[[Gate, "str | None", int], web.Application]
 
 
 @dataclass(slots=True)
 class _Open:
     runner: web.AppRunner
+    room: Room
+    telling: set[asyncio.Task[None]]
     servers: list[asyncio.Server] = field(default_factory=list[asyncio.Server])
     names: list[asyncio.DatagramTransport] = field(default_factory=list[asyncio.DatagramTransport])
     authority: Authority | None = None
+
+
+class _Reader(web.RequestHandler):
+    """Reads the requests of one connection. `tell` is given what was no request."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, server: web.Server, tell: Callable[[str], None], **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._tell = tell
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """What is answered to something that is no request, or that a door has failed at."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of another answer is on its way")
+        error = exc or TimeoutError()
+        if status < 500:
+            first = (message or "it cannot be read").partition("\n")[0].rstrip(" :")
+            error = BadCall(f"this is no request: {first[:200]}", fix="speak HTTP/1.1")
+            self._tell(error.what)
+        response = web.json_response(told(error).body(), status=status)
+        response.force_close()
+        return response
 
 
 class Listeners:
@@ -44,35 +78,30 @@ class Listeners:
         self._doors = doors
         self._open: dict[str, _Open] = {}
         self._shared: list[_Open] = []
-        self._telling: set[asyncio.Task[None]] = set()
 
     async def inside(self, run: str, listeners: Mapping[int, Sequence[socket.socket]], authority: Authority) -> None:
-        """Serve on sockets inside a run's empty network, by port: TLS on 443, names on 53, else HTTP and tunnels."""
-        opened = await self._runner(run)
+        """Serve on sockets inside a run's own network, by port: TLS on 443, names on 53, else HTTP and tunnels. Raises
+        BadCall if the run has its listeners already."""
+        if run in self._open:
+            raise BadCall("this run has its listeners already", where=run)
+        opened = self._open[run] = await self._opened(run, MOST)
         opened.authority = authority
-        self._open[run] = opened
-        loop = asyncio.get_running_loop()
+        by_name, named = _by_name(self._gate, authority)
         for port, sockets in listeners.items():
             for each in sockets:
                 if port == NAMES:
-                    names = Names(self._known, lambda name: self._turned_away(run, name))
-                    transport, _ = await loop.create_datagram_endpoint(lambda names=names: names, sock=each)
-                    opened.names.append(transport)
-                    continue
-                tls = None if port != HTTPS else _by_name(self._gate, authority)
-                factory = self._front(opened, run, tls=tls is not None)
-                opened.servers.append(await loop.create_server(factory, sock=each, ssl=tls))
+                    await self._answer_names(opened, each)
+                elif port == HTTPS:
+                    await _serve(opened, each, lambda: Front(opened.room, None, tls=by_name, named=named))
+                else:
+                    admit = self._admitting(opened, run)
+                    await _serve(opened, each, lambda admit=admit: Front(opened.room, admit))
 
     async def shared(self, at: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Serve agents elsewhere, on a socket that they share: who comes there shows a handle."""
-        opened = await self._runner(None)
+        opened = await self._opened(None, MOST_SHARED)
         self._shared.append(opened)
-        loop = asyncio.get_running_loop()
-        factory = self._front(opened, None, tls=True)
-        if at.family == socket.AF_UNIX:
-            opened.servers.append(await loop.create_unix_server(factory, sock=at, ssl=tls))
-        else:
-            opened.servers.append(await loop.create_server(factory, sock=at, ssl=tls))
+        await _serve(opened, at, lambda: Front(opened.room, None, tls=tls))  # no tunnels for those who are elsewhere
 
     async def leave(self, run: str) -> None:
         """Close what was opened for a run, with its connections."""
@@ -87,65 +116,79 @@ class Listeners:
         self._open.clear()
         self._shared.clear()
 
-    def _known(self, name: str) -> bool:
-        return self._gate.system_at(name, HTTPS) is not None or self._gate.system_at(name, HTTP) is not None
+    async def _answer_names(self, opened: _Open, at: socket.socket) -> None:
+        def known(name: str) -> bool:
+            return any(self._gate.system_at(name, port) is not None for port in (HTTP, HTTPS))
 
-    def _turned_away(self, run: str, name: str) -> None:
-        taken = self._gate.wards.by_run.get(run)
-        if taken is not None:
-            why = f"`{name}` is no host of a declared system"
-            task = asyncio.ensure_future(taken.ward.refuse("holdfast.name", name, "names", why))
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
+        def told(name: str) -> None:
+            opened.room.tell(f"`{name}` is no host of a declared system")
 
-    async def _runner(self, run: str | None) -> _Open:
-        runner = web.AppRunner(
-            self._doors(self._gate, run, LARGEST_BODY),
-            handle_signals=False,
-            access_log=None,
-            handler_cancellation=True,
-            shutdown_timeout=0.1,
-            keepalive_timeout=75,
-            max_line_size=16 << 10,
-            max_field_size=64 << 10,
-        )
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: Names(known, told), sock=at)
+        opened.names.append(transport)
+
+    async def _opened(self, run: str | None, most: int) -> _Open:
+        settings: dict[str, Any] = {
+            "access_log": None, "keepalive_timeout": IDLE_S, "max_line_size": 16 << 10, "max_field_size": 64 << 10,
+            "auto_decompress": False,
+        }  # fmt: skip
+        doors = self._doors(self._gate, run, LARGEST_BODY)
+        runner = web.AppRunner(doors, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.1, **settings)
         await runner.setup()
-        return _Open(runner)
+        server, loop, telling = runner.server, asyncio.get_running_loop(), set[asyncio.Task[None]]()
+        assert server is not None, "a runner that was set up has a server"
 
-    def _front(self, opened: _Open, run: str | None, *, tls: bool) -> Callable[[], asyncio.Protocol]:
-        serve = opened.runner.server
-        assert serve is not None, "a runner that was set up has a server"
-        if tls:  # no tunnel inside a tunnel, and none for those who are elsewhere
-            return serve
+        def tell(why: str) -> None:
+            taken = None if run is None else self._gate.wards.by_run.get(run)
+            if taken is not None:
+                task = loop.create_task(taken.ward.refuse("holdfast.door", why, "door", why))
+                telling.add(task)
+                task.add_done_callback(telling.discard)
 
+        def serve() -> asyncio.Protocol:
+            return _Reader(server, tell, loop=loop, **settings)
+
+        return _Open(runner, Room(serve, lambda: len(server.connections), most, tell), telling)
+
+    def _admitting(self, opened: _Open, run: str) -> Callable[..., Any]:
         async def admit(tunnel: Tunnel, headers: dict[str, str]) -> ssl.SSLContext | str:
-            assert run is not None
             assert opened.authority is not None
+            place = f"{tunnel.host}:{tunnel.port}"
+            taken = self._gate.wards.by_run.get(run)
             try:
-                visit = self._gate.visit(run, handle_in(headers), "http")
+                self._gate.visit(run, handle_in(headers), "http")
+                if self._gate.system_at(tunnel.host, tunnel.port) is None:
+                    raise BadCall(f"`{place}` is no host of a declared system")
             except HoldfastError as error:
+                if taken is not None:
+                    await taken.ward.refuse("holdfast.connect", place, "door http", error.what)
                 return error.what
-            if self._gate.system_at(tunnel.host, tunnel.port) is None:
-                why = f"`{tunnel.host}:{tunnel.port}` is no host of a declared system"
-                await visit.ward.refuse("holdfast.connect", f"{tunnel.host}:{tunnel.port}", "door http", why)
-                return why
             return opened.authority.context(tunnel.host)
 
-        return lambda: Front(serve, admit)
+        return admit
 
 
-def _by_name(gate: Gate, authority: Authority) -> ssl.SSLContext:
-    """A TLS context that stands for whatever declared host is asked for by name, and for no other."""
+async def _serve(opened: _Open, at: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+    loop = asyncio.get_running_loop()
+    begin = loop.create_unix_server if at.family == socket.AF_UNIX else loop.create_server
+    opened.servers.append(await begin(factory, sock=at))
+
+
+def _by_name(gate: Gate, authority: Authority) -> tuple[ssl.SSLContext, Named]:
+    """A TLS context that stands for whatever declared host is asked for by name, and for no other; and which one that
+    was."""
     context = authority.context("gateway.invalid")
+    asked: weakref.WeakKeyDictionary[ssl.SSLObject, Tunnel] = weakref.WeakKeyDictionary()
 
     def choose(connection: ssl.SSLObject, name: str | None, _first: ssl.SSLContext) -> int | None:
         if name is None or gate.system_at(name, HTTPS) is None:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        asked[connection] = Tunnel(name, HTTPS)
         connection.context = authority.context(name)
         return None
 
     context.sni_callback = choose
-    return context
+    return context, asked.get
 
 
 async def _close(opened: _Open) -> None:
@@ -153,4 +196,7 @@ async def _close(opened: _Open) -> None:
         transport.close()
     for server in opened.servers:
         server.close()
+    opened.room.close()
     await opened.runner.cleanup()
+    for task in opened.telling:
+        task.cancel()

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.capability import Terms
-from holdfast.core.effect import Happened, identity_of, legible
-from holdfast.core.payload import Packed, pack_text
+from holdfast.core.contract import Contract
+from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
+from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
 from holdfast.errors import BadCall, Claimed, Misuse
@@ -30,6 +31,7 @@ from holdfast.gateway.line import Line
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.rights import Right, Rights
 from holdfast.gateway.send import Asked
+from holdfast.gateway.upstreams import Upstream
 from holdfast.gateway.ward import Ward
 from holdfast.gateway.whole import whole
 from holdfast.store import Grant, Store
@@ -76,14 +78,22 @@ class Taken:
 
 
 class Wards:
-    """The runs of one store that programs outside advance. `now_ms` is the wall clock."""
+    """The runs of one store that programs outside advance. `find`: what a tool of this name (`SYSTEM.OPERATION`)
+    promises, and the way to take back what it did; None where that cannot be."""
 
-    def __init__(self, store: Store, policy: Callable[[], Policy], *, patience_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        policy: Callable[[], Policy],
+        *,
+        patience_s: float = 30.0,
+        find: Callable[[str], tuple[Contract, Upstream] | None] = lambda _tool: None,
+    ) -> None:
         self.store = store
         self.by_run: dict[str, Taken] = {}
         self._policy = policy
         self._patience_s = patience_s
-        self._closer = Closer(store, now_ms, _unknown)
+        self._closer = Closer(store, now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
 
     async def open(self, wanted: Wanted) -> Taken:
         """Take a run up. Raises Claimed while another has it, Misuse if it has ended, Cancelled."""
@@ -198,7 +208,10 @@ def _nothing(_digest: bytes) -> bool:
     return False
 
 
-def _unknown(_intent: Intent) -> Asked | None:
-    """What a program outside did on a branch that was given up is told as residue: its arguments are needed to take it
-    back, and only its program says them."""
-    return None
+def _to_undo(intent: Intent, found: tuple[Contract, Upstream] | None) -> Asked | None:
+    """The call of a recorded intent, as far as it must be known to be taken back."""
+    if found is None:
+        return None
+    contract, upstream = found
+    call = Call(intent.tool, bytes.fromhex(intent.identity), intent.n, b"", intent.resource)
+    return Asked(contract, call, pack_bytes(b"", Encoding.JSON), None, upstream)

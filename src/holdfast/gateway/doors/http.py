@@ -62,7 +62,9 @@ async def _answered(request: web.Request, gate: Gate, visit: Visit, name: str, p
 
 async def _args(request: web.Request, target: str) -> dict[str, JSON]:
     """A request as its system takes it. Raises BadCall for one that can be read in two ways."""
-    many = [header for header, times in Counter(map(str.lower, request.headers)).items() if times > 1]
+    many = [
+        header for header, times in Counter(each.lower() for each, _ in request.headers.items()).items() if times > 1
+    ]
     if many:
         raise BadCall(f"the header `{min(many)[:80]}` is there twice", fix="send it once")
     if "upgrade" in request.headers:

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -21,12 +22,15 @@ from holdfast.core.capability import Budget, Limit, Terms
 from holdfast.core.contract import Level
 from holdfast.core.effect import Encoding
 from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
+from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate, Visit, handle_in
 from holdfast.gateway.order import Mark
 from holdfast.gateway.upstreams import Declined, Reply
 
 LARGEST_BODY = 17 << 20  # bytes
+BODY_S = 120.0  # for the whole of a body
+ANSWER_S = 300.0  # for an answer to be taken
 DOOR = "native"
 B = TypeVar("B", bound=BaseModel)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -205,9 +209,16 @@ async def handle_refused(
 
 
 async def send(request: web.Request, response: web.Response) -> web.Response:
-    """Write a response to its last byte. Raises what the connection raises when the client is gone."""
-    await response.prepare(request)
-    await response.write_eof()
+    """Write a response to its last byte. Raises what the connection raises when the client is gone, or does not read
+    what it has asked for."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer was not taken") from None
     return response
 
 
@@ -218,36 +229,31 @@ async def body_of(request: web.Request, model: type[B]) -> B:
 
 async def bytes_of(request: web.Request, most: int) -> bytes:
     """The bytes of a body, at most `most`. Raises BadCall."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise BadCall("the body is packed", fix="send it as it is")
     data = bytearray()
-    async for chunk in request.content.iter_any():
-        data += chunk
-        if len(data) > most:
-            raise BadCall(f"the body is larger than {most} bytes", fix="send less, or a reference")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.content.iter_any():
+                data += chunk
+                if len(data) > most:
+                    raise BadCall(f"the body is larger than {most} bytes", fix="send less, or a reference")
+    except TimeoutError:
+        raise BadCall(f"the body did not come within {BODY_S:.0f} s", fix="send it at once") from None
+    except web.RequestPayloadError:
+        raise BadCall("the body cannot be read: it does not end as it began", fix="send it anew") from None
     return bytes(data)
 
 
 def model_of(data: bytes, model: type[B]) -> B:
     """A body as its model has it. Raises BadCall."""
+    found = object_of(data)
     try:
-        found = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_number)
         return model.model_validate(found)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"])[:200]
         raise BadCall(f"the body is not understood: {place or 'it'}: {first['msg']}", fix="see /openapi.json") from None
-    except (ValueError, RecursionError) as error:
-        raise BadCall(f"the body is not JSON: {error}", fix="send a JSON object, each name once") from None
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _no_number(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _answer(reply: Reply) -> dict[str, JSON]:

@@ -3,11 +3,11 @@
 Rules
 1. A system is reached by its name in the path, or, where a program believes that it speaks to a host, by that host.
 2. A request that says a host (through a tunnel, or as to a proxy) is never taken for one to the gateway itself.
+3. A request that says two hosts is for neither.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import cast
@@ -17,19 +17,17 @@ from aiohttp.typedefs import Handler, Middleware
 from yarl import URL
 
 from holdfast.errors import BadCall
-from holdfast.gateway.ca import standing_for
 from holdfast.gateway.doors.native import handle_refused
-from holdfast.gateway.front import tunnels
+from holdfast.gateway.front import Tunnel, says, tunnels
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams import System
 
 _DOORS = ("native", "agent", "mcp")
-_SERVED = ("http", "model")
+_SERVED = ("http", "model", "aws")
 _KINDS = frozenset({"mcp", *_SERVED})
 """Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
 
-HTTP, HTTPS = 80, 443
-_SAID = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+HTTP = 80
 Serve = Callable[[web.Request, Gate, "str | None", System, str], Awaitable[web.StreamResponse]]
 
 
@@ -62,6 +60,9 @@ def _finding(gate: Gate, run: str | None) -> Middleware:
     @web.middleware
     async def find(request: web.Request, **inner: Handler) -> web.StreamResponse:
         host = _host_of(request)
+        if "upgrade" in request.headers:
+            why = BadCall("another protocol is asked for", fix="speak HTTP/1.1 here")
+            return await handle_refused(gate, run, request, why.what, why)
         if host is None:
             if request.match_info.http_exception is None:
                 return await inner["handler"](request)
@@ -71,10 +72,9 @@ def _finding(gate: Gate, run: str | None) -> Middleware:
         if name is None or gate.kinds.get(name) not in _KINDS:
             why = BadCall(f"`{host[0]}` is no host of a declared system", fix="declare it under [upstreams]")
             return await handle_refused(gate, run, request, why.what, why)
-        said = URL.build(scheme="http", authority=request.host).host if _SAID.fullmatch(request.host) else None
-        if said is None or said.rstrip(".").lower() != host[0]:
-            why = BadCall("the Host of a request is another one than that of its connection", fix="say the same host")
-            return await handle_refused(gate, run, request, f"`{request.host[:80]}` in a connection to {host[0]}", why)
+        if not _says(request, *host):
+            why = BadCall(f"the request is for `{host[0]}`, and says another host", fix="say one host")
+            return await handle_refused(gate, run, request, why.what, why)
         path = request.raw_path
         path = path if path.startswith("/") else URL(path, encoded=True).raw_path_qs
         return await _again(request, f"/{gate.kinds[name]}/{name}{path}")
@@ -91,30 +91,31 @@ async def _again(request: web.Request, path: str) -> web.StreamResponse:
     return await found.handler(other)
 
 
-def _port_of(address: object) -> object:
-    return cast("tuple[str, int]", address)[1] if isinstance(address, tuple) else None
-
-
 async def _alive(_request: web.Request) -> web.StreamResponse:
     return web.json_response({"alive": True})
 
 
+def _says(request: web.Request, host: str, port: int) -> bool:
+    """Whether all that a request says of its host is this one."""
+    said = request.headers.getall("host", [])
+    if not request.raw_path.startswith("/"):
+        said = [*said, request.raw_path.partition("://")[2].partition("/")[0].partition("?")[0]]
+    return all(says(each, Tunnel(host, port)) for each in said)
+
+
 def _host_of(request: web.Request) -> tuple[str, int] | None:
-    """The host that a request is for, if that is not the gateway: that of its tunnel, of its TLS connection, or the one
-    that it names, as to a proxy or on the port of the web."""
-    transport = request.transport
-    tunnel = None if transport is None else tunnels.get(transport)
+    """The host that a request is for, if that is not the gateway: that of its tunnel or TLS connection, or the one that
+    it names, as to a proxy or on the port of the web."""
+    tunnel = None if request.transport is None else tunnels.get(request.transport)
     if tunnel is not None:
         return tunnel.host, tunnel.port
-    inside = None if transport is None else transport.get_extra_info("ssl_object")
-    if inside is not None and (host := standing_for.get(inside.context)) is not None:
-        return host, HTTPS
-    if transport is not None and _port_of(transport.get_extra_info("sockname")) == HTTP:
+    own = None if request.transport is None else request.transport.get_extra_info("sockname")
+    if isinstance(own, tuple) and cast("tuple[str, int]", own)[1] == HTTP:
         return request.host.partition(":")[0].rstrip(".").lower(), HTTP
     if request.raw_path.startswith("/"):
         return None
     try:
         url = URL(request.raw_path, encoded=True)
-        return (url.raw_host or "").rstrip(".").lower(), int(url.port or 80)
+        return (url.raw_host or "").removesuffix(".").lower(), int(url.port or 80)
     except ValueError:
         return "", 0
