@@ -17,6 +17,7 @@ from tests.gateway.premises import DEADLINE_S, eventually
 from tests.gateway.users import ROOT, needing_users, start
 
 AGENTS = ROOT / "tests" / "agent"
+pytestmark = pytest.mark.soak
 GATEWAY, GROUP = "nobody", "games"
 ANN, BOB, CARL, STRANGER, OUTSIDER = "daemon", "bin", "sync", "lp", "mail"
 

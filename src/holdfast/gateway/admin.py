@@ -92,6 +92,7 @@ class AdminDoor:
             "read": self._read, "blob": self._blob, "branches": self._branches, "append": self._append,
             "capabilities": self._capabilities, "issue": self._issue, "narrow": self._narrow, "revoke": self._revoke,
             "runs": self._runs, "owners": self._owners,
+            "whoami": self._whoami,
         }  # fmt: skip
         app.add_routes([web.post(f"/{name}", self._serving(work)) for name, work in table.items()])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1)
@@ -191,6 +192,9 @@ class AdminDoor:
         return [put_entry(entry) for entry in placed]
 
     # --- capabilities ---
+
+    async def _whoami(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
+        return {"name": who.name, "may": [*sorted(who.may)], "all": who.all}
 
     async def _runs(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         who.check("read")
