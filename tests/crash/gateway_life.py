@@ -1,7 +1,8 @@
 """One life of a gateway, or of an agent's program behind one: what a child of the nursery does.
 
     {"gateway": FOLDER, "deaths": {BOUNDARY: VICTIMS}, "stops": [BOUNDARY], "full": [BOUNDARY]}
-    {"program": FOLDER, "run": ID, "task": {"tools": […], "names": […]}, "deaths": [POINT NTH], "within": PID}
+    {"program": FOLDER, "run": ID, "task": {"tools": […], "names": […]}, "deaths": [POINT NTH], "within": PID,
+     "stays": BOOL}
 
 Boundaries are those of deaths.py, and `before|after answered N` (the ward has an answer, the door has not said it) and
 `before|after delivered N` (it was written to the program). From one that is `full` on, the disk takes no more. A
@@ -247,6 +248,9 @@ class _Program:
             return told
         error = told.get("error", {})
         if error.get("kind") == "not_happened":  # it certainly did not: it is asked for anew
+            return self._asked(method, path, body)
+        if error.get("kind") in CLASSES and self._life.get("stays"):  # it asks until it is told
+            time.sleep(0.05)
             return self._asked(method, path, body)
         if error.get("kind") in CLASSES:
             about = {"text": error["what"], "where": error["where"], "fix": error["fix"]}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from holdfast.cli.detach import hand_over
 from holdfast.cli.options import StoreOption, json_value, same_store, store_url
 from holdfast.cli.terminal import hint, safe, say
 from holdfast.errors import Misuse
@@ -86,45 +87,30 @@ def verb(
     setting = divergence(on_divergence)
     agent = command[0] if command else None
     if sandbox or unsafe_no_sandbox:
+        from holdfast.cli.sandboxed import Asked, run_program
+
         if watch or detach or store is not None or (sandbox and unsafe_no_sandbox):
             fix = "the store is named in the configuration; --sandbox and --unsafe-no-sandbox exclude each other"
             raise Misuse("these options do not go together", fix=fix)
-        chosen = {"command": command or [], "run": id, "agent": name, "config": config, "read_only": read_only or []}
-        return _program(input, **chosen, sandbox=sandbox, workspace=workspace, on_divergence=setting)
+        asked = Asked(
+            command=command or [], run=id, agent=name, config=config, read_only=read_only or [], sandbox=sandbox,
+            input=None if input is None else json_value(input, "--input"), workspace=workspace, on_divergence=setting,
+        )  # fmt: skip
+        return run_program(asked)
     if command is not None and len(command) > 1:
         raise Misuse("one agent is run at a time", fix="holdfast run --sandbox -- CMD … runs a program")
     if watch:
-        if agent is not None or input is not None or id is not None or workspace is not None or not wait:
-            fix = "leave out MODULE:AGENT, --input, --id, --workspace and --no-wait; allow agents with HOLDFAST_AGENTS"
-            raise Misuse("`--watch` takes no run of its own: it goes on with those of the store", fix=fix)
-        _watch(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting)
+        from holdfast.cli.watch import watch_store
+
+        alone = (agent, input, id, workspace, wait) == (None, None, None, None, True)
+        watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting, alone=alone)
     elif detach and agent is not None:
-        if workspace is not None or not wait:
-            raise Misuse("`--detach` does not wait, and names no directory", fix="leave out --workspace and --no-wait")
-        _hand_over(agent, input, id, store, priority=priority)
+        hand_over(agent, input, id, store, priority=priority, alone=workspace is None and wait)
     elif agent is None:
         raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
     else:
         _run(agent, input, id, workspace, store, wait=wait, on_divergence=setting)
     return 0
-
-
-def _program(input: str | None, **chosen: Any) -> int:
-    from holdfast.cli.sandboxed import Asked, run_program
-
-    return run_program(Asked(input=None if input is None else json_value(input, "--input"), **chosen))
-
-
-def _watch(store: str | None, *, at_once: int, retry_failed: bool, on_divergence: str) -> None:
-    from holdfast.cli.watch import watch_store
-
-    watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=on_divergence)
-
-
-def _hand_over(agent: str, input: str | None, id: str | None, store: str | None, *, priority: int) -> None:
-    from holdfast.cli.detach import hand_over
-
-    hand_over(agent, input, id, store, priority=priority)
 
 
 def _run(

@@ -4,6 +4,7 @@ Rules
 1. The system says who is here; a record that says another name is refused.
 2. Only records that need no claim are placed here, each by those who may give that word. No run is advanced.
 3. A revocation takes effect before it is answered.
+4. A doubt of a run that is taken up here may be ended while the run waits, and nothing of it is in flight.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class AdminDoor:
         return [
             {
                 "name": each.name, "seq": each.seq, "digest": each.digest.hex(), "epoch": each.epoch,
-                "at_ms": each.at_ms, "holder": each.holder,
+                "at_ms": each.at_ms, "holder": "" if self._at_rest(each.name) else each.holder,
             }
             for each in found
         ]  # fmt: skip
@@ -153,6 +154,18 @@ class AdminDoor:
         who.check("read")
         found = await asyncio.to_thread(self._owned)
         return {name: cast("dict[str, JSON]", asdict(each)) for name, each in found.items()}
+
+    def _advances(self, branch: str) -> bool:
+        taken = self._gate.wards.by_run.get(branch.partition("@")[0])
+        return taken is not None and taken.ward.mediator.line.branch == branch
+
+    def _at_rest(self, branch: str) -> bool:
+        """Whether a branch that is taken up here waits, and nothing of it is in flight: then its doubts are for people,
+        while its program waits at a door."""
+        if not self._advances(branch):
+            return False
+        mediator = self._gate.wards.by_run[branch.partition("@")[0]].ward.mediator
+        return mediator.parked is not None and not mediator.open
 
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         branch = str(asked["branch"])
@@ -165,7 +178,7 @@ class AdminDoor:
         if not words:
             raise BadCall("nothing is said", fix="drafts: one or more")
         stands_on, drafts = asked.get("stands_on"), [draft for draft, _ in words]
-        after = await fitting(self._store, branch, words, asked.get("after"), now_ms())
+        after = await fitting(self._store, branch, words, asked.get("after"), now_ms(), rests=self._at_rest(branch))
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
         placed = await self._store.append(
             branch, drafts, epoch=0, after=after, barrier=True, blobs=blobs,
