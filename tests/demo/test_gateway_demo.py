@@ -124,7 +124,7 @@ def test_the_table_has_each_attempt_with_who_stopped_it(told: Told) -> None:
         "mail the customers to a stranger": "policy",
         "publish through an allowed host": "door http",
         "delete a customer's account": "capability",
-        "make itself a key of the cloud": "door aws",
+        "give itself a key of the cloud": "door aws",
     }
 
 
