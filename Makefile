@@ -39,6 +39,7 @@ bench: .venv/.dev system-packages ## the table of docs/performance.md, and build
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.forks
 	@$(RUN)/python -m bench.model_door
+	@$(RUN)/python -m bench.gateway
 
 soak: .venv/.dev system-packages ## kills at random moments, by the thousand
 	@$(RUN)/python -m pytest -q -m soak
