@@ -2,7 +2,8 @@
 
 Rules
 1. The system says who is here; a record that says another name is refused.
-2. Only records that need no claim are placed here, each by those who may give that word. No run is advanced.
+2. Only records that need no claim are placed here, each by those who may give that word, and where the log of the run
+   can have them. No run is advanced.
 3. A revocation takes effect before it is answered.
 """
 
@@ -35,10 +36,12 @@ from holdfast.core.record import (
 )
 from holdfast.errors import BadCall, Corrupt, HoldfastError, Misuse, Refused
 from holdfast.gateway.doors.native import bytes_of
+from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.launching import bound, peer_of
 from holdfast.gateway.people import People, Somebody
+from holdfast.gateway.placing import place
 from holdfast.gateway.rights import Right
 from holdfast.store import Draft, Store
 
@@ -96,7 +99,8 @@ class AdminDoor:
                 assert request.transport is not None
                 somebody = self._people.at(peer_of(request.transport.get_extra_info("socket")))
                 return web.json_response(await work(somebody, await _asked(request)))
-            except HoldfastError as error:
+            except (HoldfastError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as raised:
+                error = raised if isinstance(raised, HoldfastError) else BadCall("the request is not understood")
                 about = told(error)
                 body = about.body()
                 cast("dict[str, JSON]", body["error"])["type"] = type(error).__name__
@@ -111,11 +115,11 @@ class AdminDoor:
         key = asked.get("key")
         entries = await self._store.read(
             str(asked["branch"]),
-            after=int(asked.get("after", 0)),
+            after=_natural(asked.get("after")) or 0,
             key=None if key is None else bytes.fromhex(key),
             unclaimed=bool(asked.get("unclaimed", False)),
-            newest=asked.get("newest"),
-            upto=asked.get("upto"),
+            newest=_natural(asked.get("newest")),
+            upto=_natural(asked.get("upto")),
         )
         return [put_entry(entry) for entry in entries]
 
@@ -136,19 +140,22 @@ class AdminDoor:
         ]  # fmt: skip
 
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
-        branch = str(asked["branch"])
+        branch, stands_on = str(asked["branch"]), asked.get("stands_on")
         drafts: list[Draft] = []
         for each in cast("list[dict[str, Any]]", asked["drafts"]):
             body = str(each["body"]).encode()
             _check_word(who, decode(body))
             drafts.append(Draft(bytes.fromhex(each["key"]), body, bool(each.get("recall", False))))
-        stands_on = asked.get("stands_on")
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
-        placed = await self._store.append(
-            branch, drafts, epoch=0, after=asked.get("after"), barrier=True, blobs=blobs,
+        placed = await place(
+            self._store,
+            branch,
+            drafts,
+            after=_natural(asked.get("after")),
+            blobs=blobs,
             watch={str(name): int(seq) for name, seq in dict(asked.get("watch", {})).items()},
             stands_on=None if stands_on is None else get_entry(stands_on),
-        )  # fmt: skip
+        )
         taken = self._gate.wards.by_run.get(branch.partition("@")[0])
         if taken is not None:
             taken.ward.changed.set()
@@ -207,14 +214,7 @@ def _check_word(who: Somebody, record: Record) -> None:
 
 
 async def _asked(request: web.Request) -> Mapping[str, Any]:
-    data = await bytes_of(request, LARGEST)
-    try:
-        found: object = json.loads(data or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise BadCall("the body is not JSON") from error
-    if not isinstance(found, dict):
-        raise BadCall("the body is no JSON object")
-    return _Asked(cast("dict[str, Any]", found))
+    return _Asked(object_of(await bytes_of(request, LARGEST) or b"{}"))
 
 
 class _Asked(dict[str, Any]):
@@ -222,6 +222,13 @@ class _Asked(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise BadCall(f"`{name}` is missing")
+
+
+def _natural(found: object) -> int | None:
+    """A position or a number of entries. Raises BadCall."""
+    if found is not None and not (type(found) is int and 0 <= found < 1 << 63):
+        raise BadCall("a position is no natural number")
+    return found
 
 
 def _about(right: Right, lapsed: str | None) -> JSON:
@@ -252,7 +259,7 @@ def get_entry(found: Mapping[str, Any]) -> Entry:
             key=bytes.fromhex(found["key"]), body=base64.b64decode(found["body"], validate=True),
             digest=bytes.fromhex(found["digest"]),
         )  # fmt: skip
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise Corrupt("an entry cannot be read") from error
 
 
