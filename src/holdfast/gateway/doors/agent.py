@@ -21,7 +21,7 @@ from pydantic import Field
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Encoding, Kind
 from holdfast.core.payload import Packed, pack_text
-from holdfast.errors import BadCall, HoldfastError, Misuse, Waiting
+from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Waiting
 from holdfast.gateway.closure import Closure, Roomless
 from holdfast.gateway.decide import Decided
 from holdfast.gateway.doors.native import DOOR, Asking, Name, body_of, refused, send, visiting
@@ -33,6 +33,7 @@ from holdfast.gateway.wards import Taken
 from holdfast.shape import Shape
 
 PATIENCE_S = 600.0  # how long an agent may take to decide
+MOST = 1000  # decisions of one run that are being made
 _ANY = Shape(object)
 
 
@@ -136,6 +137,8 @@ class _Agent:
             finally:
                 self._tickets.pop(ticket, None)
 
+        if len(taken.deciding) >= MOST:
+            raise Busy(f"{MOST} decisions are being made already", fix="say what was decided: /v1/decided")
         packed = _packed(asked.asked, visit)
         memory = visit.ward.memory
 
@@ -147,6 +150,7 @@ class _Agent:
 
         task = asyncio.ensure_future(decided())
         taken.deciding[ticket] = task
+        task.add_done_callback(lambda _: taken.deciding.pop(ticket, None))
         task.add_done_callback(lambda _: None if told.done() else _pass_on(task, told))
         return await told
 
