@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -36,7 +37,9 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
 REMEMBERED = 4096  # delivered calls of which a marked resend is answered again
-MOST_REFUSALS = 1000  # of one life, in the log
+MOST_REFUSALS = 1000  # of one life, at the doors, in the log
+MOST_DENIED = 10_000  # calls of one life that were judged and refused
+_log = logging.getLogger("holdfast")
 T = TypeVar("T")
 
 
@@ -86,7 +89,7 @@ class CallWarrant:
         why = ward.rights.lapsed(right) or right.terms.covers(contract.name, prepared.args)
         if why is not None:
             return Denied("capability", why)
-        verdict = ward.policy.judge(ward.facts(right, prepared))
+        verdict = _judged(ward.policy, ward.facts(right, prepared))
         if isinstance(verdict, Denied) or contract.kind is Kind.READ:
             return verdict
         level = strictest(right.terms.level, verdict.level)
@@ -130,6 +133,7 @@ class Ward:
         default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
     )
     _refused: int = 0
+    _denied: int = 0
 
     # --- calls ---
 
@@ -139,6 +143,10 @@ class Ward:
         """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more; `n`:
         it has counted by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where people or time
         are waited for longer than the door's patience."""
+        if self._denied >= MOST_DENIED:
+            why = f"the run was refused {MOST_DENIED} times: nothing more of it is judged"
+            await self.refuse("holdfast.flood", why, "ward", why)
+            raise Refused(why, where=self.mediator.line.branch, fix="start its program again")
         identity, args, packed = self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
@@ -188,6 +196,9 @@ class Ward:
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
         try:
             return await self._patiently(lambda: self.mediator.reply(asked))
+        except Refused:
+            self._denied += 1
+            raise
         finally:
             self._settle(call)
             self.labels |= prepared.labels
@@ -342,6 +353,15 @@ class Ward:
         """Bring what is under way to its end. Nothing new is asked for."""
         self.mediator.close(Misuse("the run's program has ended", fix="start it again"))
         await self.mediator.drain()
+
+
+def _judged(policy: Policy, facts: Facts) -> Verdict:
+    """What the policy says. One that fails has not allowed anything."""
+    try:
+        return policy.judge(facts)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was allowed
+        _log.exception("the policy has failed")
+        return Denied("no verdict", f"the policy has failed ({type(error).__name__}), and silence denies")
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:
