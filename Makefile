@@ -16,16 +16,19 @@ endif
 unexport VIRTUAL_ENV
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo demo-fork test check bench soak clean style types layers pages system-packages
+.PHONY: help demo demo-fork demo-gateway test check bench soak clean style types layers pages system-packages
 
 help:             ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo ## an agent migrates a database, dies by SIGKILL, resumes; nothing happens twice
 	@$(RUN)/holdfast demo
 
 demo-fork: .venv/.demo ## an agent goes astray and is forked; of four branches the best is taken
 	@$(RUN)/holdfast demo --fork
+
+demo-gateway: .venv/.demo ## an agent is hijacked by a page that it reads, and reaches nothing but its work
+	@$(RUN)/holdfast demo --gateway
 
 test: .venv/.dev system-packages ## every test but the long ones
 	@$(RUN)/python -m pytest -q
@@ -63,7 +66,7 @@ system-packages:
 # The environment is made again when what it is made from has changed.
 .venv/.demo: pyproject.toml uv.lock
 	@echo "installing holdfast and what its demo needs into .venv" >&2
-	@$(UV) sync --quiet --inexact --extra demo
+	@$(UV) sync --quiet --inexact --extra demo --extra gateway --extra sql
 	@touch $@
 
 .venv/.dev: pyproject.toml uv.lock

@@ -49,7 +49,7 @@ class Postgres:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            connection.execute("DROP SCHEMA IF EXISTS holdfast CASCADE")
+            connection.execute("DROP SCHEMA IF EXISTS holdfast, holdfast_fleet CASCADE")
         return self.url
 
     @property

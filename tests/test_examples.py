@@ -1,6 +1,8 @@
 """The examples do what their first lines say: run as a user runs them, killed, and started again."""
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -203,3 +205,32 @@ def test_a_beam_search_killed_anywhere_moves_along_the_best_way_and_no_other(
 
 def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_program_behind_a_gateway_does_what_the_guide_says_and_nothing_else(tmp_path: Path) -> None:
+    from holdfast.gateway.preflight import preflight
+
+    missing = preflight()
+    if missing:
+        pytest.skip(f"nothing can be confined here: {missing[0].what}")
+    place = tmp_path / "gateway"
+    shutil.copytree(EXAMPLES / "gateway", place)
+    told = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent / "src"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    python = str(Path(sys.executable))
+    subprocess.run([python, "books.py"], cwd=place, check=True, timeout=60)
+    holdfast = [python, "-m", "holdfast"]
+    subprocess.run([*holdfast, "config", "check"], cwd=place, env=told, check=True, capture_output=True, timeout=60)
+    run = [*holdfast, "run", "--sandbox", "--id", "books-1", "--", "/usr/bin/python3", str(place / "program/clerk.py")]
+    ran = subprocess.run(run, cwd=place, env=told, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    books = sqlite3.connect(place / "shop.db")
+    assert books.execute("SELECT id, paid FROM invoices ORDER BY id").fetchall() == [(76, 1), (77, 1), (78, 0)]
+    books.close()
+    guide = (EXAMPLES.parent / "docs" / "gateway.md").read_text()
+    assert f"```text\n{ran.stdout}```" in guide
+
+
+@pytest.mark.parametrize("name", ["holdfast.toml", "policy.cedar", "program/clerk.py"])
+def test_the_guide_shows_the_files_of_its_example(name: str) -> None:
+    guide = (EXAMPLES.parent / "docs" / "gateway.md").read_text()
+    assert (EXAMPLES / "gateway" / name).read_text() in guide

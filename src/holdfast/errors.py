@@ -36,7 +36,7 @@ Rules
 2. A new class needs a caller that acts differently.
 """
 
-from typing import Any
+from typing import Any, cast
 
 
 class HoldfastError(Exception):
@@ -199,3 +199,15 @@ class Ready(Waiting):
 
 class Superseded(Waiting):
     """This branch goes no further: another has become the run's line."""
+
+
+def waiting_in(raised: BaseException) -> Waiting | None:
+    """The wait that unwound a program, also from inside a task group."""
+    if isinstance(raised, Waiting):
+        return raised
+    if isinstance(raised, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", raised).exceptions:
+            found = waiting_in(inner)
+            if found is not None:
+                return found
+    return None

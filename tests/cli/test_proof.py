@@ -15,7 +15,7 @@ from tests.cli.keyboard import done, on_a_terminal, play, process, read, typed
 
 VERDICT = {
     "ok", "kind", "path", "entries", "branches", "payloads", "pruned", "heads", "unsigned", "vkey", "key_from",
-    "anchor", "fault",
+    "anchor", "fault", "proven",
 }  # fmt: skip
 ANCHORED = {"log", "vkey", "entries", "head_size", "head_root", "anchor", "anchor_size", "agrees", "why"}
 STORE = "sqlite:///runs.db?anchor=anchor"
@@ -235,3 +235,74 @@ def test_there_is_nothing_to_accept_where_all_agrees() -> None:
 def test_long_work_shows_how_far_it_is_on_a_terminal_and_only_there(here: Path) -> None:
     assert "100%" in on_a_terminal("verify", "--store", STORE, cwd=here)
     assert "%" not in typed("verify").output
+
+
+# --- proofs ---
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either(request: pytest.FixtureRequest, here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The verifier key of a store of either kind, in which two runs stand, one of them forked."""
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres").empty()
+        monkeypatch.setenv(
+            "HOLDFAST_STORE", f"{url}{'&' if '?' in url else '?'}key={here}/pg-key&anchor={here}/anchor-pg"
+        )
+        play("dun", {"to": "ann"}, "dun-1")
+        play("echo", "x", "echo-1")
+    assert typed("fork", "dun-1@5").exit_code == 0
+    return str(read("anchor")["vkey"])
+
+
+def test_each_entry_is_proven_by_a_file_of_its_own(either: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    away = tmp_path_factory.mktemp("away") / "entry.tlog-proof"
+    for node in [*[f"dun-1@{seq}" for seq in range(1, 10)], "echo-1@1", "dun-1@b2:6", "dun-1@b2:3"]:
+        assert typed("export", "--proof", node, "-o", str(away), "--force").exit_code == 0
+        shown = read("verify", str(away), "--vkey", either)
+        run, _, seq = node.replace("b2:", "").rpartition("@")
+        branch = "b2" if node == "dun-1@b2:6" else "main"
+        assert (shown["ok"], shown["kind"]) == (True, "proof")
+        assert shown["proven"].startswith(f"{run}@{branch}:{seq} is entry ")
+
+
+def test_the_same_entry_has_the_same_proof_however_long_its_log_has_grown(either: str) -> None:
+    before = done("export", "--proof", "dun-1@4", "-o", "-")
+    play("echo", "y", "echo-2")
+    assert done("export", "--proof", "dun-1@4", "-o", "-") == before
+
+
+def test_a_log_that_has_grown_is_shown_to_have_only_grown(either: str, here: Path) -> None:
+    old = read("anchor")["anchor_size"]
+    kept = next(path for path in (here / "anchor-pg", here / "anchor") if path.exists()).read_bytes()
+    (here / "kept").write_bytes(kept)
+    play("echo", "y", "echo-2")
+    (here / "growth").write_text(done("anchor", "--since", str(old)))
+    shown = read("verify", "growth", "--vkey", either, "--anchor", "kept")
+    assert (shown["ok"], shown["kind"]) == (True, "growth")
+    assert shown["proven"].startswith(f"the first {old} of ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "--proof", "dun-1@99", "-o", "x"], "Unknown: there is no such entry [dun-1@main:99]"),
+        (["export", "dun-1", "--proof", "dun-1@1", "-o", "x"], "BadCall: say either RUN or --all, or --proof NODE"),
+        (["anchor", "--since", "1000"], "Misuse: the newest head covers 14 entries"),
+    ],
+)
+def test_what_cannot_be_proven_is_said(words: list[str], said: str) -> None:
+    result = typed(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(said)
+
+
+def test_a_proof_is_judged_by_a_key_and_a_growth_by_an_anchor() -> None:
+    vkey = read("anchor")["vkey"]
+    done("export", "--proof", "dun-1@4", "-o", "entry")
+    Path("growth").write_text(done("anchor", "--since", "14"))
+    assert "give it: --vkey KEY" in typed("verify", "entry").stderr
+    assert "leave out --anchor" in typed("verify", "entry", "--vkey", vkey, "--anchor", "anchor").stderr
+    assert "fix: --anchor FILE" in typed("verify", "growth", "--vkey", vkey).stderr
+    Path("entry").write_text(Path("entry").read_text().replace("index 3", "index 2"))
+    bad = typed("verify", "entry", "--vkey", vkey)
+    assert (bad.exit_code, bad.stdout.startswith("BAD  entry: entry 2 (dun-1@main:4): ")) == (1, True)

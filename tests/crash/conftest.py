@@ -2,11 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.crash.gateway_trial import GatewayTrial, Systems
 from tests.crash.nursery import Nursery
 
 MEMORY = Path("/dev/shm")
@@ -28,3 +30,35 @@ def nursery() -> Iterator[Nursery]:
     bearing = Nursery()
     yield bearing
     bearing.close()
+
+
+@pytest.fixture(scope="session")
+def gateways() -> Iterator[Nursery]:
+    """Where gateways and programs come from."""
+    bearing = Nursery("tests.crash.gateway_life")
+    yield bearing
+    bearing.close()
+
+
+@pytest.fixture(scope="session")
+def systems() -> Iterator[Systems]:
+    """The systems outside."""
+    started = Systems()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def behind(
+    gateways: Nursery, nursery: Nursery, systems: Systems, ground: Path
+) -> Generator[Callable[..., GatewayTrial]]:
+    """Makes trials behind gateways, and ends what lives of them."""
+    made: list[GatewayTrial] = []
+
+    def make(*tools: str, **more: Any) -> GatewayTrial:
+        made.append(GatewayTrial(ground / f"t{len(made)}", gateways, nursery, systems, tools, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

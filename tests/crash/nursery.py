@@ -3,7 +3,7 @@
 Starting an interpreter for each trial would cost a second; a fork of this one costs milliseconds. It opens no store,
 starts no thread and no event loop, so that a child inherits nothing but code.
 
-    {"bear": LIFE} → {"pid": PID}            LIFE: see `life.live`
+    {"bear": LIFE} → {"pid": PID}            LIFE: see `live` in life.py, or in the module that is named
     {"wait": PID, "seconds": S} → {"ended": "killed by 9" | "left" | "stopped" | null, "result": …}
     {"signal": PID, "number": N} → {}
 
@@ -22,6 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Nursery:
-    """The process, as its owner sees it."""
+    """The process, as its owner sees it. `lives`: the module whose `live` its children do."""
 
-    def __init__(self) -> None:
+    def __init__(self, lives: str = "tests.crash.life") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.nursery"],
+            [sys.executable, "-m", "tests.crash.nursery", lives],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,9 +120,8 @@ class _Children:
 def _be_born(life: dict[str, Any], writing: int) -> None:
     """Live, tell the result, and never come back."""
     try:
-        from tests.crash.life import live
-
-        os.write(writing, json.dumps(live(life)).encode())
+        lives = import_module(sys.argv[1])
+        os.write(writing, json.dumps(lives.live(life)).encode())
     finally:
         if sys.exc_info()[0] is not None:
             traceback.print_exc()
@@ -129,8 +129,7 @@ def _be_born(life: dict[str, Any], writing: int) -> None:
 
 
 def main() -> None:
-    from tests.crash import life  # noqa: F401 - so that no child has to import anything
-
+    import_module(sys.argv[1])  # so that no child has to import anything
     children = _Children()
     answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "bear": lambda question: children.bear(question["bear"]),

@@ -685,6 +685,36 @@ def test_files_that_a_process_writes_are_captured_as_they_once_were(ground: Grou
     assert len({record.workspace for record in found}) > 5, "the writer hardly wrote: this shows nothing"
 
 
+def busy() -> subprocess.Popen[bytes]:
+    """A process that never rests. It stands elsewhere."""
+    return subprocess.Popen([sys.executable, "-c", "while True: pass"], cwd="/")
+
+
+def test_the_processes_of_a_run_stand_still_while_its_files_are_captured(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture, seen, working = Workspace.capture, list[str](), list[subprocess.Popen[bytes]]()
+
+    def watched(self: Workspace) -> object:
+        for process in working:
+            asked = ["/bin/ps", "-o", "state=", "-p", str(process.pid)]
+            seen.append(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()[:1])
+        return capture(self)
+
+    monkeypatch.setattr(Workspace, "capture", watched)
+
+    async def closes(run: Any) -> None:
+        working.append(busy())
+        try:
+            await run.checkpoint()
+        finally:
+            working[0].kill()
+            working[0].wait()
+
+    ground.lives(closes)
+    assert seen == ["T"]
+
+
 def test_ten_thousand_files_are_carried_and_only_the_changed_ones_are_stored(ground: Ground) -> None:
     async def dies(run: Any) -> None:
         for number in range(10_000):

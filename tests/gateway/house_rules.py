@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,17 +123,17 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(place: Path, may: Sequence[str] = ("approve", "read")) -> AsyncGenerator[House]:
+async def house(may: Sequence[str] = ("approve", "read")) -> AsyncGenerator[House]:
     """A gateway, in a directory that others can reach."""
-    for folder in (place, *place.parents):
-        if folder.owner() == "root" and folder != Path("/") and os.geteuid() == 0 and folder.is_relative_to("/tmp"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    (place / "policy.cedar").write_text(POLICY)
-    (place / "holdfast.toml").write_text(CONFIG.format(may=json.dumps(list(may))))
-    async with Gateway(load(place / "holdfast.toml")) as gateway:
-        gateway.wards._patience_s = 0.0
-        gateway.config.state.chmod(0o711)
-        yield House(gateway, place)
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        os.chmod(made, 0o711)
+        (place / "policy.cedar").write_text(POLICY)
+        (place / "holdfast.toml").write_text(CONFIG.format(may=json.dumps(list(may))))
+        async with Gateway(load(place / "holdfast.toml")) as gateway:
+            gateway.wards._patience_s = 0.0
+            gateway.config.state.chmod(0o711)
+            yield House(gateway, place)
 
 
 def descriptors() -> int:

@@ -48,8 +48,12 @@ class Office:
     before: Callable[[], object] = lambda: None
     gate: asyncio.Event | None = None
     receipts: list[Receipt] = field(default_factory=list)
+    undone: list[str] = field(default_factory=list)
 
     name = "post"
+
+    def undoing(self, operation: str) -> tuple[Contract, Letter]:
+        return Contract(name="post.send", kind=Kind.REVERSIBLE, undo=True), Letter(self, {})
 
     async def prepare(self, operation: str, args: Mapping[str, JSON]) -> Prepared:
         if operation not in ("send", "look"):
@@ -59,6 +63,7 @@ class Office:
             name=f"post.{operation}", kind=kind, identity=("to",) if "to" in args else None, drift=Drift.ASK,
             repeat=Repeat.EACH if kind is Kind.READ else self.repeat,
             approval=Level.NONE if kind is Kind.READ else self.approval,
+            undo=kind is Kind.REVERSIBLE,
         )  # fmt: skip
         chosen = {"to": args["to"]} if "to" in args else None
         return Prepared(
@@ -100,7 +105,9 @@ class Letter:
         return None
 
     async def undo(self, args: bytes | None, answer: Reply | None, receipt: Receipt) -> Reply:
-        raise AssertionError("nothing is taken back here")
+        assert args is not None, "what is taken back was written down"
+        self.office.undone.append(str(json.loads(args).get("to")))
+        return _reply({"undone": True})
 
     def read(self, data: bytes, encoding: Encoding) -> Reply:
         return Reply(data, encoding, json.loads(data))
@@ -140,7 +147,7 @@ class Lodge:
     async def open(self, terms: Terms = ALL, *, ends: bool = False, crash: bool = False) -> AsyncGenerator[Taken]:
         """One life of the run. `ends`: its program ends well; `crash`: the gateway dies without a word."""
         store = SqliteStore(self.path)
-        wards = Wards(store, lambda: self.rules, patience_s=self.patience_s)
+        wards = Wards(store, lambda: self.rules, patience_s=self.patience_s, find=self.office.undoing)
         try:
             taken = await wards.open(Wanted(run=RUN, agent="clerk", terms=terms, by="tester"))
             yield taken

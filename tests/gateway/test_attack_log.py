@@ -265,6 +265,7 @@ MAIL = """
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_gateway_that_dies_while_it_sends_sends_no_second_time(counter: tuple[Premises, Counter], when: str) -> None:
     here, shop = counter
@@ -283,6 +284,7 @@ def test_a_gateway_that_dies_while_it_sends_sends_no_second_time(counter: tuple[
     process.wait()
 
 
+@pytest.mark.soak
 def test_a_gateway_that_dies_after_the_seal_answers_from_the_log(counter: tuple[Premises, Counter]) -> None:
     here, shop = counter
     program = here.program(MAIL + '\n    import sys; sys.exit(3 if not os.path.exists("/workspace/x") else 0)')

@@ -24,6 +24,7 @@ from holdfast.errors import Held, Refused
 from holdfast.gateway import ward as ward_of
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.fork import Cutting, fork
+from holdfast.gateway.order import Mark
 from holdfast.gateway.upstreams import Prepared
 from holdfast.gateway.wards import Wanted
 from holdfast.store.memory import MemoryStore
@@ -272,7 +273,7 @@ async def test_an_approval_is_spent_once_by_calls_in_parallel(lodge: Lodge) -> N
     async with lodge.open() as taken:
         prepared = await lodge.office.prepare("send", {"to": "a"})
         calls = [taken.ward.call(taken.right, prepared) for _ in range(20)]
-        calls += [taken.ward.call(taken.right, prepared, n=each) for each in range(1, 5)]
+        calls += [taken.ward.call(taken.right, prepared, mark=Mark("client", each)) for each in range(4)]
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert any(isinstance(each, Held) for each in found)
     assert [to for to, _ in lodge.office.sent] == ["a"]

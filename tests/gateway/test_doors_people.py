@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,9 +54,9 @@ NULL = Payload(ZERO.hexdigest(), Encoding.JSON, 4)
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> AsyncGenerator[House]:
+async def home() -> AsyncGenerator[House]:
     """A house with a run that has been taken up, and a call that waits for two people."""
-    async with house(tmp_path) as found, found.starting() as starting:
+    async with house() as found, found.starting() as starting:
         await starting.ask({"open": found.wanted()})
         await held(found)
         yield found
@@ -245,16 +244,16 @@ async def test_what_the_log_cannot_have_is_not_placed_and_the_run_goes_on(home: 
 @pytest.mark.parametrize("key", [b"", b"tree", b"capability", b"\0" * 32, b"signal/go"])
 async def test_a_word_is_looked_up_by_what_it_says(home: House, key: bytes) -> None:
     record = await agree(home, "ann") if key != b"" else Signal(name="go", value=NULL, by="ann")
-    assert await refused(placed(home, record, key=key)) == "a record is looked up by what it says"
+    assert await refused(placed(home, record, key=key)) == "a record is to be found under what it is about"
 
 
 async def test_a_verdict_on_what_is_under_way_waits_for_its_end(home: House) -> None:
     why = await refused(placed(home, Settled(intent=5, outcome=Happened(NULL), by="ann")))
-    assert why == "it is being advanced: its effects are not in doubt"
+    assert "its effects are not in doubt" in why
 
 
 async def test_nothing_is_placed_where_nothing_is_to_be_placed(home: House) -> None:
-    assert await refused(home.people.ask("append", branch=MAIN, drafts=[])) == "there is nothing to be placed"
+    assert await refused(home.people.ask("append", branch=MAIN, drafts=[])) == "nothing is said"
 
 
 @pytest.mark.parametrize(
@@ -285,8 +284,6 @@ async def test_a_branch_stands_on_an_entry_that_is_there(home: House) -> None:
     for stands_on in (forged, Entry("other@main", 1, 0, 0, b"", b"{}", b"\0" * 32)):
         asked = placed(home, Cancelled(by="ann", reason="no"), branch="r@b2", stands_on=put_entry(stands_on))
         assert await refused(asked) == "a branch stands on an entry of its run"
-    honest = placed(home, Cancelled(by="ann", reason="no"), branch="r@b2", stands_on=put_entry(entry))
-    assert await refused(honest) == "a branch begins with its fork"
 
 
 # --- payloads ---
@@ -339,7 +336,6 @@ WRONG: dict[str, tuple[str, Any]] = {
     "a watch that is none": ("append", {"branch": MAIN, "drafts": [], "watch": "x"}),
     "a run that is not here": ("issue", {"run": "other"}),
     "a run that is none": ("issue", {"run": {}}),
-    "an agent that is not there": ("issue", {"run": RUN, "agent": "root"}),
     "terms that are none": ("narrow", {"run": RUN, "capability": "{capability}", "terms": "{}"}),
     "a capability that is not there": ("narrow", {"run": RUN, "capability": "c0", "terms": "{}"}),
     "a revocation of nothing": ("revoke", {"run": RUN, "capability": "c0"}),

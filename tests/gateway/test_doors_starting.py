@@ -9,7 +9,6 @@ import os
 import resource
 import socket
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +22,8 @@ from tests.gateway.house_rules import ANN, RUN, STRANGER, House, descriptors, ho
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> AsyncGenerator[House]:
-    async with house(tmp_path) as found:
+async def home() -> AsyncGenerator[House]:
+    async with house() as found:
         yield found
 
 
@@ -77,15 +76,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "the message is not understood"),
     "an end before the beginning": ({"end": {}}, "the message is not understood"),
     "listeners before the beginning": ({"listen": {}}, "the message is not understood"),
-    "no name": ({"open": {"agent": "clerk"}}, "a run and its agent must be named"),
-    "a name with a path": ({"open": {"run": "../r", "agent": "clerk"}}, "this cannot name a run"),
-    "a name with a branch": ({"open": {"run": "r@main", "agent": "clerk"}}, "this cannot name a run"),
-    "a name with a line": ({"open": {"run": "r\n", "agent": "clerk"}}, "this cannot name a run"),
-    "letters that look alike": ({"open": {"run": "ｒ", "agent": "clerk"}}, "this cannot name a run"),
-    "an agent that nobody declared": ({"open": {"run": "r", "agent": "root"}}, "there is no agent `root`"),
-    "what is not known": ({"open": {"run": "r", "agent": "clerk", "terms": {}}}, "`terms` is nothing"),
+    "no name": ({"open": {"agent": "clerk", "place": "local"}}, "a run and its agent must be named"),
+    "a name with a path": ({"open": {"run": "../r", "agent": "clerk", "place": "local"}}, "this cannot name a run"),
+    "a name with a branch": ({"open": {"run": "r@main", "agent": "clerk", "place": "local"}}, "this cannot name a run"),
+    "a name with a line": ({"open": {"run": "r\n", "agent": "clerk", "place": "local"}}, "this cannot name a run"),
+    "letters that look alike": ({"open": {"run": "ｒ", "agent": "clerk", "place": "local"}}, "this cannot name a run"),
+    "an agent that nobody declared": ({"open": {"run": "r", "agent": "root", "place": "local"}}, "there is no agent `root`"),
+    "what is not known": ({"open": {"run": "r", "agent": "clerk", "terms": {}, "place": "local"}}, "`terms` is nothing"),
     "another answer to divergence": (
-        {"open": {"run": "r", "agent": "clerk", "on_divergence": "ignore"}}, "`ignore` is nothing to do",
+        {"open": {"run": "r", "agent": "clerk", "on_divergence": "ignore", "place": "local"}}, "`ignore` is nothing to do",
     ),
 }  # fmt: skip
 
@@ -225,9 +224,9 @@ async def test_a_run_beside_the_gateway_has_no_listeners(home: House) -> None:
 # --- who may ---
 
 
-def test_somebody_without_a_name_starts_nothing(tmp_path: Path) -> None:
+def test_somebody_without_a_name_starts_nothing() -> None:
     async def attempt() -> None:
-        async with house(tmp_path) as home:
+        async with house() as home:
             for uid in (STRANGER, ANN):  # ann may approve, and not start
                 answer = await asyncio.to_thread(home.start_by, uid, {"open": home.wanted()})
                 assert answer["error"]["what"] == "this user may not start runs"
@@ -236,9 +235,9 @@ def test_somebody_without_a_name_starts_nothing(tmp_path: Path) -> None:
     asyncio.run(attempt())
 
 
-def test_who_may_start_is_named_in_the_log_by_the_name_that_the_system_knows(tmp_path: Path) -> None:
+def test_who_may_start_is_named_in_the_log_by_the_name_that_the_system_knows() -> None:
     async def attempt() -> None:
-        async with house(tmp_path, may=["start"]) as home:
+        async with house(may=["start"]) as home:
             answer = await asyncio.to_thread(home.start_by, ANN, {"open": home.wanted()})
             assert answer["run"] == RUN
             issued = [each for each in await home.records() if hasattr(each, "handle")]

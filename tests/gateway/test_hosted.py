@@ -353,7 +353,7 @@ async def test_what_a_dead_host_had_started_dies_with_it(house: House, tmp_path:
     pid = (await house.read("looks"))["pid"]
     call = await house.prepared("starts", until=str(tmp_path / "never"))
     working = asyncio.ensure_future(call.upstream.perform(None, await house.receipt("crm.starts")))
-    await until(lambda: bool(house.done()))
+    await until(lambda: house.world.exists() and house.world.read_text().endswith("\n"))
     child = int(house.done()[0].removeprefix("child "))
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="signal 9"):
@@ -382,6 +382,7 @@ async def test_a_function_that_a_timeout_left_behind_counts_as_running_until_it_
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
+    await house.read("list")  # the host has heard by now that nobody waits
     assert call.upstream.running(KEY)
     assert not call.upstream.running("1e" * 16)
     (tmp_path / "go").touch()
@@ -414,8 +415,9 @@ asyncio.run(main())
     gateway = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
     assert gateway.stdout is not None
     pid = int(await gateway.stdout.readline())
-    await until((tmp_path / "world").exists)
-    child = int((tmp_path / "world").read_text().split()[1])
+    world = tmp_path / "world"
+    await until(lambda: world.exists() and world.read_text().endswith("\n"))
+    child = int(world.read_text().split()[1])
     gateway.kill()
     await gateway.wait()
     for each in (pid, child):

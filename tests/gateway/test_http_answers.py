@@ -446,3 +446,12 @@ async def test_a_secret_in_an_answer_that_is_not_understood_is_not_given_away() 
         reply = await carried_out(shop, "create", writing(), body={})
     assert reply.encoding is Encoding.LOST
     assert b"minted" not in reply.data
+
+
+async def test_what_a_person_says_that_it_answered_is_an_answer_of_the_system() -> None:
+    async with peer() as there, system(there.port, CREATE) as shop:
+        prepared = await shop.prepare("create", {"body": {"to": "ann"}})
+        reply = prepared.upstream.read(b'{"id":7}', Encoding.JSON)
+    told = unpack(reply.data)
+    assert (reply.encoding, told.status, told.body) == (Encoding.BYTES, 200, b'{"id":7}')
+    assert told.header("content-type") == "application/json"

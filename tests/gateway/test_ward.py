@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 
 from holdfast.core.capability import Budget, Terms
+from holdfast.core.codec import decode
 from holdfast.core.contract import Level, Repeat
 from holdfast.core.effect import Encoding, Kind
 from holdfast.core.policy import Allowed, Denied, Facts, Held, Verdict
 from holdfast.core.record import Approval, Decision, Finished, Hold, Intent, Issued, Refusal, Revoked, Seal, Started
+from holdfast.core.tree import ForkKind
 from holdfast.errors import Held as WaitsForPeople
 from holdfast.errors import InDoubt, Misuse, Refused
 from holdfast.gateway.desk import Desk
+from holdfast.gateway.fork import Cutting, fork
+from holdfast.gateway.order import Mark
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
+from holdfast.store.sqlite import SqliteStore
 from tests.gateway.lodge import ALL, Lodge, Office, budget, limited
 
 
@@ -93,7 +98,7 @@ async def test_a_marked_resend_of_a_delivered_call_is_given_its_answer(lodge: Lo
 
 async def test_equal_calls_that_a_client_has_counted_stay_two(lodge: Lodge) -> None:
     async with lodge.open() as taken:
-        answers = await asyncio.gather(lodge.send(taken, n=0), lodge.send(taken, n=1))
+        answers = await asyncio.gather(lodge.send(taken, mark=Mark("p", 0)), lodge.send(taken, mark=Mark("p", 1)))
         assert {answer["number"] for answer in answers} == {1, 2}  # type: ignore[index]
 
 
@@ -537,3 +542,34 @@ async def test_the_log_says_who_was_given_what(lodge: Lodge) -> None:
         pass
     issued = next(record for record in await lodge.records() if isinstance(record, Issued))
     assert (issued.by, issued.parent, json.loads(issued.terms)["budget"]["calls"]) == ("tester", None, 2)
+
+
+async def test_what_is_turned_away_twice_in_one_moment_stands_in_the_log_once(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        await asyncio.gather(*(taken.ward.refuse("holdfast.name", "evil.example", "names", "no") for _ in range(5)))
+    refused = [record for record in await lodge.records() if isinstance(record, Refusal)]
+    assert [each.tool for each in refused] == ["holdfast.name"]
+
+
+async def test_a_flood_of_refusals_does_not_fill_the_log(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        for number in range(1500):
+            await taken.ward.refuse("holdfast.name", f"{number}.example", "names", "no")
+    assert sum(isinstance(record, Refusal) for record in await lodge.records()) == 1000
+
+
+async def test_what_a_line_did_that_was_left_is_taken_back_at_the_end(lodge: Lodge) -> None:
+    lodge.office.kind = Kind.REVERSIBLE
+    async with lodge.open(crash=True) as taken:
+        await lodge.look(taken)
+        await lodge.send(taken, "a")
+        await lodge.send(taken, "b")
+    store = SqliteStore(lodge.path)
+    reading = next(entry.seq for entry in await store.read("r@main") if isinstance(decode(entry.body), Seal))
+    await fork(store, Cutting("r@main", reading, ForkKind.RECOVERY, "ann", "another way", None, []))
+    await store.close()
+    async with lodge.open(ends=True) as taken:
+        await lodge.look(taken)
+        await lodge.send(taken, "b")
+    assert [to for to, _ in lodge.office.sent] == ["a", "b"]
+    assert lodge.office.undone == ["a"]

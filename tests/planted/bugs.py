@@ -175,7 +175,7 @@ BUGS = (
         file="embedded/files.py",
         old="        with frozen_below():\n",
         new="        with contextlib.nullcontext():\n",
-        found_by="tests/embedded/test_files.py::test_files_that_a_process_writes_are_captured_as_they_once_were",
+        found_by="tests/embedded/test_files.py::test_the_processes_of_a_run_stand_still_while_its_files_are_captured",
     ),
     Bug(
         name="an agent can swallow a wait",
@@ -421,7 +421,7 @@ BUGS = (
     Bug(
         name="the anchor is not compared when a store is opened",
         file="store/sqlite.py",
-        old="                self.read_only = self.heads.compare(self._reader)\n",
+        old="                self.read_only = self.heads.compare(SqliteLeaves(self._reader))\n",
         new="                self.read_only = None\n",
         found_by=DOUBTS + "test_a_log_that_is_older_than_its_anchor_sends_nothing",
     ),

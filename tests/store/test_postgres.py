@@ -156,7 +156,8 @@ async def test_a_migration_runs_beside_a_living_worker(
     with postgres.connect() as connection:
         meta = dict(connection.execute("SELECT name, value FROM holdfast.meta WHERE name IN ('schema', 'needs')"))
         assert connection.execute("SELECT remark FROM holdfast.branch LIMIT 1").fetchall() == [(None,)]
-    assert meta == {"schema": str(len(MIGRATIONS) + 1), "needs": str(len(MIGRATIONS))}
+    breaking = max(number for number, each in enumerate(MIGRATIONS, 1) if each.breaks or number == 1)
+    assert meta == {"schema": str(len(MIGRATIONS) + 1), "needs": str(breaking)}
     await newer.close()
 
 
@@ -492,6 +493,22 @@ async def test_where_the_server_flushes_too_seldom_everything_is_a_barrier(ours:
         await store.close()
     finally:
         set_server(ours, wal_writer_delay=None, synchronous_commit=None)
+
+
+@pytest.mark.parametrize("more", [[], ["calm@main"], ["calm@main", "calmer@main"]])
+async def test_appends_keep_their_order_when_others_were_faster(url: str, more: list[str]) -> None:
+    """What was remembered of one branch is out of date; the others have nothing to do with it."""
+    store, faster = PostgresStore(url), PostgresStore(url)
+    for branch in [BRANCH, *more]:
+        await store.append(branch, drafts("seen"), epoch=0)
+    await faster.append(BRANCH, drafts("faster"), epoch=0)
+    each = [(branch, f"{number}") for number in range(6) for branch in [BRANCH, *more]]
+    await asyncio.gather(*(store.append(branch, drafts(text), epoch=0) for branch, text in each))
+    assert bodies(await store.read(BRANCH)) == ["seen", "faster", *"012345"]
+    for branch in more:
+        assert bodies(await store.read(branch)) == ["seen", *"012345"]
+    await store.close()
+    await faster.close()
 
 
 @pytest.mark.parametrize("others", [0, 1])

@@ -21,6 +21,12 @@ def named(what: str, name: object) -> str:
     raise BadCall(f"`{ascii(name)[:60]}` cannot name {what}", fix=f"use a printable text of up to {LONGEST_NAME}")
 
 
+def is_name(agent: str) -> bool:
+    """Whether a text names an agent: `MODULE:NAME`."""
+    module, _, inner = agent.partition(":")
+    return all(part.isidentifier() for part in [*module.split("."), *inner.split(".")])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """What is said with a checkpoint that is asked for. `turn`: it stands at the boundary of a turn, and is made only

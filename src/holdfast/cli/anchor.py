@@ -8,20 +8,23 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from holdfast.cli.keys import anchor_of, files_of
+from holdfast.cli.evidence import growth_since
 from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
 from holdfast.cli.terminal import hint, json_text, out, safe, say
 from holdfast.cli.view import many, reader_of
 from holdfast.core.note import format_vkey, open_head, to_base64
 from holdfast.errors import Corrupt, Misuse, RolledBack
-from holdfast.store.heads import Heads, load_key, read_anchor
+from holdfast.store.heads import Heads, Leaves, load_key, read_anchor
 from holdfast.store.schema import connect
-from holdfast.store.url import SqliteFiles
+from holdfast.store.sqlite_leaves import SqliteLeaves
+from holdfast.store.url import is_postgres, keepsakes, needing_psycopg, postgres_address, sqlite_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +48,29 @@ def verb(
         bool, typer.Option("--accept", help="Acknowledge the log as it is, though its anchor knows another one.")
     ] = False,
     by: ByOption = None,
+    since: Annotated[
+        int | None,
+        typer.Option("--since", metavar="SIZE", min=0, help="Write the proof that the log has only grown since then."),
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the newest signed head and the anchor. Exits with 5 if the log is not the one that the anchor knows."""
     url = existing(store)
     reader = reader_of(url)
-    files = files_of(url)
     try:
-        heads = Heads(load_key(files.key, reader.log_id, new=False), anchor_of(files, reader.log_id))
+        kept = keepsakes(url, reader.log_id)
+        heads = Heads(load_key(kept.key, reader.log_id, new=False), kept.anchor)
         wrong = reader.against(heads)
+        if since is not None:
+            with reader.moment():
+                out(growth_since(reader, since, format_vkey(heads.key.verifier)).rstrip("\n"))
+            return
         shown = _anchored(reader.heads(1), reader.size(), heads, wrong)
     finally:
         asyncio.run(reader.close())
     if accept:
-        _accept(files, heads, wrong, name_of(by))
+        _accept(url, heads, wrong, name_of(by))
         return
     if json:
         out(json_text(shown, indent=2))
@@ -113,15 +124,25 @@ def _print(shown: Anchored) -> None:
         hint("keep the key where this machine cannot change it; then: holdfast verify --vkey KEY --anchor FILE")
 
 
-def _accept(files: SqliteFiles, heads: Heads, wrong: RolledBack | None, by: str) -> None:
+def _accept(url: str, heads: Heads, wrong: RolledBack | None, by: str) -> None:
     if wrong is None:
         raise Misuse("the log and its anchor agree: there is nothing to acknowledge", fix="leave out --accept")
-    connection = connect(files.path, writer=True)
-    try:
-        aside = heads.accept(connection, by)
-    finally:
-        connection.close()
+    with _writing(url) as leaves:
+        aside = heads.accept(leaves, by)
     out(safe(f"acknowledged by {by}: {wrong.what}"))
     if aside is not None:
         say(safe(f"the old anchor is kept at {aside}"))
     hint("the entries that the old anchor knew are gone from this log; what they did in the world is not")
+
+
+@contextmanager
+def _writing(url: str) -> Generator[Leaves]:
+    """The log at a URL, where its acknowledgement can be written down."""
+    if is_postgres(url):
+        with needing_psycopg():
+            from holdfast.store.postgres_reader import PostgresReader
+        with PostgresReader(postgres_address(url)) as reader:
+            yield reader.leaves()
+        return
+    with closing(connect(sqlite_files(url).path, writer=True)) as connection:
+        yield SqliteLeaves(connection)

@@ -20,7 +20,7 @@ from holdfast.cli.ending import guarded
 VERBS: tuple[str, ...] = (
     "run", "resume", "list", "show", "log", "drift", "approve", "refuse", "settle", "signal", "cancel", "fork",
     "promote", "abandon", "stranded", "diff", "verify", "anchor", "export", "files", "prune", "doctor", "gateway",
-    "config", "cap", "policy", "demo",
+    "config", "cap", "policy", "demo", "worker", "fleet",
 )  # fmt: skip
 
 

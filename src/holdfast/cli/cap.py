@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from holdfast.cli.options import JsonOption, RunArgument
-from holdfast.cli.terminal import hint, json_text, out, safe
+from holdfast.cli.options import JsonOption, RunArgument, json_value
+from holdfast.cli.terminal import hint, json_text, out, safe, say
 from holdfast.core.canonical import JSON
 from holdfast.core.capability import Budget, Terms
 from holdfast.core.contract import Level
@@ -91,4 +94,31 @@ def _ask(gateway: Path, what: str, **asked: JSON) -> Any:
     return asyncio.run(RemoteStore(gateway.absolute()).ask(what, **asked))
 
 
-VERBS = {"list": list_, "issue": issue, "narrow": narrow, "revoke": revoke}
+def open_(
+    run: RunArgument,
+    agent: Annotated[str, typer.Option("--agent", metavar="NAME", help="Which [agents.NAME] the program is.")],
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="The task: JSON, @FILE, or - (stdin). [null]")
+    ] = None,
+    gateway: GatewayOption = DOOR,
+) -> int:
+    """Take a run up for a program on another machine, and hold it until that is over. The program's environment goes to
+    stdout: its door, its handle. The same command goes on with the run after a crash, with a fresh handle."""
+    from holdfast.cli.sandboxed import ended, until_told
+    from holdfast.gateway.launcher import Program, hold_for
+
+    task = None if input is None else json_value(input, "--input")
+    path = gateway.absolute()
+    program = Program(run=run, agent=agent, argv=(), input=task)
+    starting = path.with_name(f"{path.name}-start")
+
+    def tell(environment: Mapping[str, str]) -> None:
+        for name, value in sorted(environment.items()):
+            out(f"export {name}={shlex.quote(value)}")
+        sys.stdout.flush()
+        say(f"the run {safe(run)} is held for its program until that is over; Ctrl-C lets go of it")
+
+    return ended(asyncio.run(until_told(hold_for(program, starting, tell))), run)
+
+
+VERBS = {"open": open_, "list": list_, "issue": issue, "narrow": narrow, "revoke": revoke}

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from holdfast.cli.keys import anchor_of
 from holdfast.cli.view import many, size_text, when
 from holdfast.errors import HoldfastError
-from holdfast.store.heads import Heads, load_key
+from holdfast.store.heads import Heads, default_anchor, load_key
 from holdfast.store.reader import Reader
 from holdfast.store.schema import OLDEST_SQLITE, connect, file_system_of, refuse_unfit
 from holdfast.store.url import SqliteFiles
@@ -203,7 +202,7 @@ def _key(files: SqliteFiles) -> Check:
 def _anchor(files: SqliteFiles) -> Check:
     try:
         with Reader(files.path) as reader:
-            anchor = anchor_of(files, reader.log_id)
+            anchor = default_anchor(reader.log_id) if files.anchor == "default" else files.anchor
             key = load_key(files.key, reader.log_id, new=False) if files.key.exists() else None
             wrong = reader.against(Heads(key, anchor)) if key is not None else None
     except HoldfastError as error:

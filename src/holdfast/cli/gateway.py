@@ -32,6 +32,8 @@ async def _run(config: object) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with Gateway(config):
-        out(f"ready  store {safe(config.store)}  admin {safe(str(config.socket))}  door {safe(str(config.door))}")
+    async with Gateway(config) as gateway:
+        remote = f"  remote {safe(gateway.remote)}" if gateway.remote else ""
+        place = f"admin {safe(str(config.socket))}  door {safe(str(config.door))}{remote}"
+        out(f"ready  store {safe(config.store)}  {place}")
         await stopping.wait()

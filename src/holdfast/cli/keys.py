@@ -12,8 +12,7 @@ from pathlib import Path
 
 from holdfast.core.note import format_vkey, parse_vkey
 from holdfast.errors import Corrupt, Misuse, Unwritable
-from holdfast.store.heads import default_anchor, load_key
-from holdfast.store.reader import Reader
+from holdfast.store.heads import load_key
 from holdfast.store.url import SqliteFiles, sqlite_files
 
 
@@ -30,15 +29,15 @@ def files_of(url_or_path: str) -> SqliteFiles:
     return sqlite_files(url_or_path if "://" in url_or_path else f"sqlite:///{url_or_path}")
 
 
-def pinned(files: SqliteFiles, reader: Reader, vkey: str | None) -> Pinned:
+def pinned(key: Path, log_id: str, vkey: str | None) -> Pinned:
     """The key to check a store by. Raises Misuse if none is given and there is no log key."""
     if vkey is not None:
         return Pinned(checked(vkey), "given")
     try:
-        return Pinned(format_vkey(load_key(files.key, reader.log_id, new=False).verifier), str(files.key))
+        return Pinned(format_vkey(load_key(key, log_id, new=False).verifier), str(key))
     except (Unwritable, Corrupt) as error:
         raise Misuse(
-            f"nothing says by which key to check: {error.what}", where=str(files.key), fix="give it: --vkey KEY"
+            f"nothing says by which key to check: {error.what}", where=str(key), fix="give it: --vkey KEY"
         ) from None
 
 
@@ -51,11 +50,6 @@ def checked(vkey: str) -> str:
             f"`{vkey}` is no verifier key: {error.what}", fix="write NAME+KEYID+BASE64, as `holdfast anchor` does"
         ) from None
     return vkey
-
-
-def anchor_of(files: SqliteFiles, log_id: str) -> Path | None:
-    """Where a store's anchor is kept; None if it has none."""
-    return default_anchor(log_id) if files.anchor == "default" else files.anchor
 
 
 def ed25519(public_key: bytes, message: bytes, signature: bytes) -> bool:

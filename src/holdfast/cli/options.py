@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn, TypeAlias, cast
 
 import typer
 
+from holdfast.agent.note import is_name
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, Misuse, Unknown
 
@@ -101,12 +102,6 @@ def branch_of(run: str) -> str:
     if not name or ":" in line or line.isdigit():
         raise Misuse(f"`{run}` is not a run", fix="write RUN, or RUN@BRANCH")
     return f"{name}@{line or 'main'}"
-
-
-def is_name(agent: str) -> bool:
-    """Whether a text names an agent: `MODULE:NAME`."""
-    module, _, inner = agent.partition(":")
-    return all(part.isidentifier() for part in [*module.split("."), *inner.split(".")])
 
 
 def is_allowed(agent: str) -> bool:

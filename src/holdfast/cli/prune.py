@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.keys import anchor_of, files_of
+from holdfast.cli.keys import files_of
 from holdfast.cli.options import ByOption, JsonOption, StoreOption, existing, name_of, same_store
 from holdfast.cli.terminal import busy, hint, json_text, out, progress, safe, say, styled, table
 from holdfast.cli.view import many, reader_of, size_text
@@ -27,7 +27,7 @@ from holdfast.gateway.retention import Chosen, Kept, Needs, choose, named
 from holdfast.store import prune as deletion
 from holdfast.store.heads import Heads, load_key
 from holdfast.store.prune import Plan, Pruner, plan, room
-from holdfast.store.url import SqliteFiles
+from holdfast.store.url import SqliteFiles, keepsakes
 from holdfast.store.worker import dead
 
 UNITS_MS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -122,7 +122,7 @@ def _planned(
     """What goes, all as it is at one moment. Raises RolledBack if the anchor knows another log."""
     reader = reader_of(url)
     try:
-        heads = Heads(load_key(files.key, reader.log_id, new=False), anchor_of(files, reader.log_id))
+        heads = Heads(load_key(files.key, reader.log_id, new=False), keepsakes(url, reader.log_id).anchor)
         wrong = reader.against(heads)
         if wrong is not None:
             raise wrong

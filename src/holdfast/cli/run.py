@@ -42,6 +42,12 @@ _AtOnce = Annotated[int, typer.Option("--at-once", metavar="N", min=1, help="Wit
 _RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="With --watch: try failed runs again, after growing pauses.")
 ]
+_Detach = Annotated[
+    bool, typer.Option("--detach", help="Only write down that the run begins: the fleet of the store advances it.")
+]
+_Priority = Annotated[
+    int, typer.Option("--priority", metavar="N", help="With --detach: before runs of a lower one. [0]")
+]
 _Sandbox = Annotated[bool, typer.Option("--sandbox", help="Run CMD in a sandbox, behind the gateway of --config.")]
 _NoSandbox = Annotated[
     bool, typer.Option("--unsafe-no-sandbox", help="Run CMD behind the gateway of --config, but unconfined.")
@@ -70,6 +76,8 @@ def verb(
     config: _Config = "holdfast.toml",
     read_only: _ReadOnly = None,
     retry_failed: _RetryFailed = False,
+    detach: _Detach = False,
+    priority: _Priority = 0,
     store: StoreOption = None,
 ) -> int:
     """Run an agent; its answer goes to stdout as JSON. The same command with the same --id goes on after a crash.
@@ -97,6 +105,12 @@ def verb(
             fix = "leave out MODULE:AGENT, --input, --id, --workspace and --no-wait; allow agents with HOLDFAST_AGENTS"
             raise Misuse("`--watch` takes no run of its own: it goes on with those of the store", fix=fix)
         watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting)
+    elif detach and agent is not None:
+        from holdfast.cli.detach import hand_over
+
+        if workspace is not None or not wait:
+            raise Misuse("`--detach` does not wait, and names no directory", fix="leave out --workspace and --no-wait")
+        hand_over(agent, input, id, store, priority=priority)
     elif agent is None:
         raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
     else:

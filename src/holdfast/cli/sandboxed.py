@@ -7,16 +7,20 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from holdfast.agent.note import is_name
 from holdfast.cli.terminal import hint, safe, say
 from holdfast.core.canonical import JSON
-from holdfast.errors import Misuse, Refused
+from holdfast.errors import Busy, Misuse, Refused
 
 if TYPE_CHECKING:
     from holdfast.gateway.config import Config
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.gateway.launcher import Ended
 
 WAITS, KILLED = 3, 128
+PATIENCE_S, PAUSE_S = 30.0, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,7 @@ class Asked:
     read_only: Sequence[str]
     sandbox: bool
     on_divergence: str
+    python: bool = False
 
 
 def run_program(asked: Asked) -> int:
@@ -48,6 +54,7 @@ def run_program(asked: Asked) -> int:
 
     if not asked.command:
         raise Misuse("no command is named", fix="holdfast run --sandbox -- CMD …")
+    asked = _as_program(asked)
     if asked.sandbox:
         missing = preflight()
         if missing:
@@ -58,14 +65,26 @@ def run_program(asked: Asked) -> int:
     run = asked.run or uuid.uuid4().hex[:12]
     if asked.run is None:
         say(f"run {run}")
-    ended = asyncio.run(_seen_through(asked, config, run))
-    if ended.waiting is not None:
-        say(f"the run waits: {safe(ended.waiting['what'])} [{safe(ended.waiting['where'])}]")
-        hint(f"{safe(ended.waiting['fix'])}; then the same command with --id {run}")
+    return ended(asyncio.run(_seen_through(asked, config, run)), run)
+
+
+def ended(found: Ended, run: str) -> int:
+    """Say how a program ended; the exit code."""
+    if found.waiting is not None:
+        say(f"the run waits: {safe(found.waiting['what'])} [{safe(found.waiting['where'])}]")
+        first = f"{safe(found.waiting['fix'])}; then " if found.waiting["fix"] else "when that is over: "
+        hint(f"{first}the same command, for the run {safe(run)}")
         return WAITS
-    if ended.code:
-        hint(f"it goes on from its log with the same command and --id {run}")
-    return ended.code if ended.code >= 0 else KILLED - ended.code
+    if found.code:
+        hint(f"it goes on from its log with the same command, for the run {safe(run)}")
+    return found.code if found.code >= 0 else KILLED - found.code
+
+
+def _as_program(asked: Asked) -> Asked:
+    """A Python agent, `MODULE:AGENT`, as the command that runs it: its module is looked for where it may read."""
+    if len(asked.command) != 1 or not is_name(asked.command[0]):
+        return asked
+    return replace(asked, command=(sys.executable, "-m", "holdfast.agent", asked.command[0]), python=True)
 
 
 async def _seen_through(asked: Asked, config: Config, run: str) -> Ended:
@@ -73,24 +92,30 @@ async def _seen_through(asked: Asked, config: Config, run: str) -> Ended:
 
     program = Program(
         run=run, agent=_agent(asked, config), argv=asked.command, input=asked.input,
-        on_divergence=asked.on_divergence, passed=config.sandbox.environment,
+        on_divergence=asked.on_divergence, passed=config.sandbox.environment, extra=_modules(asked, config),
     )  # fmt: skip
     async with _gateway(config):
         if not asked.sandbox:
             say("UNSAFE: the program is not confined: it may reach everything that you may")
-            return await _until_told(run_beside(program, config.launching))
+            return await until_told(run_beside(program, config.launching))
         command, shown = shown_for(asked.command[0])
         confinement = _confinement(asked, config, run, shown)
         argv = (command, *asked.command[1:])
         receipt = await asyncio.to_thread(_receipt, confinement)
-        program = Program(
-            run=run, agent=program.agent, argv=argv, input=asked.input, on_divergence=asked.on_divergence,
-            passed=config.sandbox.environment,
-        )  # fmt: skip
-        return await _until_told(run_confined(program, confinement, config.launching, receipt))
+        program = replace(program, argv=argv)
+        return await until_told(run_confined(program, confinement, config.launching, receipt))
 
 
-async def _until_told(work: object) -> Ended:
+def _modules(asked: Asked, config: Config) -> dict[str, str]:
+    """Where a Python agent's modules are looked for: what it is given to read, then where it stands."""
+    if not asked.python:
+        return {}
+    paths = [*(config.folder / path for path in config.sandbox.read_only), *map(Path, asked.read_only)]
+    given = [str(path.absolute()) for path in paths if path.is_dir()]
+    return {"PYTHONPATH": os.pathsep.join(given)} if given else {}
+
+
+async def until_told(work: object) -> Ended:
     """The end of the program; or, when this process is told to stop, its death: the run goes on later."""
     task = asyncio.ensure_future(cast("asyncio.Future[Ended]", work))
     loop = asyncio.get_running_loop()
@@ -105,21 +130,35 @@ async def _until_told(work: object) -> Ended:
 @contextlib.asynccontextmanager
 async def _gateway(config: Config) -> AsyncGenerator[None]:
     """A gateway of this configuration: the one that runs, or one for as long as this block."""
-    import socket
-
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trial:
-        try:
-            trial.connect(str(config.launching))
-            running = True
-        except OSError:
-            running = False
-    if running:
-        yield
-        return
     from holdfast.gateway.process import Gateway
 
-    async with Gateway(config):
+    until_s = time.monotonic() + PATIENCE_S
+    async with contextlib.AsyncExitStack() as own:
+        while not _runs(config.launching):
+            try:
+                await own.enter_async_context(Gateway(config))
+                break
+            except Busy:  # another is beginning, or ending, at this moment
+                if time.monotonic() > until_s:
+                    raise
+                await asyncio.sleep(PAUSE_S)
         yield
+
+
+def _runs(launching: Path) -> bool:
+    """Whether a gateway listens here. Raises Refused if that is not for this user to know, Misuse."""
+    from holdfast.gateway.premises import check_length
+
+    check_length(launching)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trial:
+        try:
+            trial.connect(str(launching))
+        except PermissionError:
+            fix = "ask whoever runs it to put you into its [gateway] group, and under [people]"
+            raise Refused("this user may not connect to the gateway", where=str(launching), fix=fix) from None
+        except OSError:
+            return False
+    return True
 
 
 def _agent(asked: Asked, config: Config) -> str:
@@ -134,6 +173,8 @@ def _agent(asked: Asked, config: Config) -> str:
 
 def _confinement(asked: Asked, config: Config, run: str, shown: Sequence[Path]) -> Confinement:
     from holdfast.gateway.confinement import Confinement
+    from holdfast.gateway.environment import PORT
+    from holdfast.gateway.serve import HTTP, HTTPS
 
     sandbox = config.sandbox
     given = asked.workspace
@@ -149,7 +190,8 @@ def _confinement(asked: Asked, config: Config, run: str, shown: Sequence[Path]) 
     return Confinement(
         workspace=workspace, read_only=tuple(dict.fromkeys((*shown, *paths))), processes=sandbox.processes,
         memory_bytes=sandbox.memory_bytes, open_files=sandbox.open_files, file_bytes=sandbox.file_bytes,
-        tmp_bytes=sandbox.tmp_bytes, cpu_s=sandbox.cpu_s,
+        tmp_bytes=sandbox.tmp_bytes, cpu_s=sandbox.cpu_s, dns=sandbox.names,
+        ports=(PORT, HTTP, HTTPS) if sandbox.names else (PORT,),
     )  # fmt: skip
 
 

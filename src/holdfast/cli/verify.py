@@ -11,21 +11,22 @@ import asyncio
 import hashlib
 import json as json_
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
 import typer
 
-from holdfast.cli.keys import anchor_of, checked, ed25519, files_of, pinned
+from holdfast.cli.keys import checked, ed25519, files_of, pinned
 from holdfast.cli.naming import Absent, Naming
 from holdfast.cli.options import JsonOption, StoreOption, existing
 from holdfast.cli.terminal import Tick, hint, json_text, out, progress, safe
-from holdfast.cli.view import many
+from holdfast.cli.view import many, reader_of
 from holdfast.core.retention import Mark
-from holdfast.core.verify import Fault, Report, Verifier, verify_bundle
+from holdfast.core.verify import PROOF, Fault, Report, Verifier, verify_bundle, verify_growth, verify_proof
 from holdfast.errors import Corrupt, Misuse, Unknown
 from holdfast.store.reader import Reader
+from holdfast.store.url import is_postgres, keepsakes
 
 LONGEST_HEADER = 4096  # bytes
 LAST = 2**65  # the order of a fault that is no entry's
@@ -44,9 +45,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The verdict as JSON. `kind`: store or bundle; `key_from`: given, a file, or the bundle itself; `anchor` is null
-    where none was compared; `unsigned` entries come after the newest good head; `pruned` payloads are named, and
-    are not here (of a bundle nobody can tell why)."""
+    """The verdict as JSON. `kind`: store, bundle, proof (of one entry) or growth (of the log since an older head);
+    `key_from`: given, a file, or the bundle itself; `anchor` is null where none was compared; `unsigned` entries come
+    after the newest good head; `pruned` payloads are named, and are not here (of a bundle nobody can tell why);
+    `proven` is what a proof shows."""
 
     ok: bool
     kind: str
@@ -61,6 +63,7 @@ class Verdict:
     key_from: str
     anchor: str | None
     fault: Found | None
+    proven: str | None = None
 
 
 def verb(
@@ -85,17 +88,32 @@ def verb(
     name = log or existing(store)
     if vkey is not None:
         checked(vkey)
-    path = files_of(name).path if log is None or "://" in name else Path(name)
-    match _kind(path):
-        case "store":
-            verdict = asyncio.run(_of_store(name, path, vkey, anchor, max_unsigned))
-        case _:
-            verdict = _of_bundle(path, vkey, anchor, max_unsigned)
+    if is_postgres(name):
+        verdict = asyncio.run(_of_store(name, reader_of(name), vkey, anchor, max_unsigned))
+    else:
+        verdict = _of_file(name, files_of(name).path if "://" in name else Path(name), vkey, anchor, max_unsigned)
     if json:
         out(json_text(verdict, indent=2))
     else:
         _print(verdict)
     return 0 if verdict.ok else 1
+
+
+def _of_file(name: str, path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
+    match _kind(path):
+        case "bundle":
+            return _of_bundle(path, vkey, anchor, most)
+        case "proof" | "growth" as kind:
+            return _of_proof(path, kind, vkey, anchor)
+        case _:
+            pass
+    try:
+        reader = Reader(path)
+    except Corrupt as error:
+        report = Report(0, 0, 0, 0, 0, Fault("file", error.what))
+        return _verdict("store", path, report, vkey, "given" if vkey else "", None, 0)
+    url = name if "://" in name else f"sqlite:///{name}"
+    return asyncio.run(_of_store(url, reader, vkey, anchor, most))
 
 
 def _kind(path: Path) -> str:
@@ -104,28 +122,24 @@ def _kind(path: Path) -> str:
             begins = file.read(32)
     except OSError as error:
         raise Unknown(f"it cannot be read: {error.strerror}", where=str(path), fix="name a store or a bundle") from None
-    return "bundle" if begins.startswith(BUNDLE[:12]) else "store"
+    kinds = {BUNDLE[:12]: "bundle", PROOF.encode()[:12]: "proof", b"old ": "growth"}
+    return next((kind for start, kind in kinds.items() if begins.startswith(start)), "store")
 
 
 # --- a store ---
 
 
-async def _of_store(name: str, path: Path, vkey: str | None, anchor: str | None, most: int) -> Verdict:
+async def _of_store(url: str, reader: Reader, vkey: str | None, anchor: str | None, most: int) -> Verdict:
     try:
-        reader = Reader(path)
-    except Corrupt as error:
-        report = Report(0, 0, 0, 0, 0, Fault("file", error.what))
-        return _verdict("store", path, report, vkey, "given" if vkey else "", None, 0)
-    try:
-        files = files_of(name)
-        key = pinned(files, reader, vkey)
-        where = _anchor(anchor, anchor_of(files, reader.log_id))
+        kept = keepsakes(url, reader.log_id)
+        key = pinned(kept.key, reader.log_id, vkey)
+        where = _anchor(anchor, kept.anchor)
         verifier = Verifier(ed25519, key.vkey)
         anchored = _text(where)  # before the log: beside living writers, the anchor would know of more
         with reader.moment():
             pruned = await _feed(reader, verifier)
         report = verifier.finish(anchored, most)
-        return _verdict("store", path, report, key.vkey, key.source, where, pruned)
+        return _verdict("store", reader.path, report, key.vkey, key.source, where, pruned)
     finally:
         await reader.close()
 
@@ -235,11 +249,39 @@ def _lines(file: BinaryIO, tick: Tick, absent: Absent) -> Iterator[bytes]:
         yield line
 
 
+# --- a proof ---
+
+
+def _of_proof(path: Path, kind: str, vkey: str | None, anchor: str | None) -> Verdict:
+    """Raises Misuse where nothing was given to compare with."""
+    if vkey is None:
+        raise Misuse("nothing says by which key to check", where=str(path), fix="give it: --vkey KEY")
+    where = _anchor(anchor, None)
+    if (where is None) is (kind == "growth"):
+        raise Misuse(
+            "that a log has grown is shown to whoever has its anchor" if kind == "growth"
+            else "the proof of an entry has no anchor to be compared with",
+            where=str(path), fix="--anchor FILE" if kind == "growth" else "leave out --anchor",
+        )  # fmt: skip
+    text, nothing = path.read_bytes().decode(errors="replace"), Report(0, 0, 0, 0, 0, None)
+    try:
+        if kind == "growth":
+            shown = verify_growth(text, _text(where) or "", ed25519, vkey)
+            said = f"the first {shown.index} of {shown.size} entries are those that the anchor knows"
+        else:
+            shown = verify_proof(text, ed25519, vkey)
+            said = f"{shown.node} is entry {shown.index} of {shown.size}"
+            nothing = Report(1, 1, 0, 1, 0, None)
+    except Fault as fault:
+        return _verdict(kind, path, replace(nothing, fault=fault), vkey, "given", where, 0)
+    return replace(_verdict(kind, path, nothing, vkey, "given", where, 0), proven=said)
+
+
 # --- the verdict ---
 
 
 def _verdict(
-    kind: str, path: Path, report: Report, vkey: str | None, key_from: str, anchor: Path | None, pruned: int
+    kind: str, path: Path | str, report: Report, vkey: str | None, key_from: str, anchor: Path | None, pruned: int
 ) -> Verdict:
     fault = report.fault
     return Verdict(
@@ -257,7 +299,10 @@ def _print(verdict: Verdict) -> None:
         )
         out(safe(f"BAD  {verdict.path}: {place}{fault.what} [{fault.rule}]"))
     else:
-        out(safe(f"OK   {verdict.path}"))
+        out(safe(f"OK   {verdict.path}" + (f": {verdict.proven}" if verdict.proven else "")))
+    if verdict.kind in ("proof", "growth"):
+        out(safe(f"     key        {verdict.vkey}"))
+        return
     payloads = many(verdict.payloads, "payload") + (f" ({verdict.pruned:,} more pruned)" if verdict.pruned else "")
     looked = (
         many(verdict.entries, "entry"),

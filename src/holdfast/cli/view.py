@@ -41,7 +41,7 @@ from holdfast.gateway.history import FINISHED_KEY, Lineage, check_places
 from holdfast.gateway.line import node_of, read_payload
 from holdfast.store import Branch
 from holdfast.store.reader import Reader
-from holdfast.store.url import needing_psycopg, postgres_address, shown, sqlite_files
+from holdfast.store.url import gateway_socket, needing_psycopg, postgres_address, shown, sqlite_files
 from holdfast.store.worker import dead
 
 
@@ -201,12 +201,16 @@ class Row:
 
 
 def reader_of(url: str) -> Reader:
-    """The reading side of a store. Raises Unknown, Corrupt. That of PostgreSQL has what looking at runs needs; what
-    needs more asks for the store's files first, and is refused."""
+    """The reading side of a store. Raises Unknown, Corrupt. Those of PostgreSQL and of a gateway have what looking
+    at runs needs; what needs more asks for the store's files first, and is refused."""
     if url.startswith(("postgresql:", "postgres:")):
         with needing_psycopg():
             from holdfast.store.postgres_reader import PostgresReader
         return cast(Reader, PostgresReader(postgres_address(url)))
+    if url.startswith("gateway:"):
+        from holdfast.store.remote import RemoteReader
+
+        return cast(Reader, RemoteReader(gateway_socket(url)))
     if not url.startswith("sqlite:"):
         raise Unknown(
             "this store cannot be read by itself", where=shown(url), fix="name a file: --store sqlite:///runs.db"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from types import FrameType
+from typing import Protocol
 
 from holdfast.agent.run import Agent
 from holdfast.cli.agents import agent_named
@@ -30,28 +31,44 @@ def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_diver
     be written or trusted."""
     url, allowed = store_url(store), allowed_names()
     if not url.startswith("sqlite:"):
-        raise Misuse("only a store in a file can be watched", where=shown(url), fix="name a file: --store sqlite:///runs.db")
+        raise Misuse(
+            "only a store in a file can be watched", where=shown(url), fix="name a file: --store sqlite:///runs.db"
+        )
     if not allowed:
         fix = f'{ALLOWED}=MODULE; or agents = ["MODULE"] under [tool.holdfast] in the pyproject.toml of this directory'
         raise Misuse("no agent may be run: which modules are imported is for you to say", fix=fix)
     with open_store(url) as house, Changes(sqlite_files(url).path) as changes:
         watch = Watch(
-            house, changes, _allowed,
+            house, changes, allowed_agent,
             lambda run, what: say(safe_lines(f"{run}  {what}")), Settings(at_once, retry_failed, on_divergence),
         )  # fmt: skip
         begun = f"watching {safe(url)} for {safe(', '.join(sorted(allowed)))}, {many(at_once, 'run')} at a time"
-        _until_told(house, watch, begun)
+        until_told(house, watch, begun)
     say("stopped")
 
 
-def _allowed(name: str) -> Agent:
+class Told(Protocol):
+    """What works until it is told to stop."""
+
+    async def run(self) -> None:
+        """Work. Raises Stopped if the store can no longer be written or trusted."""
+        ...
+
+    def stop(self) -> None:
+        """Bring what is under way to its seal, and end."""
+        ...
+
+
+def allowed_agent(name: str) -> Agent:
+    """The agent of a name in a log. Raises Misuse where the user has not allowed it, or it cannot be imported."""
     if not is_allowed(name):
         fix = f"if you trust it: {ALLOWED}={name.partition(':')[0] if is_name(name) else 'MODULE'}"
         raise Misuse(f"its agent is `{name}`, which is not allowed: such runs are left alone", fix=fix)
     return agent_named(name)
 
 
-def _until_told(house: House, watch: Watch, begun: str) -> None:
+def until_told(house: House, watch: Told, begun: str) -> None:
+    """Let something work until a signal comes, and say so. Raises what it raises."""
     if (refused := getattr(house.store, "read_only", None)) is not None:
         raise refused
     with asyncio.Runner() as runner:

@@ -2,7 +2,8 @@
 
 Rules
 1. This file imports nothing of Holdfast. It says docs/log-format.md a second time, on its own, so that a mistake of the
-   product is not repeated by its judge. It runs alone: `python verify.py BUNDLE --vkey KEY`.
+   product is not repeated by its judge. It runs alone: `python verify.py FILE --vkey KEY`, where FILE is a bundle, an
+   entry's proof, or the proof that a log has only grown.
 2. Every text has one spelling. What could be spelt in two ways (JSON, base64, numbers) is written again and compared.
 3. The first entry that breaks a rule is named. A head vouches for many entries at once: where its root is wrong, the
    first entry that no good head covers is named.
@@ -10,7 +11,8 @@ Rules
    one run, whoever made it can pass the run's last entries off as another run's.
 
 A fault is of `form` (spelling), `place` (index, seq), `chain`, `record` (type), `succession` (what may follow what),
-`epoch`, `blob`, `signature`, `root`, `shorter` (than a head), `unsigned` (too much without a head), or of the `anchor`.
+`epoch`, `blob`, `signature`, `root`, `shorter` (than a head), `unsigned` (too much without a head), `proof` (it does
+not lead to the head), or of the `anchor`.
 """
 
 import json
@@ -426,6 +428,104 @@ def verify_bundle(
     return verifier.finish(anchor, max_unsigned)
 
 
+# --- proofs ---
+
+PROOF: Final = "c2sp.org/tlog-proof@v1"
+_PROOF = re.compile(rf"{re.escape(PROOF)}\nextra ([^\n]+)\nindex (0|[1-9][0-9]{{0,19}})\n((?:[^\n]+\n)*)\n((?s:.*))")
+_GROWTH = re.compile(r"old (0|[1-9][0-9]{0,19})\n((?:[^\n]+\n)*)\n((?s:.*))")
+_ENTRY: Final = ("branch", "seq", "epoch", "at_ms", "key", "body", "previous")
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a proof shows: `node` (`RUN@BRANCH:SEQ`) with this `body` is entry `index` of the first `size`; of a log
+    that has grown, only sizes (`index` is the old one)."""
+
+    index: int
+    size: int
+    node: str | None = None
+    body: bytes = b""
+
+
+def _node(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\1" + left + right).digest()
+
+
+def _up(hashed: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """The root to which a path leads from a leaf: RFC 6962 §2.1.1, taken apart from the root down."""
+    if size == 1 or not path:
+        if size != 1 or path:
+            raise Fault("proof", "the path is too long or too short", index)
+        return hashed
+    half = 1 << ((size - 1).bit_length() - 1)
+    if index < half:
+        return _node(_up(hashed, index, half, path[:-1]), path[-1])
+    return _node(path[-1], _up(hashed, index - half, size - half, path[:-1]))
+
+
+def _grown(root: bytes, old: int, size: int, path: list[bytes], known: bool) -> tuple[bytes, bytes]:
+    """The roots of the old and the new tree, as a path of RFC 6962 §2.1.2 has them; `root` is taken for the old one."""
+    if old == size and known and not path:
+        return root, root
+    if not path or (old == size and (known or len(path) != 1)):
+        raise Fault("proof", "the path is too long or too short")
+    if old == size:
+        return path[0], path[0]
+    half = 1 << ((size - 1).bit_length() - 1)
+    if old <= half:
+        before, after = _grown(root, old, half, path[:-1], known)
+        return before, _node(after, path[-1])
+    before, after = _grown(root, old - half, size - half, path[:-1], False)
+    return _node(path[-1], before), _node(path[-1], after)
+
+
+def _hashes(lines: str) -> list[bytes]:
+    path = [_base64(line) for line in lines.split("\n")[:-1]]  # not splitlines: it knows other ends of lines
+    if len(path) > 64 or any(len(each) != 32 for each in path):
+        raise Fault("form", "a path is of at most 64 hashes of 32 bytes")
+    return path
+
+
+def verify_proof(proof: str, check_signature: CheckSignature, vkey: str) -> Proven:
+    """Judge an entry's proof. Raises Fault if it does not show that the entry in it is in the log of `vkey`."""
+    parts = _PROOF.fullmatch(proof)
+    if parts is None or int(parts[2]) >= 2**64:
+        raise Fault("form", "not a proof with an entry, its index, a path and a head")
+    index, path, extra = int(parts[2]), _hashes(parts[3]), _object(_base64(parts[1]), sorted_keys=False)
+    said = cast("dict[str, object]", extra.get("entry")) if isinstance(extra.get("entry"), dict) else {}
+    if tuple(extra) != ("entry",) or tuple(said) != _ENTRY:
+        raise Fault("form", "the entry of a proof with missing or additional fields")
+    name, seq, epoch, at_ms = _text(said["branch"]), *(_natural(said[each]) for each in _ENTRY[1:4])
+    key, body = _base64(said["key"]), _base64(said["body"])
+    if not 0 < len(name.encode()) < 256 or len(key) > 32:
+        raise Fault("form", "its branch or its key is out of bounds", index)
+    stamp = b"".join(number.to_bytes(8, "big") for number in (seq, epoch, at_ms)) + bytes((len(key),)) + key
+    digest = sha256(b"holdfast/entry/1\0" + _digest(said["previous"]) + stamp + body).digest()
+    size, root = _head(parts[4], _key(vkey), check_signature)
+    leaf = sha256(b"\0holdfast/leaf/1\0" + bytes((len(name.encode()),)) + name.encode() + digest).digest()
+    if index >= size or _up(leaf, index, size, path) != root:
+        raise Fault("proof", f"it is not entry {index} of the {size} that were signed", index, f"{name}:{seq}")
+    return Proven(index, size, f"{name}:{seq}", body)
+
+
+def verify_growth(growth: str, anchor: str, check_signature: CheckSignature, vkey: str) -> Proven:
+    """Judge the proof that a log has only grown since a head that an `anchor` (the file's text) holds. Raises Fault."""
+    parts = _GROWTH.fullmatch(growth)
+    if parts is None or int(parts[1]) >= 2**64:
+        raise Fault("form", "not an old size, a path and a head")
+    old, path, key = int(parts[1]), _hashes(parts[2]), _key(vkey)
+    size, root = _head(parts[3], key, check_signature)
+    noted = [note for note in _ANCHORED.findall(anchor) if note.split("\n")[1] == str(old)]
+    if old and not noted:
+        raise Fault("anchor", f"the anchor holds no head over {old} entries")
+    before = _head(noted[-1], key, check_signature)[1] if old else sha256(b"").digest()
+    if old > size or (old == 0 and path):
+        raise Fault("proof", f"the log has {size} entries, and had {old}")
+    if old and _grown(before, old, size, path, True) != (before, root):
+        raise Fault("proof", f"the first {old} entries are not those that the anchor knows")
+    return Proven(old, size)
+
+
 if __name__ == "__main__":
     import argparse
     import sys
@@ -442,13 +542,25 @@ if __name__ == "__main__":
             return False
         return True
 
-    parser = argparse.ArgumentParser(description="Verify an exported Holdfast bundle, offline.")
+    parser = argparse.ArgumentParser(description="Verify an exported Holdfast bundle, or a proof, offline.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--vkey", help="the log's verifier key; without it, nothing shows who signed")
     parser.add_argument("--anchor", type=Path, help="the anchor file; without it, a cut at an older head is not seen")
     options = parser.parse_args()
     kept = options.anchor.read_bytes().decode(errors="replace") if options.anchor else None
     with options.bundle.open("rb") as bundle:
-        verdict = verify_bundle(bundle, ed25519, options.vkey, kept)
-    sys.stdout.write(f"{'BAD' if verdict.fault else 'OK'}: {verdict.fault or verdict}\n")
-    sys.exit(1 if verdict.fault else 0)
+        begins = bundle.peek(8)
+        try:
+            if begins.startswith(PROOF[:4].encode()):
+                said: object = verify_proof(bundle.read().decode(errors="replace"), ed25519, options.vkey or "")
+            elif begins.startswith(b"old "):
+                text = bundle.read().decode(errors="replace")
+                said = verify_growth(text, kept or "", ed25519, options.vkey or "")
+            else:
+                said = verdict = verify_bundle(bundle, ed25519, options.vkey, kept)
+                if verdict.fault:
+                    raise verdict.fault
+        except Fault as fault:
+            sys.stdout.write(f"BAD: {fault}\n")
+            sys.exit(1)
+    sys.stdout.write(f"OK: {said}\n")

@@ -6,7 +6,8 @@ Rules
 2. The scripted voice never words an answer twice the same way, as models do: who asks again is told something else.
 3. With `--upstream URL` a real model answers instead (its key from `OPENAI_API_KEY`); bytes pass through unchanged.
 4. Request number `--refuse N` is answered `429` with `Retry-After` before any voice hears of it.
-5. `GET /asked` says how many requests were answered and how many refused.
+5. With `--obeys` the voice is a clerk's (`obeying`), and only whoever shows the key in `OPENAI_API_KEY` is answered.
+6. `GET /asked` says how many requests were answered and how many refused.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from holdfast.demo import server
+from holdfast.demo.obeying import Obeying
 
 Json: TypeAlias = dict[str, object]
 UPSTREAM_TIMEOUT_S = 120.0
@@ -119,6 +121,7 @@ class _Asked(BaseHTTPRequestHandler):
     refuse: int
     retry_after_s: int
     counts: dict[str, int]
+    key = ""
     turn = Lock()
 
     def do_GET(self) -> None:
@@ -129,6 +132,8 @@ class _Asked(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         kind = {"Content-Type": "application/json"}
+        if self.key and self.headers.get("Authorization") != f"Bearer {self.key}":
+            return self._say(401, kind, iter([_error("this key is not known", "invalid_api_key")]))
         if not self.path.endswith("/chat/completions"):
             return self._say(404, kind, iter([_error(f"nothing at {self.path}")]))
         try:
@@ -194,9 +199,14 @@ def main() -> None:
     parser.add_argument("--refuse", type=int, default=0, help="answer this request with 429 (1 is the first)")
     parser.add_argument("--retry-after", type=int, default=1, help="seconds that the 429 asks for")
     parser.add_argument("--astray", action="store_true", help="begin with the bad one of the answers about regions")
+    parser.add_argument(
+        "--obeys", action="store_true", help="be a clerk that does what it reads, whoever has written it"
+    )
     options = parser.parse_args()
     key = os.environ.get("OPENAI_API_KEY", "none")
     _Asked.voice = Forwarded(options.upstream, key) if options.upstream else Scripted(astray=options.astray)
+    if options.obeys:
+        _Asked.voice, _Asked.key = Obeying(), key
     _Asked.refuse, _Asked.retry_after_s = options.refuse, options.retry_after
     _Asked.counts = {"answered": 0, "refused": 0}
     with ThreadingHTTPServer((server.LOOPBACK, 0), _Asked) as listening:

@@ -200,15 +200,18 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def perform(argv: Sequence[str], about: str, page: Page, tell: Callable[[Path], list[str]]) -> int:
+def perform(
+    argv: Sequence[str], about: str, page: Page, tell: Callable[[Path], list[str]], *, needed: Sequence[str] = NEEDED,
+    run: str = RUN, extras: str = "demo",
+) -> int:  # fmt: skip
     """Let `tell` run a story in a directory of its own; the exit code. 0 if nothing is wrong afterwards, 1 if something
-    is, 130 if it was interrupted."""
+    is, 130 if it was interrupted. `needed`: packages that must be installed, by `extras`."""
     parser = argparse.ArgumentParser(prog="holdfast demo", description=about)
     parser.add_argument("--into", type=Path, help="keep the store and the worlds here (default: a new directory)")
     given: Path | None = parser.parse_args(argv).into
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        page.broken(f"`{missing[0]}` is not installed\n  fix: pip install 'holdfast[demo]'")
+        page.broken(f"`{missing[0]}` is not installed\n  fix: pip install 'holdfast[{extras}]'")
         return 1
     place = (given or Path(tempfile.mkdtemp(prefix="holdfast-demo-"))).absolute()
     place.mkdir(parents=True, exist_ok=True)
@@ -223,7 +226,7 @@ def perform(argv: Sequence[str], about: str, page: Page, tell: Callable[[Path], 
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
-    page.hints(RUN, place / STORE)
+    page.hints(run, place / STORE)
     return 1 if wrong else 0
 
 

@@ -19,8 +19,8 @@ from holdfast.agent.tool import Tool
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Call, Encoding, identity_of, resource_of
 from holdfast.core.payload import Packed, pack_text
-from holdfast.embedded.policy import Policy
 from holdfast.errors import AnswerLost, BadCall, Misuse
+from holdfast.gateway.boundary import Policy
 from holdfast.gateway.closure import Closure, Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.left import left_behind

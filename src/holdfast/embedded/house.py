@@ -18,18 +18,20 @@ from typing import Any, TypeVar, cast
 
 from holdfast.agent.run import Agent
 from holdfast.core.canonical import JSON
-from holdfast.core.record import Abandoned, Promoted
-from holdfast.core.tree import ForkKind
+from holdfast.core.record import Abandoned, Claim, Promoted, Started
+from holdfast.core.tree import MAIN, ForkKind
 from holdfast.embedded.drift import drift_at, hold_to_the_world, why_stale
 from holdfast.embedded.explore import packed_json
-from holdfast.embedded.lives import Lives, checked_id
+from holdfast.embedded.lives import Lives, checked_id, same_input
 from holdfast.errors import BadCall, Drifted, Misuse, Superseded, Waiting
-from holdfast.gateway.closing import Residue
+from holdfast.gateway.closing import Residue, worker_name
 from holdfast.gateway.desk import Desk, parse_node
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.drift import Drift
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.fork import Cutting, Edit, change, fork
+from holdfast.gateway.history import read_log
+from holdfast.gateway.line import Line
 from holdfast.store.url import Opening, open_url
 
 T = TypeVar("T")
@@ -125,6 +127,33 @@ class House(Lives):
                 if not wait:
                     raise
                 await self.news(place, waiting)
+
+    async def begin(self, agent: Agent, task: JSON, *, id: str) -> bool:
+        """Write down that a run of `agent` on `task` begins, for others to advance; whether it is new. Its claim is
+        given back with the same transaction. Raises BadCall if it exists with another input, Claimed if somebody is at
+        its beginning just now."""
+        place = f"{checked_id(id)}@{MAIN}"
+        if await self._has_begun(place, task):
+            return False
+        grant = await self._claimed(place)
+        line: Line | None = None
+        try:
+            if await self._has_begun(place, task):
+                return False
+            line = Line(self.store, await read_log(self.store, place), grant.epoch, await self._family(place))
+            packed = packed_json(task)
+            claim = Claim(worker=worker_name(), previous=grant.previous)
+            started = Started(agent=agent.name, input=packed.payload)
+            await line.write(claim, started, blobs=packed.blobs, barrier=True, release=True)
+            return True
+        finally:
+            await self._let_go(place, line, grant.epoch)
+
+    async def _has_begun(self, place: str, task: JSON) -> bool:
+        opened = await read_log(self.store, place)
+        if opened.started is not None:
+            same_input(place, opened.log.settings.get("input", opened.started.input), task)
+        return opened.started is not None
 
     async def until(self, run: str, waiting: Waiting) -> None:
         """Return when a run that `waiting` stopped here may go on: somebody has placed something in it, one of its

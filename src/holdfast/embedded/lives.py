@@ -31,7 +31,7 @@ from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
 from holdfast.embedded.files import Files, OpenRoom, begin
-from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting
+from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting, waiting_in
 from holdfast.gateway.closing import Closer, Residue, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
@@ -120,7 +120,7 @@ class Lives:
             await line.write(*records, blobs=packed.blobs)
             return cast(JSON, await self._value(packed.payload))
         given = line.log.settings.get("input", opened.started.input)
-        _same_input(line.branch, given, task)
+        same_input(line.branch, given, task)
         await line.write(*records)
         return cast(JSON, await self._value(given))
 
@@ -148,7 +148,7 @@ class Lives:
             mediator.close(_left())
             await mediator.drain()
             self._look(mediator)
-            waiting = mediator.parked or _waiting_in(raised)
+            waiting = mediator.parked or waiting_in(raised)
             if waiting is not None and line.log.cancelled is not None:
                 raise was_cancelled(line.log.cancelled, line.branch) from None
             if waiting is not None:
@@ -287,7 +287,7 @@ class Lives:
         if task is not None:
             opened = await read_log(self.store, branch)
             if opened.started is not None:
-                _same_input(branch, opened.log.settings.get("input", opened.started.input), task)
+                same_input(branch, opened.log.settings.get("input", opened.started.input), task)
         return await self._value(answer)
 
     async def _value(self, payload: Payload) -> object:
@@ -348,7 +348,8 @@ class Lives:
             await asyncio.sleep(POLL_S[0])
 
 
-def _same_input(branch: str, given: Payload, task: JSON) -> None:
+def same_input(branch: str, given: Payload, task: JSON) -> None:
+    """Raises BadCall if a run that exists was given another input."""
     if task is not None and given.digest != packed_json(task).payload.digest:
         raise BadCall(
             "this run exists, with another input",
@@ -363,18 +364,6 @@ def _left() -> HoldfastError:
 
 def _text_of(error: BaseException) -> str:
     return legible(f"{type(error).__name__}: {legible(error)}")
-
-
-def _waiting_in(raised: BaseException) -> Waiting | None:
-    """The wait that unwound an agent, also from inside a task group."""
-    if isinstance(raised, Waiting):
-        return raised
-    if isinstance(raised, BaseExceptionGroup):
-        for inner in cast("BaseExceptionGroup[BaseException]", raised).exceptions:
-            found = _waiting_in(inner)
-            if found is not None:
-                return found
-    return None
 
 
 def now_ms() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from holdfast.core.codec import decode
 from holdfast.core.record import Finished
@@ -17,7 +18,7 @@ from holdfast.errors import Corrupt
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.history import FINISHED_KEY, lineage_of
 from holdfast.store import Readable
-from holdfast.store.changes import Changes, Newest
+from holdfast.store.changes import Newest
 
 TURN = 500  # entries that are taken up before others have their turn
 
@@ -33,6 +34,15 @@ class Seen:
     steps: int
     agent: str
     outlook: Outlook
+
+
+class Watched(Readable, Protocol):
+    """What is read of a store to find out how a run goes on."""
+
+    async def beside(self, branch: str, claim_seq: int, mark_seq: int) -> bool:
+        """Whether another branch of a run got an entry after entry `mark_seq` of this one, or, without a claim, after
+        `claim_seq`. Where that is not certain, it is said to have."""
+        ...
 
 
 def run_of(branch: str) -> str:
@@ -59,7 +69,7 @@ def _answered(body: bytes) -> bool:
     return isinstance(record, Finished) and record.error is None
 
 
-async def see(changes: Changes, branch: str, owner: Owner) -> Seen:
+async def see(changes: Watched, branch: str, owner: Owner) -> Seen:
     """How a run goes on, on its line, with the claim in the hands of `owner`. Raises Corrupt if an entry cannot be
     read."""
     run = run_of(branch)

@@ -9,10 +9,13 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,16 +38,21 @@ from holdfast.core.record import (
     Signal,
 )
 from holdfast.errors import BadCall, Corrupt, HoldfastError, Misuse, Refused
+from holdfast.gateway.brought import check_brought
 from holdfast.gateway.doors.native import bytes_of
 from holdfast.gateway.doors.strict import object_of
-from holdfast.gateway.doors.told import told
+from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.gate import Gate
-from holdfast.gateway.launching import bound, peer_of
+from holdfast.gateway.launching import peer_of
 from holdfast.gateway.people import People, Somebody
-from holdfast.gateway.placing import place
+from holdfast.gateway.premises import bound
 from holdfast.gateway.rights import Right
+from holdfast.gateway.wards import now_ms
+from holdfast.gateway.word import fitting
 from holdfast.store import Draft, Store
+from holdfast.store.worker import Worker
 
+_log = logging.getLogger("holdfast")
 LARGEST = 64 << 20  # bytes of a body
 _WORDS: dict[type[Record], str] = {
     Approval: "approve",
@@ -62,9 +70,14 @@ Work = Callable[[Somebody, Mapping[str, Any]], Awaitable[JSON]]
 
 
 class AdminDoor:
-    """Listens at `path`. `terms`: what a fresh capability of an agent allows (as `Terms.text`)."""
+    """Listens at `path`. `terms`: what a fresh capability of an agent allows (as `Terms.text`); `owners`: who claims
+    which branch of the store."""
 
-    def __init__(self, path: Path, store: Store, gate: Gate, people: People, terms: Callable[[str], str]) -> None:
+    def __init__(
+        self, path: Path, store: Store, gate: Gate, people: People, terms: Callable[[str], str],
+        owners: Callable[[], dict[str, Worker]],
+    ) -> None:  # fmt: skip
+        self._owned = owners
         self._path = path
         self._store = store
         self._gate = gate
@@ -80,7 +93,7 @@ class AdminDoor:
         table: dict[str, Work] = {
             "read": self._read, "blob": self._blob, "branches": self._branches, "append": self._append,
             "capabilities": self._capabilities, "issue": self._issue, "narrow": self._narrow, "revoke": self._revoke,
-            "runs": self._runs,
+            "runs": self._runs, "owners": self._owners,
         }  # fmt: skip
         app.add_routes([web.post(f"/{name}", self._serving(work)) for name, work in table.items()])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1)
@@ -99,12 +112,12 @@ class AdminDoor:
                 assert request.transport is not None
                 somebody = self._people.at(peer_of(request.transport.get_extra_info("socket")))
                 return web.json_response(await work(somebody, await _asked(request)))
-            except (HoldfastError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as raised:
-                error = raised if isinstance(raised, HoldfastError) else BadCall("the request is not understood")
-                about = told(error)
-                body = about.body()
-                cast("dict[str, JSON]", body["error"])["type"] = type(error).__name__
-                return web.json_response(body, status=about.status if about.status < 500 else 503)
+            except (HoldfastError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                if not isinstance(error, HoldfastError):
+                    _log.warning("the admin door was asked what it does not understand", exc_info=error)
+                    error = BadCall("this is not understood", fix="use the Holdfast that the gateway is of")
+                about = for_people(error)
+                return web.json_response(about.body(), status=about.status if about.status < 500 else 503)
 
         return serve
 
@@ -139,19 +152,31 @@ class AdminDoor:
             for each in found
         ]  # fmt: skip
 
+    async def _owners(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
+        who.check("read")
+        found = await asyncio.to_thread(self._owned)
+        return {name: cast("dict[str, JSON]", asdict(each)) for name, each in found.items()}
+
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
-        branch, stands_on = str(asked["branch"]), asked.get("stands_on")
-        drafts: list[Draft] = []
+        branch = str(asked["branch"])
+        words: list[tuple[Draft, Record]] = []
         for each in cast("list[dict[str, Any]]", asked["drafts"]):
             body = str(each["body"]).encode()
-            _check_word(who, decode(body))
-            drafts.append(Draft(bytes.fromhex(each["key"]), body, bool(each.get("recall", False))))
+            record = decode(body)
+            _check_word(who, record)
+            words.append((Draft(bytes.fromhex(each["key"]), body), record))
+        if not words:
+            raise BadCall("nothing is said", fix="drafts: one or more")
+        stands_on, drafts = asked.get("stands_on"), [draft for draft, _ in words]
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
-        placed = await place(
-            self._store,
+        await check_brought(self._store, branch, blobs, None if stands_on is None else get_entry(stands_on))
+        after = await fitting(self._store, branch, words, _natural(asked.get("after")), now_ms())
+        placed = await self._store.append(
             branch,
             drafts,
-            after=_natural(asked.get("after")),
+            epoch=0,
+            after=after,
+            barrier=True,
             blobs=blobs,
             watch={str(name): int(seq) for name, seq in dict(asked.get("watch", {})).items()},
             stands_on=None if stands_on is None else get_entry(stands_on),
@@ -178,7 +203,7 @@ class AdminDoor:
     async def _issue(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         who.check("issue")
         ward = self._gate.wards.by_run[self._taken(asked)].ward
-        terms = terms_of(self._terms(str(asked.get("agent") or ward.agent)))
+        terms = terms_of(self._terms(ward.agent))
         right, handle = await ward.rights.issue(terms, by=who.name)
         return {"capability": right.id, "handle": handle}
 

@@ -151,6 +151,7 @@ class _Connector(aiohttp.TCPConnector):
         self, dialer: Dialer, hosts: Sequence[str], ca: ssl.SSLContext | None, connections: int, kept: bool
     ) -> None:
         self._dialer = dialer
+        self._looked_at: set[tuple[str, int]] = set()
         self._declared: frozenset[tuple[str, int | None]] = frozenset(
             (canonical_host(host), port) for host, port in map(split_port, hosts)
         )
@@ -167,8 +168,10 @@ class _Connector(aiohttp.TCPConnector):
         host, port = (req.url.raw_host or "").strip("[]"), req.url.port or 0
         if {(host, None), (host, port)}.isdisjoint(self._declared):
             raise Refused(f"`{host}:{port}` is not dialled: it is none of the declared hosts")
-        if is_address(host):
-            self._dialer.look(host, host, port)
+        if (host, port) not in self._looked_at:  # what is found of an address follows from the configuration alone
+            if is_address(host):
+                self._dialer.look(host, host, port)
+            self._looked_at.add((host, port))
         token = _dialling.set((host, port))
         try:
             return await super().connect(req, traces, timeout)

@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 
+from holdfast.errors import Misuse
 from holdfast.gateway.config import Config
-from holdfast.gateway.gate import Gate
 from holdfast.gateway.wards import Taken
 
 PORT = 8080
@@ -25,32 +25,39 @@ _FILLED = re.compile(r"\{(handle|door|url:[a-z][a-z0-9_-]*)\}")
 
 
 class Place(Enum):
-    """Where a program runs: in a sandbox with listeners of its own, or beside the gateway (trusted)."""
+    """Where a program runs: in a sandbox with listeners of its own, beside the gateway (trusted), or elsewhere."""
 
     SANDBOX = "sandbox"
     LOCAL = "local"
+    REMOTE = "remote"
 
 
-def environment_of(config: Config, gate: Gate, taken: Taken, place: Place) -> Mapping[str, str]:
-    """The variables of a run's program."""
+def environment_of(config: Config, taken: Taken, place: Place, remote: str | None) -> Mapping[str, str]:
+    """The variables of a run's program. `remote`: where programs elsewhere find the doors. Raises Misuse for one that
+    would be elsewhere where there is no door for it."""
     rights, handle = taken.ward.rights, taken.handle
-    door = INSIDE if place is Place.SANDBOX else f"unix:{config.door}"
+    if place is Place.REMOTE and remote is None:
+        raise Misuse("no agents elsewhere are listened to", where=str(config.file), fix="declare [gateway.remote]")
+    base = remote if place is Place.REMOTE and remote else INSIDE
+    door = f"unix:{config.door}" if place is Place.LOCAL else base
     found = {"HOLDFAST_RUN": rights.run, "HOLDFAST_DOOR": door, "HOLDFAST_HANDLE": handle}
+    if place is not Place.LOCAL:
+        found |= _known_libraries(config, taken, handle, base)
     if place is Place.SANDBOX:
-        found |= _proxied() | _known_libraries(config, taken, handle)
+        found |= _proxied()
     agent = config.agents.get(taken.ward.agent)
     for name, text in (agent.environment if agent else {}).items():
-        found[name] = _FILLED.sub(lambda part: _fill(part[1], handle, door, config), text)
+        found[name] = _FILLED.sub(lambda part: _fill(part[1], handle, door, config, base), text)
     return found
 
 
-def url_of(config: Config, system: str) -> str:
-    """Where the door of a system is, inside a sandbox."""
+def url_of(config: Config, system: str, base: str) -> str:
+    """Where the door of a system is, for a program to which all doors are at `base`."""
     upstream = config.upstreams.get(system)
     kind = str(getattr(upstream, "kind", "http"))
     if kind == "model":
-        return f"{INSIDE}/model/{system}" + ("/v1" if getattr(upstream, "protocol", "") == "openai" else "")
-    return f"{INSIDE}/{kind}/{system}"
+        return f"{base}/model/{system}" + ("/v1" if getattr(upstream, "protocol", "") == "openai" else "")
+    return f"{base}/{kind}/{system}"
 
 
 def dummy_keys(taken: Taken) -> tuple[str, str]:
@@ -68,22 +75,26 @@ def _proxied() -> dict[str, str]:
     return found | dict.fromkeys(libraries, AUTHORITY)
 
 
-def _known_libraries(config: Config, taken: Taken, handle: str) -> dict[str, str]:
+def _known_libraries(config: Config, taken: Taken, handle: str, base: str) -> dict[str, str]:
     """The first system of each kind is the one that a library finds by itself."""
     found: dict[str, str] = {}
     for name, upstream in config.upstreams.items():
         kind, protocol = str(getattr(upstream, "kind", "")), str(getattr(upstream, "protocol", ""))
         if kind == "model" and protocol == "openai" and "OPENAI_BASE_URL" not in found:
-            found |= {"OPENAI_BASE_URL": url_of(config, name), "OPENAI_API_KEY": handle}
+            found |= {"OPENAI_BASE_URL": url_of(config, name, base), "OPENAI_API_KEY": handle}
         elif kind == "model" and protocol == "anthropic" and "ANTHROPIC_BASE_URL" not in found:
-            found |= {"ANTHROPIC_BASE_URL": url_of(config, name), "ANTHROPIC_API_KEY": handle}
+            found |= {"ANTHROPIC_BASE_URL": url_of(config, name, base), "ANTHROPIC_API_KEY": handle}
         elif kind == "aws" and "AWS_ENDPOINT_URL" not in found:
             key, secret = dummy_keys(taken)
             found |= {
-                "AWS_ENDPOINT_URL": url_of(config, name),
+                "AWS_ENDPOINT_URL": url_of(config, name, base),
                 "AWS_ACCESS_KEY_ID": key,
                 "AWS_SECRET_ACCESS_KEY": secret,
                 "AWS_EC2_METADATA_DISABLED": "true",
+                # A body that is signed in chunks, or that is compressed, is not understood at the door.
+                "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+                "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+                "AWS_DISABLE_REQUEST_COMPRESSION": "true",
             }
             region = getattr(upstream, "region", None)
             if region:
@@ -91,7 +102,7 @@ def _known_libraries(config: Config, taken: Taken, handle: str) -> dict[str, str
     return found
 
 
-def _fill(what: str, handle: str, door: str, config: Config) -> str:
+def _fill(what: str, handle: str, door: str, config: Config, base: str) -> str:
     if what == "handle":
         return handle
-    return door if what == "door" else url_of(config, what.removeprefix("url:"))
+    return door if what == "door" else url_of(config, what.removeprefix("url:"), base)

@@ -15,19 +15,21 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from holdfast.core.canonical import JSON
-from holdfast.errors import HoldfastError, Misuse, Stopped
+from holdfast.errors import Misuse, Refused, Stopped
 from holdfast.gateway.confinement import Confinement, own_python
 from holdfast.gateway.launching import receive, say
-from holdfast.gateway.sandbox import Confined, Doors, launch
+from holdfast.gateway.sandbox import Doors, launch
+from holdfast.store.remote import error_of
 
 AUTHORITY = "/etc/holdfast/ca.pem"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+WAITS = 75  # the exit code of a program that is to be started again when what it waits for has come
 PASSED = ("LANG", "LC_ALL", "TERM", "TZ", "COLUMNS", "LINES")
 
 
@@ -63,11 +65,14 @@ class Starting:
     async def __aenter__(self) -> Starting:
         try:
             self._connection.connect(str(self._path))
+        except PermissionError:
+            self._connection.close()
+            fix = "ask whoever runs it to put you into its [gateway] group, and under [people]"
+            raise Refused("this user may not connect to the gateway", where=str(self._path), fix=fix) from None
         except OSError as error:
             self._connection.close()
-            raise Stopped(
-                f"no gateway listens: {error.strerror}", where=str(self._path), fix="start one: holdfast gateway"
-            ) from None
+            why = f"no gateway listens: {error.strerror or error}"
+            raise Stopped(why, where=str(self._path), fix="start one: holdfast gateway") from None
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -82,9 +87,8 @@ class Starting:
             answer = None
         if answer is None:
             raise Stopped("the gateway is gone", where=str(self._path), fix="start it, then the same command again")
-        error = answer[0].get("error")
-        if error is not None:
-            raise HoldfastError(f"{error['kind']}: {error['what']}", where=error["where"], fix=error["fix"])
+        if "error" in answer[0]:
+            raise error_of(answer[0]["error"])
         return answer[0]
 
     async def gone(self) -> None:
@@ -122,17 +126,53 @@ async def run_beside(program: Program, path: Path) -> Ended:
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, None, "local")})
         environment = {**os.environ, **_environment(program, taken)}
-        process = await asyncio.create_subprocess_exec(*program.argv, env=environment)
         try:
-            return await _ended(gateway, await process.wait())
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            process = await asyncio.create_subprocess_exec(*program.argv, env=environment)
+        except OSError as error:
+            what = f"`{program.argv[0]}` cannot be started: {error.strerror}"
+            raise Misuse(what, fix="name a command that exists and may be run, or its whole path") from None
+        return await _seen_through(gateway, _Beside(process))
 
 
-async def _seen_through(gateway: Starting, confined: Confined) -> Ended:
-    ending = asyncio.ensure_future(confined.wait())
+async def hold_for(program: Program, path: Path, told: Callable[[Mapping[str, str]], None]) -> Ended:
+    """Hold a run for a program elsewhere, until that says that it is over. `told` is given its environment."""
+    async with Starting(path) as gateway:
+        taken = await gateway.ask({"open": _wanted(program, None, "remote")})
+        told(taken["environment"])
+        over = await gateway.ask({"wait": {}})
+        return await _ended(gateway, 1 if over["failed"] else WAITS if over["waits"] else 0)
+
+
+class _Beside:
+    """A program that nothing confines, as `Running`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    def kill(self) -> None:
+        """As `Running.kill`."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> int:
+        """As `Running.wait`."""
+        return await self._process.wait()
+
+
+class Running(Protocol):
+    """A program that was started."""
+
+    def kill(self) -> None:
+        """End it, now. Idempotent."""
+        ...
+
+    async def wait(self) -> int:
+        """Its exit code, when it has ended (-n: by signal n)."""
+        ...
+
+
+async def _seen_through(gateway: Starting, running: Running) -> Ended:
+    ending = asyncio.ensure_future(running.wait())
     gone = asyncio.ensure_future(gateway.gone())
     try:
         await asyncio.wait([ending, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +182,7 @@ async def _seen_through(gateway: Starting, confined: Confined) -> Ended:
         gone.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await gone
-        confined.kill()
+        running.kill()
         await ending
     return await _ended(gateway, ending.result())
 
@@ -151,6 +191,8 @@ async def _ended(gateway: Starting, code: int) -> Ended:
     if code < 0:
         return Ended(code, None)  # as after a crash: the connection ends, and the claim is given back
     ended: dict[str, JSON] = {"answer": {"exit": 0}} if code == 0 else {"error": f"the program ended with {code}"}
+    if code == WAITS:
+        ended = {"waits": True}
     told = await gateway.ask({"end": ended})
     return Ended(code, told.get("waiting"))
 

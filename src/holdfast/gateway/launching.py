@@ -24,11 +24,13 @@ from typing import Any, Protocol, cast
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
 from holdfast.gateway.doors.strict import object_of
-from holdfast.gateway.doors.told import told
+from holdfast.gateway.doors.told import for_people
+from holdfast.gateway.premises import bound
 from holdfast.gateway.whole import whole
 
 LARGEST = 160 << 10  # bytes of a message: a packet of a local socket holds no more
 MOST_LISTENERS = 16
+NAMES = 53
 MOST_STARTERS = 256  # at once
 _log = logging.getLogger("holdfast")
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
@@ -45,6 +47,10 @@ class Starter(Protocol):
 
     async def listen(self, run: str, listeners: Listening) -> None:
         """Serve the run on these sockets."""
+        ...
+
+    async def over(self, run: str) -> dict[str, JSON]:
+        """When a program elsewhere has said that it is over: whether it `failed`, or `waits`."""
         ...
 
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
@@ -104,14 +110,14 @@ class LaunchDoor:
             while (message := await receive(connection)) is not None:
                 asked, sockets = message
                 try:
-                    run, answer = await self._answered(run, asked, sockets, by)
+                    run, answer = await self._answered(connection, run, asked, sockets, by)
                 except (HoldfastError, Waiting) as error:
                     let_go_of(sockets)
-                    answer = told(error).body()
+                    answer = for_people(error).body()
                 await say(connection, answer)
         except (HoldfastError, Waiting) as error:
             with contextlib.suppress(OSError):
-                await say(connection, told(error).body())
+                await say(connection, for_people(error).body())
         except OSError:
             pass  # the starter is gone
         finally:
@@ -120,7 +126,7 @@ class LaunchDoor:
                 await whole(self._starter.let_go(run, None))
 
     async def _answered(
-        self, run: str | None, asked: dict[str, Any], sockets: list[socket.socket], by: str
+        self, connection: socket.socket, run: str | None, asked: dict[str, Any], sockets: list[socket.socket], by: str
     ) -> tuple[str | None, dict[str, JSON]]:
         known = {name: cast("dict[str, JSON]", each) for name, each in asked.items() if isinstance(each, dict)}
         if known.keys() == {"open"} and run is None and not sockets:
@@ -131,7 +137,23 @@ class LaunchDoor:
             return run, {"listening": True}
         if known.keys() == {"end"} and run is not None and not sockets:
             return None, await self._starter.let_go(run, known["end"])
-        raise BadCall("the message is not understood", fix="open, listen, end, in this order")
+        if known.keys() == {"wait"} and run is not None and not sockets:
+            return run, await self._over(connection, run)
+        raise BadCall("the message is not understood", fix="open, listen or wait, end, in this order")
+
+    async def _over(self, connection: socket.socket, run: str) -> dict[str, JSON]:
+        """What the program says when it is over, for as long as its starter is there. Raises ConnectionError."""
+        over = asyncio.ensure_future(self._starter.over(run))
+        gone = asyncio.ensure_future(receive(connection))
+        try:
+            await asyncio.wait([over, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not over.done():
+                raise ConnectionError("the starter is gone, or says something out of turn")
+            return over.result()
+        finally:
+            for each in (over, gone):
+                each.cancel()
+            await asyncio.gather(over, gone, return_exceptions=True)
 
 
 def _by_port(ports: Mapping[str, JSON], sockets: list[socket.socket]) -> dict[int, list[socket.socket]]:
@@ -144,33 +166,27 @@ def _by_port(ports: Mapping[str, JSON], sockets: list[socket.socket]) -> dict[in
         found[int(port)], left = left[:many], left[many:]
     if left:
         raise BadCall("there are more listeners than ports")
-    for each in sockets:
-        if each.family not in _INTERNET or not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise BadCall("what came is no socket that listens on TCP")
-        each.setblocking(False)
+    for port, handed in found.items():
+        for each in handed:
+            if not _serves(each, port):
+                raise BadCall("what came is no socket that listens")
+            each.setblocking(False)
     return found
+
+
+def _serves(each: socket.socket, port: int) -> bool:
+    """Whether a socket is one that a run's listener may be: of the internet, and listening, or for names."""
+    if each.family not in _INTERNET:
+        return False
+    if port == NAMES:
+        return each.type == socket.SOCK_DGRAM
+    return bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def let_go_of(sockets: Sequence[socket.socket]) -> None:
     """Close what was handed in."""
     for each in sockets:
         each.close()
-
-
-def bound(path: Path, kind: int, group: int | None) -> socket.socket:
-    """A local socket that listens at `path`, for its owner, and for `group` if given."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    if group is not None:
-        os.chown(path, -1, group)
-        path.chmod(0o660)
-    listener.listen(256)
-    return listener
 
 
 def peer_of(connection: socket.socket) -> int:

@@ -12,12 +12,12 @@ import contextlib
 import os
 import pwd
 import socket
-import ssl
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
+from holdfast.core.contract import Contract
 from holdfast.core.policy import Denied, Facts, Policy, Verdict
 from holdfast.errors import BadCall, HoldfastError, Misuse, Refused
 from holdfast.gateway.admin import AdminDoor
@@ -28,14 +28,17 @@ from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.doors.table import application
 from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
-from holdfast.gateway.launching import LaunchDoor, Listening, bound
+from holdfast.gateway.launching import LaunchDoor, Listening
 from holdfast.gateway.people import People
+from holdfast.gateway.premises import bound, check_length, held
+from holdfast.gateway.remote import address_of, elsewhere, tls_of
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
-from holdfast.gateway.upstreams import System
+from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
+from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
 
 
@@ -57,6 +60,7 @@ class Gateway:
         self._authorities: dict[str, Authority | None] = {}
         self._open = AsyncExitStack()
         self.policy: Policy = NoPolicy()
+        self.remote: str | None = None  # where agents elsewhere find the doors
 
     async def __aenter__(self) -> Gateway:
         try:
@@ -72,7 +76,10 @@ class Gateway:
     async def _start(self) -> None:
         config = self.config
         _check_user(config.gateway.user)
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (config.launching, config.door, config.socket):
+            check_length(path)
+        self.people = People(config.people, config.gateway.group)
+        self._open.enter_context(held(config.state, self.people.group))
         self.opening: Opening = open_url(config.store)
         self._open.push_async_callback(self.opening.store.close)
         self.policy = _policy(config)
@@ -85,7 +92,7 @@ class Gateway:
         for name, declared in config.upstreams.items():
             systems[name] = await open_upstream(name, declared, kit)
             self._open.push_async_callback(systems[name].close)
-        self.wards = Wards(self.opening.store, lambda: self.policy)
+        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
         self._open.push_async_callback(self._let_all_go)
         strict = frozenset(name for name, agent in config.agents.items() if agent.require_handle)
         kinds = {name: str(getattr(each, "kind", "")) for name, each in config.upstreams.items()}
@@ -96,21 +103,21 @@ class Gateway:
 
     async def _open_doors(self) -> None:
         config = self.config
-        people = People(config.people, config.gateway.group)
+        people = self.people
         launching = LaunchDoor(config.launching, self, people.starter, people.group)
         await launching.open()
         self._open.push_async_callback(launching.close)
-        admin = AdminDoor(config.socket, self.opening.store, self.gate, people, self._terms)
+        admin = AdminDoor(
+            config.socket, self.opening.store, self.gate, people, self._terms, lambda: owners_of(config.store)
+        )
         await admin.open()
         self._open.push_async_callback(admin.close)
         await self.listeners.shared(bound(config.door, socket.SOCK_STREAM, people.group), None)
         self._open.callback(config.door.unlink, missing_ok=True)
-        remote = config.gateway.remote
-        if remote is not None:
-            host, _, port = remote.listen.rpartition(":")
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(config.folder / remote.certificate, config.folder / remote.key)
-            await self.listeners.shared(_listening(host.strip("[]"), int(port)), tls)
+        if config.gateway.remote is not None:
+            listener = elsewhere(config.gateway.remote)
+            self.remote = address_of(config.gateway.remote, listener)
+            await self.listeners.shared(listener, tls_of(config.gateway.remote, config.folder))
 
     async def _let_all_go(self) -> None:
         for run in list(self.wards.by_run):
@@ -120,14 +127,20 @@ class Gateway:
     # --- for those who start programs (`Starter`) ---
 
     async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
-        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`, `place` (sandbox, local)."""
+        """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`, and `place` (a `Place`)."""
         unknown = asked.keys() - {"run", "agent", "input", "containment", "on_divergence", "place"}
         if unknown:
             raise BadCall(f"`{min(unknown)}` is nothing that a run is taken up with")
+        if asked.get("place") not in [each.value for each in Place]:
+            raise BadCall("a program is in a sandbox, local or remote", fix="use the Holdfast that the gateway is of")
+        place = Place(asked["place"])
         taken = await self._taken(asked, by)
         run = taken.ward.rights.run
-        place = Place.SANDBOX if asked.get("place", "sandbox") == "sandbox" else Place.LOCAL
-        environment = environment_of(self.config, self.gate, taken, place)
+        try:
+            environment = environment_of(self.config, taken, place, self.remote)
+        except BaseException:
+            await self.wards.close(run, ended=False)
+            raise
         authority = Authority(run) if place is Place.SANDBOX else None
         self._authorities[run] = authority
         return {
@@ -162,15 +175,22 @@ class Gateway:
             raise BadCall("this run has no listeners of its own", where=run)
         await self.listeners.inside(run, listeners, authority)
 
+    async def over(self, run: str) -> dict[str, JSON]:
+        """As `Starter.over`."""
+        taken = self.wards.by_run[run]
+        await taken.over.wait()
+        return {"failed": taken.error is not None, "waits": taken.waits}
+
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
-        """As `Starter.let_go`."""
+        """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
         await self.listeners.leave(run)
         self._authorities.pop(run, None)
         taken = self.wards.by_run.get(run)
         waiting = None if taken is None else taken.ward.mediator.parked
         error = None if ended is None else ended.get("error")
         answer = None if ended is None else ended.get("answer")
-        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=ended is not None)
+        over = ended is not None and not ended.get("waits")
+        await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=over)
         told: dict[str, JSON] = {"ended": True}
         if waiting is not None:
             told["waiting"] = {"what": waiting.what, "where": waiting.where, "fix": waiting.fix}
@@ -196,7 +216,13 @@ def _policy(config: Config) -> Policy:
         return NoPolicy()
     from holdfast.gateway.cedar import Cedar
 
-    return Cedar([(str(path), path.read_text()) for path in config.policies])
+    return Cedar.load(*config.policies)
+
+
+def _undoing(systems: Mapping[str, System], tool: str) -> tuple[Contract, Upstream] | None:
+    name, _, operation = tool.partition(".")
+    system = systems.get(name)
+    return system.undoing(operation) if isinstance(system, Undoes) else None
 
 
 def _hosts(config: Config) -> dict[str, str]:
@@ -214,10 +240,3 @@ def _hosts(config: Config) -> dict[str, str]:
 def _check_user(user: str | None) -> None:
     if user is not None and pwd.getpwuid(os.geteuid()).pw_name != user:
         raise Misuse(f"the gateway must run under the user `{user}`", where="gateway.user", fix=f"sudo -u {user} …")
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    listener = socket.create_server(found[4][:2], family=found[0], reuse_port=False)
-    listener.setblocking(False)
-    return listener

@@ -140,7 +140,8 @@ class Sender:
     async def _within(self, contract: Contract, sending: Awaitable[Reply]) -> Reply:
         if contract.timeout_ms is None:
             return await sending
-        return await asyncio.wait_for(sending, contract.timeout_ms / 1000)
+        async with asyncio.timeout(contract.timeout_ms / 1000):
+            return await sending
 
     async def seal(self, slot: Slot, outcome: Outcome, packed: Packed | None = None) -> None:
         """Write what came of an effect; durable before it returns, unless a lost seal only means the same call

@@ -25,8 +25,9 @@ from holdfast.gateway.doors.native import LARGEST_BODY
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.front import Front, Named, Room, Tunnel
 from holdfast.gateway.gate import Gate, handle_in
+from holdfast.gateway.names import Names
 
-HTTPS = 443
+HTTP, HTTPS, NAMES = 80, 443, 53
 MOST = 256  # connections of one run at once
 MOST_SHARED = 4096  # connections of all who share a listener
 IDLE_S = 75  # for the next request, from its first letter to the end of its headers
@@ -39,6 +40,7 @@ class _Open:
     room: Room
     telling: set[asyncio.Task[None]]
     servers: list[asyncio.Server] = field(default_factory=list[asyncio.Server])
+    names: list[asyncio.DatagramTransport] = field(default_factory=list[asyncio.DatagramTransport])
     authority: Authority | None = None
 
 
@@ -78,8 +80,8 @@ class Listeners:
         self._shared: list[_Open] = []
 
     async def inside(self, run: str, listeners: Mapping[int, Sequence[socket.socket]], authority: Authority) -> None:
-        """Serve on sockets inside a run's empty network, by port: TLS on 443, else HTTP and tunnels. Raises BadCall if
-        the run has its listeners already."""
+        """Serve on sockets inside a run's own network, by port: TLS on 443, names on 53, else HTTP and tunnels. Raises
+        BadCall if the run has its listeners already."""
         if run in self._open:
             raise BadCall("this run has its listeners already", where=run)
         opened = self._open[run] = await self._opened(run, MOST)
@@ -87,7 +89,9 @@ class Listeners:
         by_name, named = _by_name(self._gate, authority)
         for port, sockets in listeners.items():
             for each in sockets:
-                if port == HTTPS:
+                if port == NAMES:
+                    await self._answer_names(opened, each)
+                elif port == HTTPS:
                     await _serve(opened, each, lambda: Front(opened.room, None, tls=by_name, named=named))
                 else:
                     admit = self._admitting(opened, run)
@@ -111,6 +115,17 @@ class Listeners:
             await _close(opened)
         self._open.clear()
         self._shared.clear()
+
+    async def _answer_names(self, opened: _Open, at: socket.socket) -> None:
+        def known(name: str) -> bool:
+            return any(self._gate.system_at(name, port) is not None for port in (HTTP, HTTPS))
+
+        def told(name: str) -> None:
+            opened.room.tell(f"`{name}` is no host of a declared system")
+
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: Names(known, told), sock=at)
+        opened.names.append(transport)
 
     async def _opened(self, run: str | None, most: int) -> _Open:
         settings: dict[str, Any] = {
@@ -177,6 +192,8 @@ def _by_name(gate: Gate, authority: Authority) -> tuple[ssl.SSLContext, Named]:
 
 
 async def _close(opened: _Open) -> None:
+    for transport in opened.names:
+        transport.close()
     for server in opened.servers:
         server.close()
     opened.room.close()

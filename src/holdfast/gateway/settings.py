@@ -35,6 +35,9 @@ class Remote(Table):
     listen: str = Field(description="Where to listen: `HOST:PORT`.")
     certificate: str = Field(description="The file of the TLS certificate chain (PEM).")
     key: str = Field(description="The file of its private key (PEM, mode 600).")
+    url: str | None = Field(
+        None, description="How agents reach it: `https://HOST:PORT`, HOST as the certificate says. Default: `listen`."
+    )
 
     @field_validator("listen")
     @classmethod
@@ -42,6 +45,13 @@ class Remote(Table):
         host, colon, port = value.rpartition(":")
         if not colon or not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("write HOST:PORT, as 0.0.0.0:8443")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _is_https(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https://[^/?#@\s]+", value):
+            raise ValueError("write https://HOST:PORT, and nothing behind it")
         return value
 
 
@@ -187,6 +197,9 @@ class Sandbox(Table):
     tmp_bytes: int = Field(64 << 20, gt=0, description="The size of `/tmp`, which lives in memory.")
     cpu_s: int | None = Field(None, gt=0, description="Seconds of computing for each process. Default: no limit.")
     read_only: tuple[str, ...] = Field((), description="Further files and directories that the program may read.")
+    names: bool = Field(
+        True, description="The hosts of declared systems are found by their names, and lead to the doors."
+    )
     environment: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = Field(
         (), description="Names of variables that are passed on from the caller's environment; never one with a secret."
     )

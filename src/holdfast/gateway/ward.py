@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,9 @@ from holdfast.core.policy import Denied, Facts, Held, Policy, Verdict
 from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.decide import Memory
+from holdfast.gateway.judge import verdict_of
 from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.order import Mark, Order
 from holdfast.gateway.receipt import Receipt, for_read
 from holdfast.gateway.rights import Right, Rights
 from holdfast.gateway.send import Asked
@@ -37,9 +38,7 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
 REMEMBERED = 4096  # delivered calls of which a marked resend is answered again
-MOST_REFUSALS = 1000  # of one life, at the doors, in the log
-MOST_DENIED = 10_000  # calls of one life that were judged and refused
-_log = logging.getLogger("holdfast")
+MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
 
 
@@ -89,7 +88,7 @@ class CallWarrant:
         why = ward.rights.lapsed(right) or right.terms.covers(contract.name, prepared.args)
         if why is not None:
             return Denied("capability", why)
-        verdict = _judged(ward.policy, ward.facts(right, prepared))
+        verdict = verdict_of(ward.policy, ward.facts(right, prepared))
         if isinstance(verdict, Denied) or contract.kind is Kind.READ:
             return verdict
         level = strictest(right.terms.level, verdict.level)
@@ -132,38 +131,68 @@ class Ward:
     _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
         default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
     )
-    _refused: int = 0
+    _order: Order = field(default_factory=Order)
+    _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
+    _refused: set[bytes] = field(default_factory=set[bytes])
+    _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
     _denied: int = 0
 
     # --- calls ---
 
     async def call(
-        self, right: Right, prepared: Prepared, *, resend: bool = False, again: str | None = None, n: int | None = None
-    ) -> Reply:
-        """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more; `n`:
-        it has counted by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where people or time
-        are waited for longer than the door's patience."""
+        self, right: Right, prepared: Prepared, *, resend: bool = False, again: str | None = None,
+        mark: Mark | None = None,
+    ) -> Reply:  # fmt: skip
+        """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more;
+        `mark`: it tells its calls apart by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where
+        people or time are waited for longer than the door's patience."""
         if self._denied >= MOST_DENIED:
             why = f"the run was refused {MOST_DENIED} times: nothing more of it is judged"
             await self.refuse("holdfast.flood", why, "ward", why)
             raise Refused(why, where=self.mediator.line.branch, fix="start its program again")
+        name = prepared.contract.name
+        if mark is not None:
+            await self._order.turn(name, mark)
+        try:
+            known = await self._counted(right, prepared, resend, again, mark)
+        finally:
+            if mark is not None:
+                self._order.passed(name, mark)
+        return await asyncio.shield(known.replying)
+
+    def passed(self, tool: str, mark: Mark | None) -> None:
+        """A marked call was turned away before it could be counted."""
+        if mark is not None:
+            self._order.passed(tool, mark)
+
+    async def _counted(
+        self, right: Right, prepared: Prepared, resend: bool, again: str | None, mark: Mark | None
+    ) -> _Open:
+        """The call with its number among those of its identity, on its way."""
         identity, args, packed = self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
-        key = (identity, packed.payload.digest)
-        known = self._open.get(key) if n is None else None
-        if known is None and resend and n is None:
+        name, key = prepared.contract.name, (identity, packed.payload.digest)
+        known = self._open.get(key) if mark is None else self._marked.get((name, mark))
+        if known is None and resend and mark is None:
             known = self._delivered.get(key)
         if known is None or known.waited_out:
-            place = known.n if known else self.mediator.count(identity) if n is None else n
-            name, touches = prepared.contract.name, prepared.touches
+            place = known.n if known else self.mediator.count(identity)
+            touches = prepared.touches
             resource = None if touches is None else resource_of(name, touches, sorted(touches))
             call = Call(name, identity, place, args, resource)
             known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
             known.replying.add_done_callback(_looked_at)
-            if n is None:
-                self._open[key] = known
-        return await asyncio.shield(known.replying)
+            self._keep(name, key, mark, known)
+        return known
+
+    def _keep(self, name: str, key: tuple[bytes, str], mark: Mark | None, known: _Open) -> None:
+        if mark is None:
+            self._open[key] = known
+            return
+        self._marked[name, mark] = known
+        if len(self._marked) > REMEMBERED:
+            self._marked.pop(next(iter(self._marked)))
 
     def delivered(self, prepared: Prepared, again: str | None = None) -> None:
         """The client has the whole answer (or refusal): the same call is a new one from now on."""
@@ -177,6 +206,9 @@ class Ward:
 
     def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
         """The identity of a call, its arguments as they are written down, and as they are stored."""
+        latest = self._latest  # most calls are delivered before the next one comes
+        if latest is not None and latest[0] is prepared and latest[1] == again:
+            return latest[2]
         name = prepared.contract.name
         try:
             args = canonical(cast("JSON", dict(prepared.args)))
@@ -189,7 +221,9 @@ class Ward:
                 fix="send less, or a reference",
             )
         packed = pack_text(args, cast("JSON", dict(prepared.args)), self.mediator.line.knows)
-        return identity_of(name, chosen, again), args, packed
+        written = identity_of(name, chosen, again), args, packed
+        self._latest = (prepared, again, written)
+        return written
 
     async def _carried_out(self, right: Right, prepared: Prepared, call: Call, packed: Packed) -> Reply:
         warrant = CallWarrant(self, right, prepared)
@@ -244,16 +278,16 @@ class Ward:
 
     async def refuse(self, tool: str, asked: object, by: str, reason: str) -> None:
         """Say in the log that a call was turned away before it could be judged. Of a flood only the first are told."""
-        self._refused += 1
         log = self.mediator.line.log
         text = hashlib.sha256(legible(asked, LARGEST_ARGS).encode()).hexdigest()
         identity = identity_of(legible(tool, 200), canonical(text), "refused at a door")
-        if self._refused > MOST_REFUSALS or log.slot(identity, 0) is not None:
+        if len(self._refused) >= MOST_REFUSALS or identity in self._refused or log.slot(identity, 0) is not None:
             return
+        self._refused.add(identity)  # at once: the same may be asked twice in one moment
         record = Refusal(
             hold=None, tool=legible(tool, 200), identity=identity.hex(), n=0, by=by, reason=legible(reason)
         )
-        await self.mediator.line.attempt(record)
+        await self.mediator.line.write(record)
 
     def facts(self, right: Right, prepared: Prepared) -> Facts:
         """What a policy may know of a call."""
@@ -353,15 +387,6 @@ class Ward:
         """Bring what is under way to its end. Nothing new is asked for."""
         self.mediator.close(Misuse("the run's program has ended", fix="start it again"))
         await self.mediator.drain()
-
-
-def _judged(policy: Policy, facts: Facts) -> Verdict:
-    """What the policy says. One that fails has not allowed anything."""
-    try:
-        return policy.judge(facts)
-    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was allowed
-        _log.exception("the policy has failed")
-        return Denied("no verdict", f"the policy has failed ({type(error).__name__}), and silence denies")
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.capability import Terms
-from holdfast.core.effect import Happened, identity_of, legible
-from holdfast.core.payload import Packed, pack_text
+from holdfast.core.contract import Contract
+from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
+from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
 from holdfast.errors import BadCall, Claimed, Misuse
@@ -30,6 +31,7 @@ from holdfast.gateway.line import Line
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.rights import Right, Rights
 from holdfast.gateway.send import Asked
+from holdfast.gateway.upstreams import Upstream
 from holdfast.gateway.ward import Ward
 from holdfast.gateway.whole import whole
 from holdfast.store import Grant, Store
@@ -55,7 +57,9 @@ class Wanted:
 @dataclass(slots=True)
 class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
-    program goes on from its checkpoints; `answer`: what it says that it came to; `deciding`: what it decides now."""
+    program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
+    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: it has asked for what it begins
+    with. `deciding`: what it decides now."""
 
     ward: Ward
     right: Right
@@ -63,21 +67,33 @@ class Taken:
     opened: Opened
     grant: Grant
     restores: bool
-    answer: JSON = None
+    answer: Packed | None = None
+    error: str | None = None
+    begun: bool = False
+    waits: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     deciding: dict[str, asyncio.Task[dict[str, JSON]]] = field(
         default_factory=dict[str, "asyncio.Task[dict[str, JSON]]"]
     )
 
 
 class Wards:
-    """The runs of one store that programs outside advance. `now_ms` is the wall clock."""
+    """The runs of one store that programs outside advance. `find`: what a tool of this name (`SYSTEM.OPERATION`)
+    promises, and the way to take back what it did; None where that cannot be."""
 
-    def __init__(self, store: Store, policy: Callable[[], Policy], *, patience_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        policy: Callable[[], Policy],
+        *,
+        patience_s: float = 30.0,
+        find: Callable[[str], tuple[Contract, Upstream] | None] = lambda _tool: None,
+    ) -> None:
         self.store = store
         self.by_run: dict[str, Taken] = {}
         self._policy = policy
         self._patience_s = patience_s
-        self._closer = Closer(store, now_ms, _unknown)
+        self._closer = Closer(store, now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
 
     async def open(self, wanted: Wanted) -> Taken:
         """Take a run up. Raises Claimed while another has it, Misuse if it has ended, Cancelled."""
@@ -150,19 +166,20 @@ class Wards:
         if taken is None:
             return
         line = taken.ward.mediator.line
-        answer = answer if taken.answer is None else taken.answer
+        packed = taken.answer or _packed(answer)
         for deciding in taken.deciding.values():
             deciding.cancel()
         try:
             await taken.ward.close()
             parked = taken.ward.mediator.parked is not None
-            if ended and not parked and line.broken is None and not line.released:
-                await self._finish(line, answer, error)
+            open_ = line.broken is None and not line.released and line.log.cancelled is None
+            if ended and not parked and open_:
+                await self._finish(line, packed, error and (taken.error or error))
         finally:
             if not line.released:
                 await self._give_back(line.branch, line.epoch)
 
-    async def _finish(self, line: Line, answer: JSON, error: str | None) -> None:
+    async def _finish(self, line: Line, answer: Packed, error: str | None) -> None:
         if error is not None:
             failed = Finished(answer=None, error=legible(error))
             await line.write(failed, barrier=True, release=True)
@@ -170,9 +187,8 @@ class Wards:
         if line.family.kin is not None and line.family.tree.line == line.family.name:
             adopted = {slot.adopted.node for slot in line.log.effects if slot.adopted is not None}
             await self._closer.close(line.family, lambda relative: relative.node in adopted)
-        packed = _packed(answer)
-        done = Finished(answer=packed.payload, error=None)
-        await line.write(done, blobs=packed.blobs, barrier=True, release=True)
+        done = Finished(answer=answer.payload, error=None)
+        await line.write(done, blobs=answer.blobs, barrier=True, release=True)
 
     async def _give_back(self, branch: str, epoch: int) -> None:
         with contextlib.suppress(Exception):  # the store is gone, or somebody has taken it over: it is not ours
@@ -192,7 +208,10 @@ def _nothing(_digest: bytes) -> bool:
     return False
 
 
-def _unknown(_intent: Intent) -> Asked | None:
-    """What a program outside did on a branch that was given up is told as residue: its arguments are needed to take it
-    back, and only its program says them."""
-    return None
+def _to_undo(intent: Intent, found: tuple[Contract, Upstream] | None) -> Asked | None:
+    """The call of a recorded intent, as far as it must be known to be taken back."""
+    if found is None:
+        return None
+    contract, upstream = found
+    call = Call(intent.tool, bytes.fromhex(intent.identity), intent.n, b"", intent.resource)
+    return Asked(contract, call, pack_bytes(b"", Encoding.JSON), None, upstream)

@@ -1,8 +1,8 @@
-"""Signed heads of a SQLite store, and their anchor outside it.
+"""Signed heads of a log, and their anchor outside its store.
 
 Rules
-1. A head covers entries in the order in which they were committed, and is signed in the transaction that flushes them:
-   it leaves this process only after that transaction has succeeded.
+1. A head covers entries in the order in which they were committed, or numbered after it, and is kept in a transaction
+   that flushes them: it leaves this process only after that transaction has succeeded.
 2. The anchor is appended to, never rewritten in place. What was cut off while it was written does not count.
 3. At start the log must be at least as long as its anchor, and have the anchor's root at that length. Otherwise it is
    read-only until somebody acknowledges.
@@ -15,21 +15,54 @@ import hashlib
 import hmac
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol
 
-import apsw
-
-from holdfast.core.note import Frontier, Head, VerifierKey, leaf, newest_note, open_head, sign_head
+from holdfast.core.note import Frontier, Head, VerifierKey, newest_note, open_head, sign_head
 from holdfast.errors import Corrupt, RolledBack, Unwritable
 
 MOST_UNSIGNED = 1000  # entries
 EVERY_S = 1.0
 ANCHOR_TAIL = 1 << 16  # bytes that are read from the end of an anchor
-_LEAVES = (
-    "SELECT b.name, e.digest FROM entry e JOIN branch b ON b.id = e.branch WHERE e.id > ? AND e.id <= ? ORDER BY e.id"
-)
+_FIX = "restore the newer log; or, if this one is right, holdfast anchor --accept"
+
+
+class Leaves(Protocol):
+    """What heads are made from: the entries of a log that have an index, and what was signed of them before."""
+
+    def size(self) -> int:
+        """The number of entries that have an index."""
+        ...
+
+    def index(self, branch: str, seq: int) -> int | None:
+        """The index of an entry, or None."""
+        ...
+
+    def frontier(self, most: int) -> Frontier:
+        """The edge that is kept with the newest head that covers at most `most` entries; of an empty tree if none."""
+        ...
+
+    def hashes(self, after: int, upto: int) -> Iterable[bytes]:
+        """The leaves of the entries from index `after` on, below index `upto`: fewer where some are missing."""
+        ...
+
+    def note(self, covers: int | None = None) -> str | None:
+        """The newest head, or the first one over more than `covers` entries; None if there is none."""
+        ...
+
+    def acknowledge(self, name: str, what: str) -> None:
+        """Write down in the store that somebody accepted it as it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A head that was signed over the first entries, and the edge of the tree there."""
+
+    note: str
+    frontier: Frontier
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +105,11 @@ def default_anchor(log_id: str) -> Path:
         os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "holdfast"
     )
     return Path(home) / "anchors" / log_id
+
+
+def default_key(log_id: str) -> Path:
+    """Where the key of a log on PostgreSQL is if nobody says otherwise: the user's state directory."""
+    return default_anchor(log_id).parent.parent / "keys" / log_id
 
 
 def load_key(path: Path, log_id: str, *, new: bool) -> LogKey:
@@ -150,28 +188,30 @@ class Heads:
         self.anchor = anchor
         self.newest: str | None = None
         self._published: str | None = None
-        self._frontier: Frontier | None = None
         self._signed_at = 0.0
         self._pending: str | None = None
 
-    # --- signing, inside the transaction ---
+    # --- signing ---
 
-    def sign(self, connection: apsw.Connection, *, new_entries: int, now: bool) -> bool:
-        """Sign a head over everything in this transaction, if one is due or wanted `now`; whether it was."""
-        if not now and new_entries < MOST_UNSIGNED and time.monotonic() - self._signed_at < EVERY_S:
-            return False
-        size = cast(int, connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchall()[0][0])
-        frontier = newest_frontier(connection, size)
+    def is_due(self, *, new_entries: int) -> bool:
+        """Whether a head must be signed if anything is new."""
+        return new_entries >= MOST_UNSIGNED or time.monotonic() - self._signed_at >= EVERY_S
+
+    def sign(self, leaves: Leaves) -> Signed | None:
+        """Sign a head over all entries; None if the newest one covers them. To be kept, and then `flushed`."""
+        size = leaves.size()
+        frontier = leaves.frontier(size)
         if size == frontier.size:
-            return True
-        frontier = extended(connection, frontier, size)
-        note = sign_head(
-            Head(origin=self.key.verifier.name, size=size, root=frontier.root()), self.key.verifier, self.key.sign
-        )
-        connection.execute("INSERT OR REPLACE INTO head VALUES (?, ?, ?)", (size, note, frontier.encode())).fetchall()
+            return None
+        return self.signed(size, frontier.extend(leaves.hashes(frontier.size, size)))
+
+    def signed(self, size: int, frontier: Frontier) -> Signed:
+        """A head over the first `size` entries, of which `frontier` is the edge."""
+        head = Head(origin=self.key.verifier.name, size=size, root=frontier.root())
+        note = sign_head(head, self.key.verifier, self.key.sign)
         self._signed_at = time.monotonic()
         self._pending = note
-        return True
+        return Signed(note, frontier)
 
     def flushed(self) -> None:
         """The transaction succeeded: its head may leave."""
@@ -199,45 +239,59 @@ class Heads:
             ) from None
         self._published = self.newest
 
+    def seen(self, note: str) -> RolledBack | None:
+        """Take up the newest head of others, to publish it; or why it cannot be that of this log."""
+        try:
+            size, known = self._size(note), self._size(self._published)
+        except Corrupt as error:
+            return RolledBack(f"a head is not this log's: {error.what}", where=str(self.anchor), fix=_FIX)
+        if size < known:
+            what = f"the newest head covers {size} entries, and one was seen that covers {known}"
+            return RolledBack(what, where=str(self.anchor), fix=_FIX)
+        self.newest = note
+        return None
+
+    def _size(self, note: str | None) -> int:
+        return 0 if note is None else open_head(note, self.key.verifier, self.key.check).size
+
     # --- comparing, at start ---
 
-    def compare(self, connection: apsw.Connection) -> RolledBack | None:
+    def compare(self, leaves: Leaves) -> RolledBack | None:
         """Why this log is not the one that its anchor knows, or None."""
         note = None if self.anchor is None else read_anchor(self.anchor)
         if note is None:
             return None
         where = str(self.anchor)
-        fix = "restore the newer log; or, if this one is right, holdfast anchor --accept"
         try:
             head = open_head(note, self.key.verifier, self.key.check)
         except Corrupt as error:
-            return RolledBack(f"the anchor is not this log's: {error.what}", where=where, fix=fix)
-        size = cast(int, connection.execute("SELECT ifnull(max(id), 0) FROM entry").fetchall()[0][0])
+            return RolledBack(f"the anchor is not this log's: {error.what}", where=where, fix=_FIX)
+        size = leaves.size()
         if size < head.size:
-            return RolledBack(f"the log has {size} entries, its anchor knows of {head.size}", where=where, fix=fix)
-        frontier = extended(connection, newest_frontier(connection, head.size - 1), head.size)
+            return RolledBack(f"the log has {size} entries, its anchor knows of {head.size}", where=where, fix=_FIX)
+        frontier = leaves.frontier(max(head.size - 1, 0))
+        frontier = frontier.extend(leaves.hashes(frontier.size, head.size))
         if frontier.size != head.size or not hmac.compare_digest(frontier.root(), head.root):
             return RolledBack(
-                f"the first {head.size} entries are not those that the anchor knows", where=where, fix=fix
+                f"the first {head.size} entries are not those that the anchor knows", where=where, fix=_FIX
             )
         self._published = note
         return None
 
-    def accept(self, connection: apsw.Connection, by: str) -> Path | None:
+    def accept(self, leaves: Leaves, by: str) -> Path | None:
         """Acknowledge the log as it is: written down first; then the old anchor is put aside (where: the answer), and a
         new one begins with the newest head that holds. Raises Unwritable."""
         assert self.anchor is not None, "who has no anchor has nothing to acknowledge"
         note = read_anchor(self.anchor)
         now_ms = time.time_ns() // 1_000_000
-        what = f"{by}; anchor {hashlib.sha256((note or '').encode()).hexdigest()}"
-        connection.execute("INSERT INTO meta VALUES (?, ?)", (f"accepted/{now_ms}", what)).fetchall()
-        newest = connection.execute("SELECT note FROM head ORDER BY size DESC LIMIT 1").fetchall()
+        leaves.acknowledge(f"accepted/{now_ms}", f"{by}; anchor {hashlib.sha256((note or '').encode()).hexdigest()}")
+        newest = leaves.note()
         aside = self.anchor.with_name(f"{self.anchor.name}.{now_ms}") if self.anchor.exists() else None
         try:
             if aside is not None:
                 self.anchor.rename(aside)
-            _write(self.anchor, f"{newest[0][0]}\n" if newest else "")
-            if self.compare(connection) is not None:
+            _write(self.anchor, f"{newest}\n" if newest else "")
+            if self.compare(leaves) is not None:
                 _write(self.anchor, "")
         except OSError as error:
             raise Unwritable(
@@ -252,17 +306,3 @@ def _write(anchor: Path, text: str) -> None:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def newest_frontier(connection: apsw.Connection, most: int) -> Frontier:
-    """The frontier of the newest head that covers at most `most` entries."""
-    rows = connection.execute(
-        "SELECT frontier FROM head WHERE size <= ? ORDER BY size DESC LIMIT 1", (most,)
-    ).fetchall()
-    return Frontier.decode(cast(bytes, rows[0][0])) if rows else Frontier()
-
-
-def extended(connection: apsw.Connection, frontier: Frontier, size: int) -> Frontier:
-    """`frontier` with the entries after it, up to `size`."""
-    rows = connection.execute(_LEAVES, (frontier.size, size))
-    return frontier.extend(leaf(cast(str, name), cast(bytes, digest)) for name, digest in rows)

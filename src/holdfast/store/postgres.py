@@ -15,11 +15,14 @@ from typing import cast
 
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
-from holdfast.errors import Claimed, Conflict, Fenced, StoreFull
+from holdfast.errors import Claimed, Conflict, Fenced, RolledBack, StoreFull
 from holdfast.store import NOTHING, Draft, Grant
+from holdfast.store.heads import Heads
 from holdfast.store.postgres_batch import Batch, Head, Job, Row
 from holdfast.store.postgres_committer import PostgresCommitter
+from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_reading import PostgresReading
+from holdfast.store.postgres_sequencer import TTL_S, Sequencer
 from holdfast.store.reading import packer
 from holdfast.store.worker import Worker, dead, here
 
@@ -45,7 +48,7 @@ class PostgresStore(PostgresReading):
     ) -> None:
         super().__init__(conninfo, patience_s=patience_s, answer_s=answer_s)
         self.worker: Worker = here()
-        self._claim_ttl_ms = claim_ttl_s * 1000
+        self.claim_ttl_s = claim_ttl_s
         self._claims: set[str] = set()
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self._stored: set[bytes] = set()
@@ -53,6 +56,21 @@ class PostgresStore(PostgresReading):
         self.committer = PostgresCommitter(conninfo, self.worker, self._guard, beat_s=beat_s, patience_s=patience_s)
         self.committer.busy = lambda: bool(self._claims)
         self.log_id = self.committer.lane.server.log_id
+        self.read_only: RolledBack | None = None
+        self._sequencer: Sequencer | None = None
+
+    def sign_with(self, heads: Heads, *, ttl_s: float = TTL_S) -> None:
+        """Compare with the anchor, and from now on take part in numbering, signing and publishing. To be called once.
+        `ttl_s`: for how long the sequencer may be silent before this worker takes its place."""
+        self.read_only = heads.compare(PostgresLeaves(self.fetch))
+        if self.read_only is None:
+            self._sequencer = Sequencer(
+                self._conninfo, self.worker, heads, guard=self._guard, barrier=self.committer.lane.server.barrier,
+                wrong=self._refuse, ttl_s=ttl_s,
+            )  # fmt: skip
+
+    def _refuse(self, wrong: RolledBack) -> None:
+        self.read_only = wrong
 
     async def append(
         self,
@@ -69,6 +87,8 @@ class PostgresStore(PostgresReading):
         stands_on: Entry | None = None,
     ) -> list[Entry]:
         """As `Store.append`."""
+        if self.read_only is not None:
+            raise self.read_only
         rows = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
 
         def work(batch: Batch) -> object:
@@ -123,6 +143,8 @@ class PostgresStore(PostgresReading):
 
     async def claim(self, branch: str) -> Grant:
         """As `Store.claim`."""
+        if self.read_only is not None:
+            raise self.read_only
 
         def work(batch: Batch) -> object:
             head = batch.heads[branch]
@@ -146,7 +168,7 @@ class PostgresStore(PostgresReading):
             return "unproven"  # its row is gone, and nobody can say how it ended
         if owner is not None and not mine and dead(owner.worker):
             return "dead"
-        if owner is not None and not mine and owner.silent_ms > self._claim_ttl_ms:
+        if owner is not None and not mine and owner.silent_ms > self.claim_ttl_s * 1000:
             return "unproven"
         if mine or owner is None:
             raise Claimed("this process is already advancing it", where=head.name, fix="wait for it to end")
@@ -166,4 +188,6 @@ class PostgresStore(PostgresReading):
         """Give back what is claimed, and close the connections; nothing may be waiting. Idempotent."""
         self.committer.close()
         self._claims.clear()
+        if self._sequencer is not None:
+            self._sequencer.close()
         self._stop_reading()

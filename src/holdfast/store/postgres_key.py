@@ -10,13 +10,8 @@ from pathlib import Path
 
 from holdfast.core.note import format_vkey
 from holdfast.errors import Unwritable
-from holdfast.store.heads import LogKey, default_anchor, load_key
+from holdfast.store.heads import LogKey, load_key
 from holdfast.store.postgres_reading import PostgresReading
-
-
-def default_key(log_id: str) -> Path:
-    """Where the key is if nobody says otherwise: the user's state directory."""
-    return default_anchor(log_id).parent.parent / "keys" / log_id
 
 
 def log_key(store: PostgresReading, log_id: str, path: Path) -> LogKey:

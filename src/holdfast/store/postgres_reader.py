@@ -7,20 +7,26 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import LiteralString, Self, cast
 
 import psycopg
 
-from holdfast.errors import Unknown
+from holdfast.core.entry import Entry
+from holdfast.core.retention import Mark
+from holdfast.errors import RolledBack, Unknown
+from holdfast.store.heads import Heads
+from holdfast.store.postgres_leaves import PAGE, PostgresLeaves
 from holdfast.store.postgres_reading import PostgresReading
 from holdfast.store.postgres_schema import Connection, connect, known, translate
 from holdfast.store.reading import LARGEST_BYTES
 from holdfast.store.rope import gather
 from holdfast.store.worker import Worker
 
+_HEADS = "SELECT note FROM holdfast.head ORDER BY size DESC LIMIT %s::bigint"
+_DIGESTS = "SELECT digest FROM holdfast.blob WHERE digest > %s ORDER BY digest LIMIT %s"
 _OWNERS = (
     "SELECT b.name, w.id, w.place, w.pid, w.born, w.host FROM holdfast.branch b"
     " JOIN holdfast.worker w ON w.id = b.worker"
@@ -86,6 +92,42 @@ class PostgresReader(PostgresReading):
     def size(self) -> int:
         """The number of entries."""
         return cast(int, self.fetch("SELECT count(*) FROM holdfast.entry")[0][0])
+
+    def places(self, after: int = 0) -> Iterator[tuple[int, Entry]]:
+        """All entries by index (0, 1, …), from index `after` on; those that are not numbered yet come last."""
+        return self.leaves().entries(after)
+
+    def heads(self, newest: int = -1) -> list[str]:
+        """The published heads (notes), oldest first; only the `newest` so many."""
+        rows = self.fetch(_HEADS, (None if newest < 0 else newest,))
+        return [str(row[0]) for row in rows][::-1]
+
+    def digests(self) -> Iterator[bytes]:
+        """The digests of all stored payloads and pieces."""
+        last = b""
+        while rows := self.fetch(_DIGESTS, (last, PAGE)):
+            yield from cast("list[bytes]", [row[0] for row in rows])
+            last = cast(bytes, rows[-1][0])
+
+    def leaves(self) -> PostgresLeaves:
+        """What heads and proofs are made from."""
+        return PostgresLeaves(self.fetch)
+
+    def against(self, heads: Heads) -> RolledBack | None:
+        """Why this log is not the one that the anchor of `heads` knows, or None."""
+        return heads.compare(self.leaves())
+
+    def damage(self) -> str | None:
+        """Nothing: what is wrong with its files PostgreSQL says itself, where they are read."""
+        return None
+
+    def marks(self) -> list[Mark]:
+        """What was pruned: nothing, so far."""
+        return []
+
+    def newest_ms(self) -> int | None:
+        """When the newest entry was placed, by the clock of the database."""
+        return cast("int | None", self.fetch("SELECT max(at_ms) FROM holdfast.branch WHERE seq > 0")[0][0])
 
     def owners(self) -> dict[str, Worker]:
         """Whoever claimed a branch and has not given it back, by branch: alive or not."""

@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
 from holdfast.store.postgres_arrays import register
+from holdfast.store.postgres_numbering import NUMBERING
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
@@ -156,6 +157,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             _STANDING,
         )
     ),
+    Migration(NUMBERING),
 )
 _ASK = (
     "SELECT current_setting('server_version_num')::int, current_setting('fsync'), current_setting('full_page_writes'),"

@@ -21,10 +21,11 @@ import apsw
 from holdfast.core.entry import Entry
 from holdfast.core.retention import Extent, Mark
 from holdfast.errors import Corrupt, RolledBack, Unknown, Unwritable
-from holdfast.store.heads import Heads
+from holdfast.store.heads import Heads, Leaves
 from holdfast.store.reading import DELETIONS, LARGEST_BYTES, Reading
 from holdfast.store.rope import gather
 from holdfast.store.schema import APPLICATION_ID, MIGRATIONS, UNREADABLE, translate
+from holdfast.store.sqlite_leaves import SqliteLeaves
 from holdfast.store.worker import Worker
 
 PLACES = (
@@ -151,10 +152,14 @@ class Reader(Reading):
         here, Corrupt where one cannot be read."""
         return await gather(self, digest, LARGEST_BYTES)
 
+    def leaves(self) -> Leaves:
+        """What heads and proofs are made from."""
+        return SqliteLeaves(self._reader)
+
     def against(self, heads: Heads) -> RolledBack | None:
         """Why this log is not the one that the anchor of `heads` knows, or None."""
         try:
-            return heads.compare(self._reader)
+            return heads.compare(SqliteLeaves(self._reader))
         except UNREADABLE as error:
             raise translate(error, str(self.path)) from error
 

@@ -13,21 +13,37 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from holdfast import errors
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
-from holdfast.errors import BadCall, Busy, Conflict, Corrupt, Fenced, HoldfastError, Misuse, Refused, Stopped, Unknown
+from holdfast.errors import HoldfastError, Misuse, Refused, Stopped, Waiting
 from holdfast.store import NOTHING, Branch, Draft, Grant
+from holdfast.store.worker import Worker
 
 TIMEOUT_S = 60.0
 _RAISED: tuple[type[HoldfastError], ...] = (
-    BadCall, Busy, Conflict, Corrupt, Fenced, Misuse, Refused, Stopped, Unknown, errors.Claimed, errors.StoreFull,
-    errors.Unwritable, errors.RolledBack,
+    errors.HoldfastError, errors.Misuse, errors.BadCall, errors.BadContract, errors.Unknown, errors.Unreadable,
+    errors.NotHappened, errors.Refused, errors.Cancelled, errors.Busy, errors.Claimed, errors.Fenced, errors.Conflict,
+    errors.Drifted, errors.Stopped, errors.StoreFull, errors.Unwritable, errors.Corrupt, errors.RolledBack,
 )  # fmt: skip
+_WAITING: tuple[type[Waiting], ...] = (
+    errors.Held, errors.InDoubt, errors.Asleep, errors.AwaitingSignal, errors.Ready, errors.Superseded,
+)  # fmt: skip
+
+
+def error_of(told: object) -> HoldfastError | Waiting:
+    """The error that a gateway tells people of, as it was raised there."""
+    found: Mapping[str, object] = cast("Mapping[str, object]", told) if isinstance(told, dict) else {}
+    what, where, fix = (str(found.get(name, "")) for name in ("what", "where", "fix"))
+    for waiting in _WAITING:
+        if waiting.__name__ == found.get("type"):
+            return waiting(what, where=where, fix=fix)
+    raised = next((kind for kind in _RAISED if kind.__name__ == found.get("type")), errors.Stopped)
+    return raised(what or "the gateway failed", where=where, fix=fix)
 
 
 class RemoteStore:
@@ -52,21 +68,26 @@ class RemoteStore:
             branch=branch, after=after, key=None if key is None else key.hex(), unclaimed=unclaimed, newest=newest,
             upto=upto,
         )  # fmt: skip
-        return [_entry(each) for each in found]
+        with self._reading():
+            return [_entry(each) for each in found]
 
     async def blob(self, digest: bytes) -> Blob:
         """As `Store.blob`."""
         found = await self.ask("blob", digest=digest.hex())
-        return Blob(bytes.fromhex(found["digest"]), base64.b64decode(found["data"]), bool(found["rope"]))
+        with self._reading():
+            return Blob(bytes.fromhex(found["digest"]), base64.b64decode(found["data"]), bool(found["rope"]))
 
     async def branches(self, prefix: str = "") -> list[Branch]:
         """As `Store.branches`."""
-        return [
-            Branch(
-                each["name"], each["seq"], bytes.fromhex(each["digest"]), each["epoch"], each["at_ms"], each["holder"]
-            )
-            for each in await self.ask("branches", prefix=prefix)
-        ]
+        found = await self.ask("branches", prefix=prefix)
+        with self._reading():
+            return [
+                Branch(
+                    each["name"], each["seq"], bytes.fromhex(each["digest"]), each["epoch"], each["at_ms"],
+                    each["holder"],
+                )
+                for each in found
+            ]  # fmt: skip
 
     async def append(
         self,
@@ -94,7 +115,8 @@ class RemoteStore:
                 for each in blobs
             ],
         )  # fmt: skip
-        return [_entry(each) for each in found]
+        with self._reading():
+            return [_entry(each) for each in found]
 
     async def claim(self, branch: str) -> Grant:
         """Never: the gateway advances its runs."""
@@ -112,24 +134,72 @@ class RemoteStore:
         """What the gateway answers. Raises what it says, Stopped where it cannot be reached."""
         return await asyncio.to_thread(self._ask, what, asked)
 
+    def ask_now(self, what: str, **asked: object) -> Any:
+        """As `ask`, outside a loop."""
+        return self._ask(what, asked)
+
     def _ask(self, what: str, asked: Mapping[str, object]) -> Any:
         connection = _Local(self._path)
         with contextlib.closing(connection):
             try:
                 connection.request("POST", f"/{what}", json.dumps(asked), {"Content-Type": "application/json"})
                 answer = connection.getresponse()
-                body = json.loads(answer.read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise Stopped(
-                    f"the gateway does not answer: {error}",
+                data = answer.read()
+            except PermissionError:
+                raise Refused(
+                    "this user may not connect to the gateway",
                     where=str(self._path),
-                    fix="is it running? holdfast gateway",
+                    fix="ask whoever runs it to put you into its [gateway] group, and under [people]",
                 ) from None
+            except (OSError, http.client.HTTPException) as error:
+                why = getattr(error, "strerror", None) or str(error) or "it has closed the connection"
+                fix = "is it running? holdfast gateway; its admin door is named by --gateway, or gateway:///PATH"
+                raise Stopped(f"the gateway does not answer: {why}", where=str(self._path), fix=fix) from None
+        try:
+            body: object = json.loads(data)
+        except ValueError:
+            raise self._strange() from None
         if answer.status == 200:
             return body
-        told = cast("dict[str, str]", body.get("error", {}))
-        raised = next((kind for kind in _RAISED if kind.__name__ == told.get("type")), Stopped)
-        raise raised(told.get("what", "the gateway failed"), where=told.get("where", ""), fix=told.get("fix", ""))
+        raise error_of(cast("dict[str, object]", body).get("error") if isinstance(body, dict) else None)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Generator[None]:
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self._strange() from None
+
+    def _strange(self) -> Stopped:
+        return Stopped(
+            "what answers here is no gateway of this version",
+            where=str(self._path),
+            fix="use the Holdfast that the gateway is of: holdfast --version",
+        )
+
+
+class RemoteReader(RemoteStore):
+    """The reading side of the store behind the admin door at `path`. Has what looking at runs needs; what needs more
+    asks for the store's files, which are the gateway's. Reads are not of one moment: what a log has stays, and it
+    grows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+    @contextlib.contextmanager
+    def moment(self) -> Generator[None]:
+        """As `Reader.moment`, as far as the log only grows."""
+        yield
+
+    def owners(self) -> dict[str, Worker]:
+        """As `Reader.owners`."""
+        found = self.ask_now("owners")
+        with self._reading():
+            return {
+                name: Worker(each["id"], each["place"], each["pid"], each["born"], each["host"])
+                for name, each in found.items()
+            }
 
 
 class _Local(http.client.HTTPConnection):

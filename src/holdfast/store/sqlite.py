@@ -29,6 +29,7 @@ from holdfast.store.committer import Committer, Job
 from holdfast.store.heads import Heads, default_anchor, load_key
 from holdfast.store.reading import DELETIONS, Reading, packer
 from holdfast.store.schema import UNREADABLE, connect, place_blobs, refuse_unfit, translate
+from holdfast.store.sqlite_leaves import SqliteLeaves
 from holdfast.store.worker import Worker, dead, here
 
 COMPRESS_FROM = 256  # bytes
@@ -104,7 +105,7 @@ class SqliteStore(Reading):
             undo.callback(self._reader.close)
             try:
                 self.heads = self._open_heads(key, anchor)
-                self.read_only = self.heads.compare(self._reader)
+                self.read_only = self.heads.compare(SqliteLeaves(self._reader))
             except UNREADABLE as error:
                 raise translate(error, str(path)) from error
             undo.pop_all()
@@ -127,7 +128,11 @@ class SqliteStore(Reading):
 
     def _sign(self, connection: apsw.Connection, barrier: bool) -> None:
         """Inside each transaction, last: a head where one is due."""
-        if barrier and self.heads.sign(connection, new_entries=self._new_entries, now=self.committer.closing):
+        if barrier and (self.committer.closing or self.heads.is_due(new_entries=self._new_entries)):
+            leaves = SqliteLeaves(connection)
+            signed = self.heads.sign(leaves)
+            if signed is not None:
+                leaves.keep(leaves.size(), signed)
             self._new_entries = 0
 
     # --- writing ---

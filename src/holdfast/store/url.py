@@ -14,7 +14,9 @@ from holdfast.errors import Misuse
 from holdfast.store import Store
 
 _OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces", "overlay"}
-_POSTGRES_OPTIONS = {"claim_ttl_s", "beat_s", "patience_s", "key", "workspaces", "overlay"}  # the others are libpq's
+_POSTGRES_OPTIONS = {  # the others are libpq's
+    "claim_ttl_s", "beat_s", "patience_s", "key", "anchor", "workspaces", "overlay",
+}  # fmt: skip
 _OVERLAY = {"auto": 1000, "1": 0, "0": None}  # from how many files on a new directory is an overlay; None: never
 
 
@@ -40,10 +42,10 @@ def open_url(url: str) -> Opening:
         return Opening(MemoryStore(), secrets.token_bytes(32))
     if parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         return _open_sqlite(url)
-    if parts.scheme == "gateway" and not parts.netloc and len(parts.path) > 1:
+    if parts.scheme == "gateway":
         from holdfast.store.remote import RemoteStore
 
-        return Opening(RemoteStore(Path(unquote(parts.path))), secrets.token_bytes(32))
+        return Opening(RemoteStore(gateway_socket(url)), secrets.token_bytes(32))
     if parts.scheme in ("postgresql", "postgres"):
         return _open_postgres(url)
     raise Misuse(
@@ -51,6 +53,14 @@ def open_url(url: str) -> Opening:
         fix="write sqlite:///runs.db (relative), sqlite:////var/lib/runs.db (absolute), postgresql://USER@HOST/DATABASE"
         " or memory://",
     )
+
+
+def gateway_socket(url: str) -> Path:
+    """The admin door that a gateway URL names. Raises Misuse."""
+    parts = urlsplit(url)
+    if parts.netloc or len(parts.path) < 2 or parts.query:
+        raise Misuse(f"`{url}` names no gateway", fix="write gateway:///PATH/admin.sock: the path of its admin door")
+    return Path(unquote(parts.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,38 @@ def sqlite_files(url: str) -> SqliteFiles:
         anchor="default" if anchor == "default" else None if anchor == "none" else Path(anchor),
         workspaces=Path(options["workspaces"]) if "workspaces" in options else path.with_name(path.name + "-files"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Keepsakes:
+    """What a log has outside its database: its key, and its anchor (None: it has none)."""
+
+    key: Path
+    anchor: Path | None
+
+
+def keepsakes(url: str, log_id: str) -> Keepsakes:
+    """Where the key and the anchor of the log in the store at a URL are. Raises Misuse for a URL that has none."""
+    from holdfast.store.heads import default_anchor, default_key
+
+    if not is_postgres(url):
+        files = sqlite_files(url)
+        return Keepsakes(files.key, default_anchor(log_id) if files.anchor == "default" else files.anchor)
+    options = _postgres_options(url)
+    anchor = options.get("anchor", "default")
+    return Keepsakes(
+        Path(options["key"]) if "key" in options else default_key(log_id),
+        default_anchor(log_id) if anchor == "default" else None if anchor == "none" else Path(anchor),
+    )
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a database on PostgreSQL."""
+    return url.startswith(("postgresql:", "postgres:"))
+
+
+def _postgres_options(url: str) -> dict[str, str]:
+    return {name: value for name, value in parse_qsl(urlsplit(url).query) if name in _POSTGRES_OPTIONS}
 
 
 def shown(url: str) -> str:
@@ -149,8 +191,10 @@ def needing_psycopg() -> Generator[None]:
 def _open_postgres(url: str) -> Opening:
     with needing_psycopg():
         from holdfast.store.postgres import PostgresStore
-        from holdfast.store.postgres_key import default_key, log_key
-    options = {name: value for name, value in parse_qsl(urlsplit(url).query) if name in _POSTGRES_OPTIONS}
+        from holdfast.store.postgres_key import log_key
+    from holdfast.store.heads import Heads
+
+    options = _postgres_options(url)
     overlay = _overlay(options)
     store = PostgresStore(
         postgres_address(url),
@@ -159,10 +203,12 @@ def _open_postgres(url: str) -> Opening:
         patience_s=_number(options, "patience_s", 30),
     )
     try:
-        path = Path(options["key"]) if "key" in options else default_key(store.log_id)
-        key = log_key(store, store.log_id, path)
+        kept = keepsakes(url, store.log_id)
+        key = log_key(store, store.log_id, kept.key)
+        store.sign_with(Heads(key, kept.anchor))
     except BaseException:
         store.let_go()
         raise
     workspaces = Path(options["workspaces"]).absolute() if "workspaces" in options else None
-    return Opening(store, key.secret(), workspaces, (path.absolute(),), overlay)
+    own = tuple(path.absolute() for path in (kept.key, kept.anchor) if path is not None)
+    return Opening(store, key.secret(), workspaces, own, overlay)

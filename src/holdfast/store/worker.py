@@ -2,7 +2,8 @@
 
 Rules
 1. Death is proven, never guessed from a clock: the process is gone, or its machine has started anew.
-2. What cannot be asked about (another machine, another pid namespace) is not proven dead.
+2. What cannot be asked about (another machine, another pid namespace) is not proven dead, unless somebody who could ask
+   has put it down.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+GONE = 0  # no process has this pid: whoever could ask has found that it is dead
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ def here() -> Worker:
 
 def dead(worker: Worker) -> bool:
     """Whether `worker` is proven to have stopped."""
+    if worker.pid == GONE:
+        return True
     place = _place()
     if worker.place != place:
         ours, theirs = place.split("/", 1), worker.place.split("/", 1)

@@ -3,13 +3,14 @@
 Rules
 1. A decision is made in the agent's process and recorded here before the agent sees it: it asks, is told to go and find
    out, and says what it found. Whoever does not come back has decided nothing.
-2. The state of a checkpoint is JSON; with it stands what the agent may do, never its handle.
+2. Who asked for a decision and is gone before it has a ticket has asked for nothing.
+3. The state of a checkpoint is JSON; with it stands what the agent may do, never its handle.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import base64
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -19,22 +20,23 @@ from aiohttp import web
 from pydantic import Field
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
-from holdfast.core.effect import Encoding, Kind
-from holdfast.core.payload import Packed, pack_text
+from holdfast.core.effect import Kind
+from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Waiting
+from holdfast.gateway.boundary import Policy
 from holdfast.gateway.closure import Closure, Roomless
 from holdfast.gateway.decide import Decided
-from holdfast.gateway.doors.native import DOOR, Asking, Name, body_of, refused, send, visiting
+from holdfast.gateway.doors.native import DOOR, Asking, Name, body_of, refused, sealed, send, visiting
 from holdfast.gateway.gate import Gate, Visit
 from holdfast.gateway.left import left_behind
 from holdfast.gateway.line import read_payload
 from holdfast.gateway.upstreams import Reply
 from holdfast.gateway.wards import Taken
-from holdfast.shape import Shape
+from holdfast.shape import Shape, Written
 
-PATIENCE_S = 600.0  # how long an agent may take to decide
 MOST = 1000  # decisions of one run that are being made
 _ANY = Shape(object)
+Bytes = Annotated[str, Field(description="Bytes, in base64.")]
 
 
 class DecideBody(Asking):
@@ -47,10 +49,11 @@ class DecideBody(Asking):
 
 
 class DecidedBody(Asking):
-    """`POST /v1/decided`: what was decided, for a ticket of `/v1/decide`; without an answer: nothing was."""
+    """`POST /v1/decided`: what was decided, for a ticket of `/v1/decide`: JSON, or bytes; or that nothing was."""
 
     ticket: Annotated[str, Field(min_length=1, max_length=64)]
     answer: Any = None
+    answer_b64: Bytes | None = None
     failed: bool = False
 
 
@@ -68,19 +71,31 @@ class WaitBody(Asking):
     signal: Name | None = None
 
 
+class TurnBody(Asking):
+    """At the boundary of a turn: the kinds of the tools that it may call (none: any), and the agent's policy."""
+
+    kinds: list[Annotated[Kind, Field(strict=False)]] = Field(default_factory=list[Kind], max_length=100)
+    every: int | None = Field(default=None, ge=1)
+    before: Annotated[Kind, Field(strict=False)] | None = None
+
+
 class CheckpointBody(Asking):
     """`POST /v1/checkpoint`: go on from here after a crash."""
 
     state: Any = None
     services: list[Name] = Field(default_factory=list[str], max_length=100)
     labels: list[Name] = Field(default_factory=list[str], max_length=100)
-    turn: list[Kind] | None = Field(default=None, max_length=100, strict=False)
+    turn: TurnBody | None = Field(default=None, description="Only if this wants it.")
 
 
 class FinishBody(Asking):
-    """`POST /v1/finish`: what the agent came to; the run ends with it when its program does."""
+    """`POST /v1/finish`: what the agent came to (JSON, or bytes), or why it failed, or that it waits; the run ends with
+    it when the program does."""
 
     answer: Any = None
+    answer_b64: Bytes | None = None
+    error: Annotated[str, Field(max_length=10_000)] | None = None
+    waits: bool = False
 
 
 def routes(gate: Gate, run: str | None) -> list[web.RouteDef]:
@@ -130,10 +145,7 @@ class _Agent:
             if not told.done():
                 told.set_result({"ticket": ticket})
             try:
-                async with asyncio.timeout(PATIENCE_S):
-                    return await answer
-            except TimeoutError:
-                raise BadCall("nothing was decided in time", fix="ask again") from None
+                return await answer
             finally:
                 self._tickets.pop(ticket, None)
 
@@ -146,33 +158,41 @@ class _Agent:
             found, reply = await memory.decide(
                 asked.lane, asked.name, packed, ask, fresh=asked.fresh, right=visit.right.id
             )
-            return {"answer": await self._answer(visit, found, reply)}
+            return await self._answer(visit, found, reply)
+
+        def over(task: asyncio.Task[dict[str, JSON]]) -> None:
+            taken.deciding.pop(ticket, None)
+            _pass_on(task, told)
 
         task = asyncio.ensure_future(decided())
         taken.deciding[ticket] = task
-        task.add_done_callback(lambda _: taken.deciding.pop(ticket, None))
-        task.add_done_callback(lambda _: None if told.done() else _pass_on(task, told))
-        return await told
+        task.add_done_callback(over)
+        try:
+            return await told
+        except asyncio.CancelledError:  # whoever asked is gone, and nobody else knows the ticket
+            task.cancel()
+            raise
 
-    async def _answer(self, visit: Visit, found: Decided | None, reply: Reply | None) -> JSON:
+    async def _answer(self, visit: Visit, found: Decided | None, reply: Reply | None) -> dict[str, JSON]:
         if found is None:
             assert reply is not None, "what is not recorded was asked for"
-            return cast(JSON, json.loads(reply.data))
+            return sealed(reply.data, reply.encoding)
         payload = found.decision.answer
-        return _ANY.read(await visit.ward.mediator.line.payload(payload), payload.encoding).woven
+        return sealed(await visit.ward.mediator.line.payload(payload), payload.encoding)
 
     async def decided(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
         asked = await body_of(request, DecidedBody)
-        waiting, task = self._tickets.get(asked.ticket), taken.deciding.pop(asked.ticket, None)
+        task = taken.deciding.get(asked.ticket)  # first: a ticket of another run is none
+        waiting = None if task is None else self._tickets.get(asked.ticket)
         if waiting is None or task is None or waiting.done():
             raise Misuse("nobody waits for this decision", fix="ask first: /v1/decide")
         if asked.failed:
             waiting.set_exception(BadCall("the agent decided nothing"))
             await asyncio.wait([task])
             return {}
-        data = _canonical(asked.answer)
-        waiting.set_result(Reply(data, Encoding.JSON, asked.answer, asked.answer))
-        return await task
+        written = _written(asked.answer, asked.answer_b64)
+        waiting.set_result(Reply(written.data, written.encoding, written.value, written.woven))
+        return await asyncio.shield(task)
 
     # --- what a run is given ---
 
@@ -192,6 +212,12 @@ class _Agent:
 
     async def checkpoint(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
         asked = await body_of(request, CheckpointBody)
+        mediator, turn = visit.ward.mediator, asked.turn
+        if turn is not None:
+            mediator.enter()
+            wanted = Policy(turn.every, turn.before).wants(mediator.line.log, frozenset(turn.kinds))
+            if mediator.plans or not wanted:
+                return {"node": None}
         closure = Closure(
             state=lambda: _packed(asked.state, visit),
             room=Roomless(),
@@ -218,6 +244,10 @@ class _Agent:
 
     async def begin(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
         """What a run's program begins with: its input, settings, and the state that it goes on from."""
+        if taken.begun:  # what a second program asked for would be counted as the first one's
+            raise Misuse("a program of this run has begun already", where=visit.ward.rights.run,
+                         fix="end it, and take the run up anew: the same command as before")  # fmt: skip
+        taken.begun = True
         line, opened = visit.ward.mediator.line, taken.opened
         assert opened.started is not None or line.log.started is not None, "a run that was taken up has begun"
         started = opened.started or line.log.started
@@ -235,6 +265,7 @@ class _Agent:
             "branch": line.family.name,
             "input": _ANY.read(await read_payload(line.store, given), given.encoding).woven,
             "settings": cast(JSON, settings),
+            "restores": taken.restores,
             "restored": restored is not None,
             "state": None if state is None or restored is None else _ANY.read(state, restored.state.encoding).woven,
             "services": [] if restored is None else [*restored.services],
@@ -242,18 +273,33 @@ class _Agent:
 
     async def finish(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
         asked = await body_of(request, FinishBody)
-        _canonical(asked.answer)
-        taken.answer = cast(JSON, asked.answer)
+        taken.error, taken.waits = asked.error, asked.waits
+        if asked.error is None and not asked.waits:
+            written = _written(asked.answer, asked.answer_b64)
+            taken.answer = pack_bytes(written.data, written.encoding)
+        taken.over.set()
         return {}
 
 
 def _pass_on(task: asyncio.Task[dict[str, JSON]], told: asyncio.Future[dict[str, JSON]]) -> None:
+    """What came of a task, for whoever waits for it, if anybody does."""
+    error = None if task.cancelled() else task.exception()
+    if told.done():
+        return
     if task.cancelled():
         told.cancel()
-    elif (error := task.exception()) is not None:
+    elif error is not None:
         told.set_exception(error)
     else:
         told.set_result(task.result())
+
+
+def _written(answer: Any, answer_b64: str | None) -> Written:
+    """What an agent came to, as it is written down. Raises BadCall."""
+    try:
+        return _ANY.write(answer if answer_b64 is None else base64.b64decode(answer_b64, validate=True))
+    except ValueError:
+        raise BadCall("`answer_b64` is not base64", fix="send JSON as `answer`") from None
 
 
 def _packed(value: Any, visit: Visit) -> Packed:

@@ -25,6 +25,7 @@ from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
 from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import told
 from holdfast.gateway.gate import Gate, Visit, handle_in
+from holdfast.gateway.order import Mark
 from holdfast.gateway.upstreams import Declined, Reply
 
 LARGEST_BODY = 17 << 20  # bytes
@@ -47,7 +48,10 @@ class CallBody(Asking):
     tool: Name = Field(description="SYSTEM.OPERATION")
     args: dict[str, Any] = Field(default_factory=dict, description="The arguments, JSON values by name.")
     again: Name | None = Field(default=None, description="The label of a deliberate further effect.")
-    n: int | None = Field(default=None, ge=0, le=2**53, description="Which call of this identity it is, if counted.")
+    maker: Name | None = Field(default=None, description="The client's own random name, if it numbers its calls.")
+    made: int = Field(
+        default=0, ge=0, le=2**53, description="With `maker`: the number of this call among those of this tool, from 0."
+    )
     resend: bool = Field(default=False, description="The same call was sent before, and its answer did not come.")
 
 
@@ -96,16 +100,21 @@ class _Native:
     async def _call(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         asked = await body_of(request, CallBody)
         system, _, operation = asked.tool.partition(".")
-        prepared = await self._gate.prepare(visit, system, operation, cast("dict[str, JSON]", asked.args))
+        mark = None if asked.maker is None else Mark(asked.maker, asked.made)
         try:
-            reply = await visit.ward.call(visit.right, prepared, resend=asked.resend, again=asked.again, n=asked.n)
+            prepared = await self._gate.prepare(visit, system, operation, cast("dict[str, JSON]", asked.args))
+        except BaseException:
+            visit.ward.passed(asked.tool, mark)
+            raise
+        try:
+            reply = await visit.ward.call(visit.right, prepared, resend=asked.resend, again=asked.again, mark=mark)
         except (HoldfastError, Waiting) as error:
             if isinstance(error, Waiting):
                 raise
             sent = await send(request, refused(error))
         else:
             sent = await send(request, web.json_response(_answer(reply)))
-        if asked.n is None:
+        if mark is None:
             visit.ward.delivered(prepared, asked.again)
         return sent
 
@@ -248,9 +257,14 @@ def model_of(data: bytes, model: type[B]) -> B:
 
 
 def _answer(reply: Reply) -> dict[str, JSON]:
-    if reply.encoding is Encoding.JSON:
-        return {"answer": json.loads(reply.data), "etag": reply.etag}
-    return {"answer_b64": base64.b64encode(reply.data).decode(), "etag": reply.etag}
+    return {**sealed(reply.data, reply.encoding), "etag": reply.etag}
+
+
+def sealed(data: bytes, encoding: Encoding) -> dict[str, JSON]:
+    """Sealed bytes as they go out: `answer` where they are JSON, else `answer_b64`."""
+    if encoding is Encoding.JSON:
+        return {"answer": cast(JSON, json.loads(data))}
+    return {"answer_b64": base64.b64encode(data).decode()}
 
 
 def refused(error: BaseException) -> web.Response:

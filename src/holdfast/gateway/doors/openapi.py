@@ -38,7 +38,7 @@ _ANSWERS: dict[str, Any] = {
     "Ticket": _object(ticket=_TEXT, answer={}),
     "Drawn": _object("value", value=_TEXT),
     "Value": _object("value", value={}),
-    "Node": _object("node", node=_TEXT),
+    "Node": _object("node", node={"type": ["string", "null"]}),
     "Stranded": _object("stranded", stranded={"type": "array", "items": _object("node tool happened undone")}),
     "Beginning": _object(
         "run branch input settings restored state services",

@@ -27,6 +27,7 @@ _SERVED = ("http", "model")
 _KINDS = frozenset({"mcp", *_SERVED})
 """Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
 
+HTTP = 80
 Serve = Callable[[web.Request, Gate, "str | None", System, str], Awaitable[web.StreamResponse]]
 
 
@@ -103,10 +104,14 @@ def _says(request: web.Request, host: str, port: int) -> bool:
 
 
 def _host_of(request: web.Request) -> tuple[str, int] | None:
-    """The host that a request is for, if that is not the gateway."""
+    """The host that a request is for, if that is not the gateway: that of its tunnel or TLS connection, or the one that
+    it names, as to a proxy or on the port of the web."""
     tunnel = None if request.transport is None else tunnels.get(request.transport)
     if tunnel is not None:
         return tunnel.host, tunnel.port
+    own = None if request.transport is None else request.transport.get_extra_info("sockname")
+    if isinstance(own, tuple) and cast("tuple[str, int]", own)[1] == HTTP:
+        return request.host.partition(":")[0].rstrip(".").lower(), HTTP
     if request.raw_path.startswith("/"):
         return None
     try:

@@ -8,10 +8,11 @@ Rules
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import (
+    AnswerLost,
     Asleep,
     BadCall,
     Busy,
@@ -41,10 +42,13 @@ class Told:
     where: str = ""
     fix: str = ""
     retry_s: int | None = None
+    type: str = ""
 
     def body(self) -> dict[str, JSON]:
         """As JSON."""
         error: dict[str, JSON] = {"kind": self.kind, "what": self.what, "where": self.where, "fix": self.fix}
+        if self.type:
+            error["type"] = self.type
         return {"error": error}
 
 
@@ -53,6 +57,7 @@ _STATUS: tuple[tuple[type[BaseException], int, str], ...] = (
     (BadCall, 400, "bad_call"),
     (RetryAfter, 503, "retry_after"),
     (NotHappened, 502, "not_happened"),
+    (AnswerLost, 502, "answer_lost"),
     (Held, 503, "held"),
     (InDoubt, 503, "in_doubt"),
     (Asleep, 503, "asleep"),
@@ -73,3 +78,8 @@ def told(error: BaseException) -> Told:
             return Told(status, name, error.what, error.where, error.fix, retry_s)
     _log.error("a door met an error of the gateway", exc_info=error)
     return Told(500, "internal", "the gateway has failed; nothing more was sent", fix="see the gateway's log")
+
+
+def for_people(error: BaseException) -> Told:
+    """What is said about an error to people and to those who start programs, who do by its class what is to be done."""
+    return replace(told(error), type=type(error).__name__)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from holdfast.core.canonical import JSON
 from holdfast.core.contract import Contract
@@ -106,4 +106,13 @@ class System(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and processes."""
+        ...
+
+
+@runtime_checkable
+class Undoes(Protocol):
+    """A system that can take back what was done by it, from what was written down."""
+
+    def undoing(self, operation: str) -> tuple[Contract, Upstream] | None:
+        """What an operation promises, and the way to take it back; None where there is none (any more)."""
         ...

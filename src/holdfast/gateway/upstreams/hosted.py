@@ -184,6 +184,11 @@ class HostedSystem:
             labels=self.labels,
         )
 
+    def undoing(self, operation: str) -> tuple[Contract, HostedUpstream] | None:
+        """As `Undoes.undoing`."""
+        tool = self.tools.get(operation)
+        return None if tool is None or not tool.contract.undo else (tool.contract, HostedUpstream(self, tool, {}))
+
     def running(self, key: str) -> bool:
         """Whether an effect under this key may be at work in one of its hosts."""
         hosts = [host for host, _ in self._retired] + ([self._worker] if self._worker else [])

@@ -19,7 +19,7 @@ from typing import Final, cast
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
-from holdfast.errors import BadCall, BadContract, HoldfastError, RetryAfter
+from holdfast.errors import BadCall, BadContract, HoldfastError, Refused, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber
@@ -107,6 +107,13 @@ class HttpSystem:
             labels=found.labels,
         )
 
+    def undoing(self, operation: str) -> tuple[Contract, HttpUpstream] | None:
+        """As `Undoes.undoing`."""
+        found = self._table.by_name.get(operation)
+        if found is None or found.route.undo is None:
+            return None
+        return found.contract, HttpUpstream(self, found, None)
+
     def operations(self) -> Mapping[str, JSON]:
         """As `System.operations`."""
         return {name: _told(operation) for name, operation in self._table.by_name.items()}
@@ -119,7 +126,7 @@ class HttpSystem:
 class HttpUpstream:
     """One call, as `Upstream`."""
 
-    def __init__(self, system: HttpSystem, operation: Operation, request: Request) -> None:
+    def __init__(self, system: HttpSystem, operation: Operation, request: Request | None) -> None:
         self._system = system
         self._operation = operation
         self._request = request
@@ -129,9 +136,11 @@ class HttpUpstream:
         return False
 
     def read(self, data: bytes, encoding: Encoding) -> Reply:
-        """The reply of one HTTP message."""
+        """The reply of one HTTP message; or of what a person has said that it answered, which is JSON."""
         if encoding is Encoding.LOST:
             return Reply(data, encoding, data.decode())
+        if encoding is Encoding.JSON:
+            return Answer(200, "OK", (("content-type", "application/json"),), data).reply()
         return Reply(data, encoding, data, None, unpack(data).etag)
 
     async def perform(self, args: bytes | None, receipt: Receipt) -> Reply:
@@ -183,7 +192,10 @@ class HttpUpstream:
         return told.reply() if told.status in undo.gone else self._outcome(told, "its undo")
 
     def _load(self, args: bytes | None) -> Request:
-        return self._request if args is None else recorded(args, self._operation.template)
+        if args is not None:
+            return recorded(args, self._operation.template)
+        assert self._request is not None, "who only takes back is told what was sent"
+        return self._request
 
     def _answered(self, answer: Answer) -> Reply:
         """To a read every answer is one, but that it is to come back later."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias, cast
 from urllib.parse import quote, unquote_to_bytes
 
@@ -27,6 +28,7 @@ _NAME: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*)\}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
+@lru_cache(256)
 def segments_of(path: str) -> tuple[str, ...]:
     """The decoded segments of a path. Raises BadCall for dot segments, empty ones (but a last one), `;`, `\\`, encoded
     slashes, control characters and what is encoded twice."""
@@ -48,6 +50,11 @@ def segments_of(path: str) -> tuple[str, ...]:
 
 def path_of(segments: Sequence[str]) -> str:
     """The one spelling of a path. Raises BadCall as `segments_of`."""
+    return _path_of(tuple(segments))
+
+
+@lru_cache(256)
+def _path_of(segments: tuple[str, ...]) -> str:
     path = "/" + "/".join(quote(segment, safe=_SAFE) for segment in segments)
     segments_of(path)
     return path

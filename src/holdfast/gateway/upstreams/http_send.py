@@ -264,6 +264,9 @@ def _injected(request: Request, inject: Inject, credential: Credential) -> tuple
 
 def _handles(request: Request) -> list[str]:
     """The handles of kept secrets that a request names."""
+    texts = (request.path, *request.headers.values())  # the path in its one spelling: there a handle is as it is
+    if not (request.query or request.body or any(map(HANDLE.search, texts))):
+        return []
     found: dict[str, None] = {}
 
     def look(text: str) -> str:

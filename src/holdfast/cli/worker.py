@@ -1,0 +1,101 @@
+"""`holdfast worker`: one of a fleet that goes on with the runs of a store on PostgreSQL, until it is told to stop.
+
+Rules
+1. An agent is run because the user has allowed it, never because a log names it.
+2. SIGTERM or Ctrl-C: nothing more is taken, what is under way reaches its seal, the claims are given back. The same
+   signal once more ends the process at once: then its claims are those of a dead process, which the others take over.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, cast
+
+import typer
+
+from holdfast.cli.options import ALLOWED, StoreOption, allowed_names, is_allowed, is_name, store_url
+from holdfast.cli.terminal import safe, say
+from holdfast.errors import BadCall, Misuse
+from holdfast.store.url import needing_psycopg, postgres_address, shown
+
+
+def verb(
+    at_once: Annotated[int, typer.Option("--at-once", metavar="N", min=1, help="So many runs at a time.")] = 8,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="AGENT=N", help="So many runs of an agent in the whole fleet; repeat."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed runs again, after growing pauses.")
+    ] = False,
+    on_divergence: Annotated[
+        str,
+        typer.Option(
+            "--on-divergence", metavar="brief|ask|stop", help="When a program no longer asks for what its log holds."
+        ),
+    ] = "brief",
+    store: StoreOption = None,
+) -> None:
+    """Work on the runs of a store on PostgreSQL, as one of a fleet, until told to stop.
+
+    Which agents may be run is said by HOLDFAST_AGENTS, or in the pyproject.toml of this directory."""
+    from holdfast.cli.run import divergence
+    from holdfast.cli.watch import allowed_agent, until_told
+    from holdfast.embedded import open_store
+
+    setting, limits = divergence(on_divergence), _limits(limit or [])
+    url, names = fleet_url(store), allowed_names()
+    if not names:
+        fix = f'{ALLOWED}=MODULE; or agents = ["MODULE"] under [tool.holdfast] in the pyproject.toml of this directory'
+        raise Misuse("no agent may be run: which modules are imported is for you to say", fix=fix)
+    with needing_psycopg():
+        from holdfast.fleet.schema import install
+        from holdfast.fleet.worker import FleetWorker, Settings
+        from holdfast.store.postgres import PostgresStore
+    for name in ("procrastinate", "psycopg", "asyncio"):  # what they would say is said by the worker
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    address = postgres_address(url)
+    with open_store(url) as house:
+        held = cast(PostgresStore, house.store)
+        if held.committer.lane.server.pooled:
+            fix = "name the server itself for workers: they listen for jobs on a connection of their own"
+            raise Misuse("a pooler stands between, which passes on no notifications", where=shown(url), fix=fix)
+        install(address)
+        settings = Settings(
+            names=frozenset(names), at_once=at_once, limits=limits, retry_failed=retry_failed, on_divergence=setting,
+            silent_s=held.claim_ttl_s,
+        )  # fmt: skip
+        worker = FleetWorker(house, held, address, allowed_agent, is_allowed, _tell, settings)
+        begun = (
+            f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))} for {safe(', '.join(sorted(names)))}"
+        )
+        until_told(house, worker, f"{begun}, {at_once} at a time")
+    say("stopped")
+
+
+def fleet_url(store: str | None) -> str:
+    """The URL of a store that can have a fleet. Raises Misuse."""
+    url = store_url(store)
+    if not url.startswith(("postgresql:", "postgres:")):
+        raise Misuse(
+            "a fleet needs a store on PostgreSQL",
+            where=shown(url),
+            fix="--store postgresql://USER@HOST/DATABASE; on one machine: holdfast run --watch",
+        )
+    return url
+
+
+def _limits(given: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if not is_name(name) or ":" not in name or not number.isdigit() or int(number) < 1:
+            raise BadCall(f"`{text}` is no limit", fix="--limit MODULE:AGENT=N")
+        found[name] = int(number)
+    return found
+
+
+def _tell(run: str, what: str) -> None:
+    from holdfast.cli.ending import safe_lines
+
+    say(safe_lines(f"{run}  {what}" if run else what))
