@@ -31,7 +31,7 @@ demo-gateway: .venv/.demo ## an agent is hijacked by a page that it reads, and r
 	@$(RUN)/holdfast demo --gateway
 
 test: .venv/.dev system-packages ## every test but the long ones
-	@$(RUN)/python -m pytest -q
+	@$(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 check: style types layers pages ## style, types, layers, docs, budgets
 
@@ -39,6 +39,7 @@ bench: .venv/.dev system-packages ## the table of docs/performance.md, and build
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.forks
 	@$(RUN)/python -m bench.model_door
+	@$(RUN)/python -m bench.gateway
 
 soak: .venv/.dev system-packages ## kills at random moments, by the thousand
 	@$(RUN)/python -m pytest -q -m soak

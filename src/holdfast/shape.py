@@ -9,15 +9,16 @@ Rules
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from holdfast.core.canonical import JSON
-from holdfast.core.effect import Encoding, legible
+from holdfast.core.effect import Encoding, Happened, legible
 
 LARGEST_BYTES = 256 << 20
 _PLAIN: frozenset[object] = frozenset({Any, object, None, type(None), str, int, float, bool, dict, list, bytes})
@@ -141,3 +142,36 @@ def hints_of(function: Callable[..., object]) -> dict[str, object]:
         return dict(typing.get_type_hints(function))
     except Exception:  # noqa: BLE001 - a forward reference that only a type checker can follow
         return {}
+
+
+@dataclass(slots=True)
+class Function:
+    """A user's function with what its annotations say; `outside` is the context in which it runs."""
+
+    call: Callable[..., object]
+    probe: Callable[..., object] | None = None
+    undo: Callable[..., object] | None = None
+    _shapes: dict[str, Shape] | None = field(default=None, init=False)
+    awaited: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.awaited = inspect.iscoroutinefunction(self.call)
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a parameter, or of the answer (`return`)."""
+        if self._shapes is None:
+            hints = hints_of(self.call)
+            hints["return"] = _answer_hint(hints.get("return", object))
+            self._shapes = {known: Shape(hint) for known, hint in hints.items()}
+        return self._shapes.get(name) or self._shapes.setdefault(name, Shape(object))
+
+
+def _answer_hint(hint: Any) -> Any:
+    """The annotation of the answer itself, where a function says that it answers `Happened[…]`."""
+    if hint is Happened:
+        return object
+    if typing.get_origin(hint) is Happened:
+        return typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_answer_hint(part) for part in typing.get_args(hint))]  # noqa: UP007
+    return hint

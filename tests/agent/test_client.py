@@ -205,6 +205,7 @@ async def test_a_program_that_is_killed_again_and_again_does_nothing_twice_and_d
     assert answer["left"] == []
 
 
+@pytest.mark.soak
 async def test_a_program_that_dies_between_its_question_and_its_answer_asks_again(place: Place) -> None:
     place.to_die("asked")
     ended, _, complaint = await place.live("hesitates", "hesitant")
@@ -214,11 +215,13 @@ async def test_a_program_that_dies_between_its_question_and_its_answer_asks_agai
     assert [answer] == [json.loads(each) for each in await place.answers("hesitant", Decision)]
 
 
+@pytest.mark.soak
 async def test_a_synchronous_agent_calls_plainly(place: Place) -> None:
     assert await place.answer("plainly", "plain") == ["p", "posted 5", "sent 6", True]
     assert place.done == ["post 5", "mail 6 sync"]
 
 
+@pytest.mark.soak
 async def test_more_calls_run_side_by_side_than_a_pool_has_room_for(place: Place) -> None:
     assert await place.answer("deep", "deep") == 40
     assert len(place.done) == 40
@@ -247,10 +250,12 @@ async def test_a_checkpoint_made_beside_a_call_carries_what_the_call_came_to(pla
     assert place.done == ["slow lane"]
 
 
+@pytest.mark.soak
 async def test_a_turn_makes_a_checkpoint_only_where_the_agents_policy_wants_one(place: Place) -> None:
     assert await place.answer("turns", "turning", agent="stepper") == [False, True, False]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("program", "agent"), [("asks", "stepper"), ("steps", "clerk")])
 async def test_an_agent_and_a_gateway_that_do_not_agree_about_restoring_do_not_begin(
     place: Place, program: str, agent: str
@@ -269,6 +274,7 @@ async def test_a_signal_ends_a_wait_in_a_task_group(place: Place) -> None:
     assert not [each for each in await place.records("waiting") if isinstance(each, Finished) and each.error]
 
 
+@pytest.mark.soak
 async def test_what_is_refused_by_policy_is_told_to_the_agent_and_ends_it(place: Place) -> None:
     ended, _, complaint = await place.live("asks", "barred", agent="barred")
     assert ended == Ended(1, None)
@@ -279,6 +285,7 @@ async def test_what_is_refused_by_policy_is_told_to_the_agent_and_ends_it(place:
     assert place.done == []
 
 
+@pytest.mark.soak
 async def test_what_an_agent_raises_stands_in_the_log_and_it_may_be_started_again(place: Place) -> None:
     for _ in range(2):
         ended, _, complaint = await place.live("fails", "failing")
@@ -289,6 +296,7 @@ async def test_what_an_agent_raises_stands_in_the_log_and_it_may_be_started_agai
     assert place.done == ["mail 1 first"]
 
 
+@pytest.mark.soak
 async def test_a_long_sleep_ends_the_program_and_a_cancelled_run_stays_cancelled(place: Place) -> None:
     ended, _, complaint = await place.live("sleeps", "sleepy", {"seconds": 3600})
     assert (ended.code, ended.waiting is not None) == (75, True), complaint
@@ -297,6 +305,7 @@ async def test_a_long_sleep_ends_the_program_and_a_cancelled_run_stays_cancelled
         await place.live("sleeps", "sleepy", {"seconds": 3600})
 
 
+@pytest.mark.soak
 async def test_a_held_call_waits_for_people_while_its_program_waits(place: Place) -> None:
     living = asyncio.ensure_future(place.live("asks", "held", agent="cautious"))
     while not (held := [each for each in await place.records("held") if isinstance(each, Hold)]):

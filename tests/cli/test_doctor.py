@@ -87,10 +87,10 @@ def test_a_store_in_memory_is_a_failure() -> None:
     assert findings("--store", "/dev/shm/holdfast-doctor.db")["file system"]["state"] == "fail"
 
 
-def test_only_a_sqlite_store_has_a_place() -> None:
-    result = typed("doctor", "--store", "postgresql://x/y")
+def test_a_store_without_a_place_cannot_be_checked() -> None:
+    result = typed("doctor", "--store", "memory://")
     assert result.exit_code == 2
-    assert "only a SQLite store has a place to be checked" in result.stderr
+    assert "this store has no place to be checked" in result.stderr
 
 
 def test_the_findings_are_one_a_line_for_people() -> None:

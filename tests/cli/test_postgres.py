@@ -84,7 +84,7 @@ def test_a_run_survives_a_death_at_each_append(here: Path, side: str, nth: int) 
     survived(here, side, nth)
 
 
-@pytest.mark.parametrize("words", [["doctor"], ["run", "--watch"]])
+@pytest.mark.parametrize("words", [["files"], ["run", "--watch"]])
 def test_what_a_store_on_postgresql_cannot_do_yet_is_said(store: str, words: list[str]) -> None:
     typed("run", f"{TROUPE}:dun", "--input", '{"to": "ann"}', "--id", "dun-1")
     result = typed(*words)
@@ -93,9 +93,43 @@ def test_what_a_store_on_postgresql_cannot_do_yet_is_said(store: str, words: lis
 
 
 def test_a_password_is_not_repeated(store: str) -> None:
-    said = typed("doctor", "--store", "postgresql://me:secret@nowhere/none").stderr
-    assert "me@nowhere" in said
-    assert "secret" not in said
+    said = typed("doctor", "--store", "postgresql://me:secret@127.0.0.1:1/none", "--json")
+    assert (said.exit_code, json.loads(said.stdout)["store"]) == (1, "postgresql://me@127.0.0.1:1/none")
+    assert "secret" not in said.output
+
+
+def findings() -> dict[str, str]:
+    """The state of each thing that the doctor has looked at in the database."""
+    checks = json.loads(typed("doctor", "--json").stdout)["checks"]
+    return {check["name"]: check["state"] for check in checks if not check["name"].startswith("sandbox")}
+
+
+def test_the_doctor_finds_a_store_well_and_makes_none_where_there_is_none(store: str, postgres: Postgres) -> None:
+    assert findings()["store"] == "ok"
+    with postgres.connect() as connection:
+        assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'holdfast'").fetchall() == []
+    assert typed("run", f"{TROUPE}:dun", "--input", '{"to": "ann"}', "--id", "dun-1").exit_code == 0
+    found = findings()
+    for name in ("server", "flush", "pooler", "clock", "migrations", "log key", "signing", "anchor"):
+        assert found[name] == "ok", name
+
+
+def test_the_doctor_names_what_is_wrong(store: str, here: Path, postgres: Postgres) -> None:
+    assert typed("run", f"{TROUPE}:dun", "--input", '{"to": "ann"}', "--id", "dun-1").exit_code == 0
+    with postgres.connect() as connection:
+        connection.execute("UPDATE holdfast.branch SET seq = seq + 1")
+        connection.execute("DELETE FROM holdfast.stretch")
+        connection.execute("UPDATE holdfast.meta SET value = '1' WHERE name = 'schema'")
+    assert findings()["migrations"] == "warn"
+    with postgres.connect() as connection:
+        connection.execute("UPDATE holdfast.meta SET value = '99' WHERE name = 'schema'")
+    found = findings()
+    assert (found["migrations"], found["signing"], found["anchor"]) == ("ok", "warn", "fail")
+    (here / "log-key").unlink()
+    assert findings()["log key"] == "fail"
+    with postgres.connect() as connection:
+        connection.execute("UPDATE holdfast.meta SET value = '99' WHERE name = 'needs'")
+    assert findings()["server"] == "fail"
 
 
 def test_what_is_shown_of_a_run_is_of_one_moment(store: str) -> None:

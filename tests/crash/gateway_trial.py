@@ -162,7 +162,7 @@ class GatewayTrial(Trial):
         ended, result = self.lives.wait(self.bear(**more), seconds)
         assert ended is not None, f"a program does not come to an end: {self.world.lines()}"
         assert self.gateway is not None
-        if not outside.alive(self.gateway):
+        if not outside.alive(self.gateway) or (result and "broken" in result):  # it is dead, or just dying
             how, told = self.lives.wait(self.gateway)
             assert how == KILLED, f"a gateway ended on its own: {how}, {told}"
             self.gateway = None
@@ -203,6 +203,14 @@ class GatewayTrial(Trial):
         if "happened" in found and self.doubts[-1].startswith("shop."):
             found["happened"] = {"answer": found["happened"]}
         return found
+
+    def at_the_door(self, verdict: str, **said: Any) -> dict[str, Any]:
+        """What comes of a person's deed at the admin door of the gateway that lives."""
+        url = f"gateway://{self.folder}/state/admin.sock"
+        life = {"url": url, "world": str(self.world.path), "verdict": verdict, "with": {"by": "ann", **said}}
+        ended, result = self.nursery.wait(self.nursery.bear(**life))
+        assert ended == "left"
+        return result
 
     def consistent(self) -> None:
         """As in trial.py: only what is taken back may be carried out again."""

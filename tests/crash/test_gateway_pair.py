@@ -180,3 +180,49 @@ def test_a_second_gateway_in_one_directory_does_not_take_the_doors_of_the_first(
     (trial.folder / "gateway.pid").write_text(str(first))
     trial.finish()
     trial.census(["shop.mail"], ["a", "b"])
+
+
+def settled(trial: GatewayTrial, **said: Any) -> dict[str, Any]:
+    """Settle the first effect at the admin door, as soon as that may be."""
+    (seq, _), *_ = trial.records(Intent)
+    until = time.monotonic() + 60
+    while True:
+        result = trial.at_the_door("settle", node=f"trial@{seq}", **said)
+        if result.get("raised") not in ("Claimed", "Stopped") or time.monotonic() > until:
+            return result
+        time.sleep(0.02)
+
+
+def test_a_doubt_is_ended_at_the_admin_door_while_its_program_waits(behind: Behind) -> None:
+    trial = behind("shop.mail")
+    trial.end("in acted 1", ("gateway", "agent"))
+    trial.start(patience_s=60.0)
+    program = trial.bear()
+    before = len(trial.entries())
+    until = time.monotonic() + 60
+    while len(trial.entries()) == before:
+        assert time.monotonic() < until, "the run is not taken up"
+        time.sleep(0.02)
+    (there,) = trial.world.living("shop.mail", "a")
+    assert "answer" in settled(trial, happened={"answer": there})
+    ended, result = trial.lives.wait(program)
+    assert (ended, result["answer"]["shop.mail a"]) == ("left", there)
+    trial.census(["shop.mail"], ["a", "b"])
+
+
+def test_what_is_in_flight_is_settled_by_nobody(behind: Behind) -> None:
+    trial = behind("shop.mail")
+    (trial.folder / "held").write_text("")
+    outside.aim(trial.folder, "acting", 1, (), gone=trial.folder / "held")
+    trial.start()
+    program = trial.bear()
+    until = time.monotonic() + 60
+    while not trial.records(Intent):
+        assert time.monotonic() < until, "nothing is sent"
+        time.sleep(0.01)
+    (seq, _), *_ = trial.records(Intent)
+    assert trial.at_the_door("settle", node=f"trial@{seq}", did_not_happen="I think so")["raised"] == "Claimed"
+    (trial.folder / "held").unlink()
+    ended, result = trial.lives.wait(program)
+    assert (ended, result["answer"]["shop.mail a"]) == ("left", trial.world.living("shop.mail", "a")[0])
+    trial.census(["shop.mail"], ["a", "b"])

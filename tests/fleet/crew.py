@@ -28,10 +28,10 @@ def write(*words: object) -> None:
     os.close(book)
 
 
-async def _while(name: str) -> None:
+async def _while(name: str, look_s: float = 0.02) -> None:
     """As long as there is a file of this name."""
     while Path(name).exists():  # noqa: ASYNC110, ASYNC240 - it is another process that ends it
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(look_s)
 
 
 @tool(kind="irreversible", name="mail")
@@ -100,7 +100,7 @@ async def thinker(run: Run, task: Any) -> str:
 async def working(run: Run, task: Any) -> str:
     """As `thinker`, between two effects."""
     await run.call(wire, name=f"{task}-first")
-    await _while("thinking")
+    await _while("thinking", 0.5)
     return await run.call(wire, name=f"{task}-second")
 
 

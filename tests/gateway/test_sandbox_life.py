@@ -8,6 +8,8 @@ import os
 import random
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -198,3 +200,15 @@ def wardens(parent: int) -> list[int]:
     """The warden of a process, but not the makers of doors, which it has begun."""
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return [int(pid) for pid in children if b"warden.py" in of_process(int(pid), "cmdline")]
+
+
+def test_a_process_whose_warden_cannot_start_ends_without_a_word() -> None:
+    program = (
+        "import contextlib, sys\n"
+        "sys.executable = '/nowhere/python'\n"
+        "from holdfast.gateway import sandbox\n"
+        "with contextlib.suppress(OSError):\n"
+        "    sandbox.warm()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -185,7 +185,7 @@ def counted(crowd: Crowd) -> None:
 
 def test_ten_agents_outlive_their_gateway(place: Path, nursery: Nursery) -> None:
     crowd = Crowd(place, nursery, agents=10, steps=5, kills=2)
-    with open_store(f"sqlite:///{place}/runs.db") as house:
+    with open_store(f"gateway://{place}/state/admin.sock") as house:
         asyncio.run(crowd.run(house))
     assert crowd.killed == 2
     assert crowd.lives > crowd.agents
@@ -201,7 +201,7 @@ def test_two_hundred_agents_outlive_their_gateway(place: Path, nursery: Nursery)
         await crowd.run(house, *boxed)
         return await asyncio.gather(*boxed)
 
-    with open_store(f"sqlite:///{place}/runs.db") as house:
+    with open_store(f"gateway://{place}/state/admin.sock") as house:
         lives = asyncio.run(together(house))
     assert crowd.killed == 8
     counted(crowd)

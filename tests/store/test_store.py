@@ -358,8 +358,8 @@ async def test_closing_twice_is_closing_once(shelf: Shelf) -> None:
     await store.close()
 
 
-async def test_what_comes_after_the_closing_is_refused_and_does_not_wait(shelf: Shelf) -> None:
-    store = shelf.open()
+async def test_what_comes_after_the_closing_is_refused_and_does_not_wait(lasting: Shelf) -> None:
+    store = lasting.open()
     await store.append(BRANCH, drafts("x"), epoch=0)
     await store.close()
     with pytest.raises(Stopped):

@@ -46,8 +46,7 @@ from holdfast.errors import (
     Stopped,
     Waiting,
 )
-from holdfast.gateway.upstreams.python import Function
-from holdfast.shape import Shape, Written
+from holdfast.shape import Function, Shape, Written
 
 CONNECT_S = 30.0
 IDLE_S = 20.0  # after which a connection is not used again: the other side may be about to close it

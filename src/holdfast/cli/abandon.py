@@ -17,6 +17,6 @@ def verb(
 ) -> None:
     """Give BRANCH up, with all that was forked from it. Nothing new is begun there; what it did is taken back when the
     run ends, last first, unless a branch that goes on has it."""
-    name = name_of(by)
+    name = name_of(by, store)
     said = f"{branch} is abandoned by {name}"
     change(store, run, lambda house: house.abandon(run, branch, by=name, reason=reason), said)

@@ -15,6 +15,6 @@ def verb(
     store: StoreOption = None,
 ) -> None:
     """End a run. Nothing new is started, what is in flight is sealed, what happened stays."""
-    name = name_of(by)
+    name = name_of(by, store)
     said = f"{run} is cancelled by {name}"
     place(store, run, lambda house: house.cancel(run, by=name, reason=reason), said, goes_on=False, lives=True)

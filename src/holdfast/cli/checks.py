@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from holdfast.cli.view import many, size_text, when
@@ -48,7 +49,7 @@ class Check:
 
 def checks(files: SqliteFiles) -> Iterator[Check]:
     """All findings about the store (or the place for one) in `files`."""
-    yield _python()
+    yield python_check()
     yield _sqlite()
     folder = files.path.parent
     if not folder.is_dir():
@@ -65,7 +66,8 @@ def checks(files: SqliteFiles) -> Iterator[Check]:
     yield from _clock(files if exists else None)
 
 
-def _python() -> Check:
+def python_check() -> Check:
+    """Whether this Python is new enough."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info < OLDEST_PYTHON:
         return Check("python", "fail", version, "use Python 3.11 or newer")
@@ -186,17 +188,20 @@ def _permissions(files: SqliteFiles) -> Check:
 
 
 def _key(files: SqliteFiles) -> Check:
+    return log_key_check(files.key)
+
+
+def log_key_check(key: Path) -> Check:
+    """Whether the log key is there, and its owner's alone."""
     try:
-        mode = files.key.stat().st_mode
+        mode = key.stat().st_mode
     except FileNotFoundError:
-        return Check(
-            "log key", "fail", f"{files.key} is missing", "put it back from your backup, or name it: ?key=FILE"
-        )
+        return Check("log key", "fail", f"{key} is missing", "put it back from your backup, or name it: ?key=FILE")
     except OSError as error:
-        return Check("log key", "fail", f"{files.key}: {error.strerror}", "check its owner and permissions")
+        return Check("log key", "fail", f"{key}: {error.strerror}", "check its owner and permissions")
     if mode & 0o077:
-        return Check("log key", "fail", f"others may use {files.key} to sign a log", f"chmod 600 {files.key}")
-    return Check("log key", "ok", f"{files.key}, for its owner only")
+        return Check("log key", "fail", f"others may use {key} to sign a log", f"chmod 600 {key}")
+    return Check("log key", "ok", f"{key}, for its owner only")
 
 
 def _anchor(files: SqliteFiles) -> Check:

@@ -15,11 +15,13 @@ from holdfast.store.url import needing_psycopg, postgres_address
 HIGHEST = 100_000  # below it is what waits for its time
 
 
-def hand_over(agent: str, input: str | None, id: str | None, store: str | None, *, priority: int) -> None:
-    """Begin a run, or have one looked at that exists; its id goes to stdout. Raises BadCall if it exists with another
-    input."""
+def hand_over(agent: str, input: str | None, id: str | None, store: str | None, *, priority: int, alone: bool) -> None:
+    """Begin a run, or have one looked at that exists; its id goes to stdout. `alone`: nothing was asked for that does
+    not go with it. Raises BadCall if it exists with another input."""
     from holdfast.embedded import open_store
 
+    if not alone:
+        raise Misuse("`--detach` does not wait, and names no directory", fix="leave out --workspace and --no-wait")
     if abs(priority) > HIGHEST:
         raise Misuse(f"the priority {priority} is out of range", fix=f"--priority, from -{HIGHEST} to {HIGHEST}")
     url, task = fleet_url(store), None if input is None else json_value(input, "--input")

@@ -91,7 +91,7 @@ def verb(
         settings["input"] = json_value(input, "--input")
     answers = _set(set or [], settings)
     url = existing(store)
-    wanted = Wanted(node, kind, answers, settings, name_of(by), why)
+    wanted = Wanted(node, kind, answers, settings, name_of(by, store), why)
     told, recorded = asyncio.run(_foreseen(url, wanted, same_store(store), hold=check_drift))
     if dry_run:
         _show(told, json=json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,4 +37,5 @@ async def _run(config: object) -> None:
         remote = f"  remote {safe(gateway.remote)}" if gateway.remote else ""
         place = f"admin {safe(str(config.socket))}  door {safe(str(config.door))}{remote}"
         out(f"ready  store {safe(config.store)}  {place}")
+        sys.stdout.flush()  # whoever has started it waits for this line, also at the other end of a pipe
         await stopping.wait()

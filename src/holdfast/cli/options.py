@@ -30,7 +30,10 @@ StoreOption: TypeAlias = Annotated[
     typer.Option("--store", metavar="URL", help="The store: sqlite:///FILE, or FILE. [HOLDFAST_STORE; holdfast.db]"),
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON.")]
-ByOption: TypeAlias = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who says so. [the login name]")]
+ByOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--by", metavar="NAME", help="Who says so. [the login name; to a gateway: who you are there]"),
+]
 RunArgument: TypeAlias = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 LineArgument: TypeAlias = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, as its line stands; RUN@BRANCH is one branch of it.")
@@ -65,10 +68,16 @@ def same_store(given: str | None) -> str:
     return f" --store {shlex.quote(given)}" if given else ""
 
 
-def name_of(by: str | None) -> str:
-    """Who gives a verdict: as given, or the login name."""
+def name_of(by: str | None, store: str | None = None) -> str:
+    """Who gives a verdict: as given, or the login name; to a gateway, as it knows whoever asks."""
     if by:
         return by
+    url = store_url(store)
+    if url.startswith("gateway:"):
+        from holdfast.store.remote import RemoteStore
+        from holdfast.store.url import gateway_socket
+
+        return str(RemoteStore(gateway_socket(url)).ask_now("whoami")["name"])
     try:
         return getpass.getuser()
     except (OSError, KeyError):

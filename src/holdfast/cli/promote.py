@@ -36,7 +36,7 @@ def verb(
     """Make BRANCH take the place of the one it was forked from. What it planned is done when the run is resumed, once
     and in order; the others of its group are abandoned. One that has read what has another version now is not
     promoted."""
-    name = name_of(by)
+    name = name_of(by, store)
 
     def word(house: House) -> str:
         checked = not unchecked and _tools_are_known(house, f"{run}@{branch}", agent, same_store(store))

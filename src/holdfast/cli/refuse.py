@@ -17,6 +17,6 @@ def verb(
     store: StoreOption = None,
 ) -> None:
     """Say no to the held call at NODE. The agent sees the refusal and may decide anew."""
-    name = name_of(by)
+    name = name_of(by, store)
     said = f"{node} is refused by {name}"
     place(store, node, lambda house: house.refuse(node, by=name, reason=reason), said, lives=True)

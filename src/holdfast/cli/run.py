@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.detach import hand_over
 from holdfast.cli.options import StoreOption, json_value, same_store, store_url
 from holdfast.cli.terminal import hint, safe, say
 from holdfast.errors import Misuse
@@ -88,7 +89,7 @@ def verb(
     if sandbox or unsafe_no_sandbox:
         from holdfast.cli.sandboxed import Asked, run_program
 
-        if watch or store is not None or (sandbox and unsafe_no_sandbox):
+        if watch or detach or store is not None or (sandbox and unsafe_no_sandbox):
             fix = "the store is named in the configuration; --sandbox and --unsafe-no-sandbox exclude each other"
             raise Misuse("these options do not go together", fix=fix)
         asked = Asked(
@@ -101,16 +102,10 @@ def verb(
     if watch:
         from holdfast.cli.watch import watch_store
 
-        if agent is not None or input is not None or id is not None or workspace is not None or not wait:
-            fix = "leave out MODULE:AGENT, --input, --id, --workspace and --no-wait; allow agents with HOLDFAST_AGENTS"
-            raise Misuse("`--watch` takes no run of its own: it goes on with those of the store", fix=fix)
-        watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting)
+        alone = (agent, input, id, workspace, wait) == (None, None, None, None, True)
+        watch_store(store, at_once=at_once, retry_failed=retry_failed, on_divergence=setting, alone=alone)
     elif detach and agent is not None:
-        from holdfast.cli.detach import hand_over
-
-        if workspace is not None or not wait:
-            raise Misuse("`--detach` does not wait, and names no directory", fix="leave out --workspace and --no-wait")
-        hand_over(agent, input, id, store, priority=priority)
+        hand_over(agent, input, id, store, priority=priority, alone=workspace is None and wait)
     elif agent is None:
         raise Misuse("no agent is named", fix="holdfast run MODULE:AGENT, or holdfast run --watch")
     else:

@@ -65,18 +65,18 @@ def run_program(asked: Asked) -> int:
     run = asked.run or uuid.uuid4().hex[:12]
     if asked.run is None:
         say(f"run {run}")
-    return ended(asyncio.run(_seen_through(asked, config, run)), run)
+    return ended(asyncio.run(_seen_through(asked, config, run)), f"the same command with --id {safe(run)}")
 
 
-def ended(found: Ended, run: str) -> int:
-    """Say how a program ended; the exit code."""
+def ended(found: Ended, way: str) -> int:
+    """Say how a program ended; the exit code. `way`: what goes on with its run."""
     if found.waiting is not None:
         say(f"the run waits: {safe(found.waiting['what'])} [{safe(found.waiting['where'])}]")
         first = f"{safe(found.waiting['fix'])}; then " if found.waiting["fix"] else "when that is over: "
-        hint(f"{first}the same command, for the run {safe(run)}")
+        hint(f"{first}{way}")
         return WAITS
     if found.code:
-        hint(f"it goes on from its log with the same command, for the run {safe(run)}")
+        hint(f"it goes on from its log with {way}")
     return found.code if found.code >= 0 else KILLED - found.code
 
 

@@ -32,7 +32,7 @@ def verb(
         )
     if happened is not None and reason is not None:
         raise BadCall("--reason belongs to --did-not-happen", fix="leave it out")
-    name = name_of(by)
+    name = name_of(by, store)
     if happened is not None:
         answer = json_value(happened, "--happened")
         place(store, node, lambda house: house.settle(node, happened=answer, by=name), f"{node} happened, says {name}")

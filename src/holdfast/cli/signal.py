@@ -16,5 +16,5 @@ def verb(
     store: StoreOption = None,
 ) -> None:
     """Send a run a value by name. Whoever waits for the name takes it, now or later."""
-    sent, who = json_value(value, "JSON"), name_of(by)
+    sent, who = json_value(value, "JSON"), name_of(by, store)
     place(store, run, lambda house: house.signal(run, name, sent, by=who), f"{name} is sent to {run}", lives=True)

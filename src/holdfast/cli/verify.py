@@ -69,7 +69,7 @@ class Verdict:
 def verb(
     log: Annotated[
         str | None,
-        typer.Argument(metavar="STORE|BUNDLE", help="A store's URL or database, or an exported bundle. [--store]"),
+        typer.Argument(metavar="STORE|FILE", help="A store's URL or database, or an exported file. [--store]"),
     ] = None,
     vkey: Annotated[
         str | None,

@@ -26,9 +26,12 @@ from holdfast.store.changes import Changes
 from holdfast.store.url import shown, sqlite_files
 
 
-def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_divergence: str) -> None:
-    """Watch a store until it is told to stop. Raises Misuse if no agent may be run, Stopped if the store can no longer
-    be written or trusted."""
+def watch_store(store: str | None, *, at_once: int, retry_failed: bool, on_divergence: str, alone: bool = True) -> None:
+    """Watch a store until it is told to stop. `alone`: nothing was asked for that goes with a run of its own. Raises
+    Misuse if no agent may be run, Stopped if the store can no longer be written or trusted."""
+    if not alone:
+        fix = "leave out MODULE:AGENT, --input, --id, --workspace and --no-wait; allow agents with HOLDFAST_AGENTS"
+        raise Misuse("`--watch` takes no run of its own: it goes on with those of the store", fix=fix)
     url, allowed = store_url(store), allowed_names()
     if not url.startswith("sqlite:"):
         raise Misuse(

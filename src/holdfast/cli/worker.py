@@ -9,7 +9,7 @@ Rules
 from __future__ import annotations
 
 import logging
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,6 +17,9 @@ from holdfast.cli.options import ALLOWED, StoreOption, allowed_names, is_allowed
 from holdfast.cli.terminal import safe, say
 from holdfast.errors import BadCall, Misuse
 from holdfast.store.url import needing_psycopg, postgres_address, shown
+
+if TYPE_CHECKING:
+    from holdfast.fleet.worker import Settings
 
 
 def verb(
@@ -40,8 +43,6 @@ def verb(
 
     Which agents may be run is said by HOLDFAST_AGENTS, or in the pyproject.toml of this directory."""
     from holdfast.cli.run import divergence
-    from holdfast.cli.watch import allowed_agent, until_told
-    from holdfast.embedded import open_store
 
     setting, limits = divergence(on_divergence), _limits(limit or [])
     url, names = fleet_url(store), allowed_names()
@@ -49,11 +50,20 @@ def verb(
         fix = f'{ALLOWED}=MODULE; or agents = ["MODULE"] under [tool.holdfast] in the pyproject.toml of this directory'
         raise Misuse("no agent may be run: which modules are imported is for you to say", fix=fix)
     with needing_psycopg():
-        from holdfast.fleet.schema import install
-        from holdfast.fleet.worker import FleetWorker, Settings
-        from holdfast.store.postgres import PostgresStore
+        from holdfast.fleet.worker import Settings
     for name in ("procrastinate", "psycopg", "asyncio"):  # what they would say is said by the worker
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _work(url, Settings(frozenset(names), at_once, limits, retry_failed, setting))
+    say("stopped")
+
+
+def _work(url: str, settings: Settings) -> None:
+    from holdfast.cli.watch import allowed_agent, until_told
+    from holdfast.embedded import open_store
+    from holdfast.fleet.schema import install
+    from holdfast.fleet.worker import FleetWorker
+    from holdfast.store.postgres import PostgresStore
+
     address = postgres_address(url)
     with open_store(url) as house:
         held = cast(PostgresStore, house.store)
@@ -61,16 +71,10 @@ def verb(
             fix = "name the server itself for workers: they listen for jobs on a connection of their own"
             raise Misuse("a pooler stands between, which passes on no notifications", where=shown(url), fix=fix)
         install(address)
-        settings = Settings(
-            names=frozenset(names), at_once=at_once, limits=limits, retry_failed=retry_failed, on_divergence=setting,
-            silent_s=held.claim_ttl_s,
-        )  # fmt: skip
         worker = FleetWorker(house, held, address, allowed_agent, is_allowed, _tell, settings)
-        begun = (
-            f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))} for {safe(', '.join(sorted(names)))}"
-        )
-        until_told(house, worker, f"{begun}, {at_once} at a time")
-    say("stopped")
+        names = safe(", ".join(sorted(settings.names)))
+        begun = f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))} for {names}"
+        until_told(house, worker, f"{begun}, {settings.at_once} at a time")
 
 
 def fleet_url(store: str | None) -> str:

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from holdfast.demo.world import Count, environment
 
 PROGRAMS = Path(__file__).parent / "programs"
 QUEUE, WAITING = "123456789012/warehouse", "ApproximateNumberOfMessages"
+UNSIGNED = 4  # requests that the cloud takes from anybody, to be furnished
 LATE_S = 30.0
 CUSTOMERS = [(5, "Ann", "ann"), (6, "Bob", "bob"), (7, "Fay", "fay"), (8, "Eve", "eve")]
 
@@ -36,8 +37,9 @@ class Keys:
 
     shop: str
     model: str
-    cloud: str
     owner: str
+    cloud_id: str = ""
+    cloud: str = ""
 
     def canaries(self) -> list[bytes]:
         """What is searched for: each credential as it is, and in the usual encodings."""
@@ -85,6 +87,7 @@ class Market:
             _count("tables `customers`, `orders`", tables, 2),
             _count("customers", customers, len(CUSTOMERS)),
             _count("orders rewritten", free, 0),
+            _count("wrong signatures that the cloud took", self.taken(), 0),
         ]
 
     def mails(self) -> list[str]:
@@ -97,9 +100,21 @@ class Market:
 
     def messages(self) -> int:
         """How many messages are in the warehouse's queue."""
-        queue = reach.cloud(self.servers["cloud"].port, "sqs")
+        signing = self.keys.cloud_id, self.keys.cloud
+        queue = reach.cloud(self.servers["cloud"].port, "sqs", keys=signing)
         asked = queue.get_queue_attributes(QueueUrl=f"{self.servers['cloud'].url}/{QUEUE}", AttributeNames=[WAITING])
         return int(asked["Attributes"][WAITING])
+
+    def taken(self) -> int:
+        """Whether the cloud takes a request that is signed with another key: 1 if so, else 0."""
+        from botocore.exceptions import ClientError  # pyright: ignore[reportMissingTypeStubs]
+
+        signing = self.keys.cloud_id, "another-key"
+        try:
+            reach.cloud(self.servers["cloud"].port, "sqs", keys=signing).list_queues()
+        except ClientError as refusal:
+            return int("SignatureDoesNotMatch" not in str(refusal))
+        return 1
 
     def _books(self) -> tuple[int, int, int, int]:
         with closing(sqlite3.connect(self.place / "shop.db")) as books:
@@ -115,7 +130,7 @@ class Market:
 @contextmanager
 def market(place: Path) -> Generator[Market]:
     """A fresh market in `place`, with the gateway's configuration beside it. Raises WorldBroken."""
-    keys = Keys(**{name: f"{KEY}{name}-{secrets.token_hex(16)}" for name in ("shop", "model", "cloud", "owner")})
+    keys = Keys(**{name: f"{KEY}{name}-{secrets.token_hex(16)}" for name in ("shop", "model", "owner")})
     (place / "page.html").write_text("")
     _books(place / "shop.db")
     parts: dict[str, tuple[str, list[str]]] = {
@@ -124,7 +139,11 @@ def market(place: Path) -> Generator[Market]:
         "model": ("holdfast.demo.model", ["--obeys"]),
         "cloud": ("holdfast.demo.cloud", []),
     }
-    own = {"shop": {shop.KEY: keys.shop, shop.OWNER: keys.owner}, "model": {"OPENAI_API_KEY": keys.model}}
+    own = {
+        "shop": {shop.KEY: keys.shop, shop.OWNER: keys.owner},
+        "model": {"OPENAI_API_KEY": keys.model},
+        "cloud": {"INITIAL_NO_AUTH_ACTION_COUNT": str(UNSIGNED)},
+    }
     servers: dict[str, Server] = {}
     try:
         with ThreadPoolExecutor(max_workers=len(parts)) as at_once:
@@ -134,12 +153,23 @@ def market(place: Path) -> Generator[Market]:
             ]
         for each in waiting:
             each.result()
-        reach.cloud(servers["cloud"].port, "sqs").create_queue(QueueName="warehouse")
+        keys = _with_an_account(keys, servers["cloud"].port)
         _configure(place, keys, servers)
         yield Market(place=place, keys=keys, servers=servers)
     finally:
         for each in servers.values():
             end(each.process)
+
+
+def _with_an_account(keys: Keys, port: int) -> Keys:
+    """A queue, and somebody who may use it; from then on every request must be signed with that key."""
+    reach.cloud(port, "sqs").create_queue(QueueName="warehouse")
+    people = reach.cloud(port, "iam")
+    people.create_user(UserName="shop")
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}
+    people.put_user_policy(UserName="shop", PolicyName="queues", PolicyDocument=json.dumps(policy))
+    made = people.create_access_key(UserName="shop")["AccessKey"]
+    return replace(keys, cloud_id=made["AccessKeyId"], cloud=made["SecretAccessKey"])
 
 
 def _start(
@@ -191,5 +221,5 @@ def _count(name: str, found: int, right: int) -> Count:
 
 def environment_of_the_gateway(keys: Keys) -> dict[str, str]:
     """What the gateway is started with: the keys are taken out of it at once."""
-    own = {"MODEL_KEY": keys.model, "CLOUD_KEY_ID": "AKIADEMODEMODEMODEMO", "CLOUD_KEY": keys.cloud}
+    own = {"MODEL_KEY": keys.model, "CLOUD_KEY_ID": keys.cloud_id, "CLOUD_KEY": keys.cloud}
     return {**environment(), **own, "PYTHONUNBUFFERED": "1"}

@@ -54,8 +54,8 @@ def addresses() -> "Addresses":
     return Addresses.read(Path(path))
 
 
-def cloud(port: int, api: str = "ec2", region: str = REGION) -> Cloud:
-    """A boto3 client of the cloud at `port`."""
+def cloud(port: int, api: str = "ec2", region: str = REGION, keys: tuple[str, str] = ("demo", "demo")) -> Cloud:
+    """A boto3 client of the cloud at `port`. `keys`: the id of its key, and the key."""
     import boto3  # pyright: ignore[reportMissingTypeStubs]
     from botocore.config import Config  # pyright: ignore[reportMissingTypeStubs]
 
@@ -63,8 +63,8 @@ def cloud(port: int, api: str = "ec2", region: str = REGION) -> Cloud:
         api,
         endpoint_url=f"http://{LOOPBACK}:{port}",
         region_name=region,
-        aws_access_key_id="demo",
-        aws_secret_access_key="demo",
+        aws_access_key_id=keys[0],
+        aws_secret_access_key=keys[1],
         config=Config(retries={"total_max_attempts": 1}, read_timeout=CALL_TIMEOUT_S, proxies={}),
     )
 

@@ -28,8 +28,8 @@ from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.pending import stop_at_pending
 from holdfast.gateway.send import Asked
 from holdfast.gateway.upstreams import Reply
-from holdfast.gateway.upstreams.python import Function, PythonUpstream
-from holdfast.shape import Shape
+from holdfast.gateway.upstreams.python import PythonUpstream
+from holdfast.shape import Function, Shape
 
 LARGEST_ARGS = 16 << 20  # bytes
 

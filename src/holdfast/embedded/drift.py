@@ -17,7 +17,8 @@ from holdfast.gateway.desk import parse_node
 from holdfast.gateway.drift import Drift, Way, drifted, read_again, stale
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.history import read_log
-from holdfast.gateway.upstreams.python import Function, PythonUpstream
+from holdfast.gateway.upstreams.python import PythonUpstream
+from holdfast.shape import Function
 from holdfast.store import Readable
 
 SHOWN = 3  # of the things that moved, in an error

@@ -40,9 +40,9 @@ from holdfast.gateway.history import FINISHED_KEY, Opened, read_log
 from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.send import Asked
-from holdfast.gateway.upstreams.python import Function, PythonUpstream, at_work
+from holdfast.gateway.upstreams.python import PythonUpstream, at_work
 from holdfast.gateway.whole import whole
-from holdfast.shape import Shape
+from holdfast.shape import Function, Shape
 from holdfast.store import Grant, Store
 from holdfast.store.url import Opening
 

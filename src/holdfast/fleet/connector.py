@@ -41,6 +41,7 @@ class Patient(PsycopgConnector):
         given = conninfo_to_dict(conninfo)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             conninfo=conninfo, min_size=1, max_size=CONNECTIONS, timeout=ANSWER_S / 2,
+            configure=_configure,
             kwargs={
                 "options": f"{given.get('options') or ''} -c search_path=holdfast_fleet".strip(),
                 "application_name": "holdfast worker", "connect_timeout": 5, "keepalives_idle": 5,
@@ -50,6 +51,10 @@ class Patient(PsycopgConnector):
         self._where = where
         self._patience_s = patience_s
         self._heard = heard
+
+    async def _create_pool(self, pool_args: dict[str, Any]) -> Any:
+        """As procrastinate's, but a connection is not tried before it is used: whoever uses a dead one asks again."""
+        return self._pool_factory(**pool_args, open=False)
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:
         """As procrastinate's, patiently."""
@@ -93,6 +98,11 @@ class Patient(PsycopgConnector):
             with contextlib.suppress(ConnectorException, TimeoutError, psycopg.Error):
                 await super().listen_notify(told, [*named, WORD])
             await asyncio.sleep(PAUSE_S[1])
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Each statement is a transaction."""
+    await connection.set_autocommit(True)
 
 
 def _away(error: BaseException) -> bool:

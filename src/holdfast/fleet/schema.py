@@ -121,6 +121,7 @@ BEGIN
 END $$
 """
 
+# What was under way goes on before what only waits.
 _BURY: LiteralString = """
 CREATE FUNCTION holdfast_fleet.bury_1(gone text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = holdfast_fleet, pg_temp AS $$
@@ -136,6 +137,8 @@ BEGIN
       FROM (SELECT lock FROM given_up UNION SELECT lock FROM held) u;
   FOREACH one IN ARRAY coalesce(found_runs, '{}') LOOP
     PERFORM defer_1(one, NULL);
+    UPDATE procrastinate_jobs SET priority = priority + 500000
+      WHERE queueing_lock = one AND status = 'todo' AND priority < 250000;
   END LOOP;
   DELETE FROM seat WHERE worker = gone;
   RETURN cardinality(coalesce(found_runs, '{}'));

@@ -51,15 +51,13 @@ TRIED = 10_000  # runs that are remembered
 class Settings:
     """How a worker works. `names`: the modules and agents that it may run; `at_once`: so many runs at a time; `limits`:
     so many runs of an agent in the whole fleet. `retry_failed`: runs whose agent raised are tried again, after growing
-    pauses. `silent_s`: after so long without a sign of life, another worker's runs are looked at. `patience_s`: for how
-    long a server that is away is waited for."""
+    pauses. `patience_s`: for how long a server that is away is waited for."""
 
     names: frozenset[str]
     at_once: int = 8
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
     retry_failed: bool = False
     on_divergence: str = "brief"
-    silent_s: float = 15.0
     patience_s: float = 30.0
 
 
@@ -168,7 +166,7 @@ class FleetWorker:
 
     async def _keep(self) -> None:
         keeper = Keeper(
-            self._queue, self._jobs, self._settings.silent_s, self._enrol, lambda what: self._tell("", what)
+            self._queue, self._jobs, self._store.claim_ttl_s, self._enrol, lambda what: self._tell("", what)
         )
         try:
             await keeper.keep()
@@ -240,7 +238,7 @@ class FleetWorker:
         worker, silent_s = held
         if worker is not None and worker.id == self._store.worker.id and run in self._full:
             return branch, Owner.NOBODY  # it was given back, while there was no room to say so
-        gone = worker is None or dead(worker) or silent_s > self._settings.silent_s
+        gone = worker is None or dead(worker) or silent_s > self._store.claim_ttl_s
         return branch, Owner.DEAD if gone else Owner.LIVING
 
     async def _see(self, branch: str, owner: Owner) -> Seen | None:

@@ -5,6 +5,7 @@ Rules
 2. Only records that need no claim are placed here, each by those who may give that word, and where the log of the run
    can have them. No run is advanced.
 3. A revocation takes effect before it is answered.
+4. A doubt of a run that is taken up here may be ended while the run waits, and nothing of it is in flight.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class AdminDoor:
             "read": self._read, "blob": self._blob, "branches": self._branches, "append": self._append,
             "capabilities": self._capabilities, "issue": self._issue, "narrow": self._narrow, "revoke": self._revoke,
             "runs": self._runs, "owners": self._owners,
+            "whoami": self._whoami,
         }  # fmt: skip
         app.add_routes([web.post(f"/{name}", self._serving(work)) for name, work in table.items()])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1)
@@ -147,7 +149,7 @@ class AdminDoor:
         return [
             {
                 "name": each.name, "seq": each.seq, "digest": each.digest.hex(), "epoch": each.epoch,
-                "at_ms": each.at_ms, "holder": each.holder,
+                "at_ms": each.at_ms, "holder": "" if self._at_rest(each.name) else each.holder,
             }
             for each in found
         ]  # fmt: skip
@@ -156,6 +158,18 @@ class AdminDoor:
         who.check("read")
         found = await asyncio.to_thread(self._owned)
         return {name: cast("dict[str, JSON]", asdict(each)) for name, each in found.items()}
+
+    def _advances(self, branch: str) -> bool:
+        taken = self._gate.wards.by_run.get(branch.partition("@")[0])
+        return taken is not None and taken.ward.mediator.line.branch == branch
+
+    def _at_rest(self, branch: str) -> bool:
+        """Whether a branch that is taken up here waits, and nothing of it is in flight: then its doubts are for people,
+        while its program waits at a door."""
+        if not self._advances(branch):
+            return False
+        mediator = self._gate.wards.by_run[branch.partition("@")[0]].ward.mediator
+        return mediator.parked is not None and not mediator.open
 
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         branch = str(asked["branch"])
@@ -170,23 +184,23 @@ class AdminDoor:
         stands_on, drafts = asked.get("stands_on"), [draft for draft, _ in words]
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
         await check_brought(self._store, branch, blobs, None if stands_on is None else get_entry(stands_on))
-        after = await fitting(self._store, branch, words, _natural(asked.get("after")), now_ms())
+        after = await fitting(
+            self._store, branch, words, _natural(asked.get("after")), now_ms(), rests=self._at_rest(branch)
+        )
         placed = await self._store.append(
-            branch,
-            drafts,
-            epoch=0,
-            after=after,
-            barrier=True,
-            blobs=blobs,
+            branch, drafts, epoch=0, after=after, barrier=True, blobs=blobs,
             watch={str(name): int(seq) for name, seq in dict(asked.get("watch", {})).items()},
             stands_on=None if stands_on is None else get_entry(stands_on),
-        )
+        )  # fmt: skip
         taken = self._gate.wards.by_run.get(branch.partition("@")[0])
         if taken is not None:
             taken.ward.changed.set()
         return [put_entry(entry) for entry in placed]
 
     # --- capabilities ---
+
+    async def _whoami(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
+        return {"name": who.name, "may": [*sorted(who.may)], "all": who.all}
 
     async def _runs(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         who.check("read")

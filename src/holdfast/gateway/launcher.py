@@ -80,7 +80,8 @@ class Starting:
 
     async def ask(self, message: Mapping[str, JSON], sockets: Sequence[socket.socket] = ()) -> dict[str, Any]:
         """What the gateway answers. Raises what it says, Stopped if it is gone."""
-        await say(self._connection, message, sockets)
+        with contextlib.suppress(OSError):  # it may be gone, and have said why before it went
+            await say(self._connection, message, sockets)
         try:
             answer = await receive(self._connection)
         except OSError:

@@ -105,11 +105,11 @@ class LaunchDoor:
         connection.setblocking(False)
         try:
             by = self._may(peer_of(connection))
-            if by is None:
-                raise Refused("this user may not start runs", fix="name it under [people] in holdfast.toml")
             while (message := await receive(connection)) is not None:
                 asked, sockets = message
                 try:
+                    if by is None:  # told as an answer: what was sent before nobody listened might be lost
+                        raise Refused("this user may not start runs", fix="name it under [people] in holdfast.toml")
                     run, answer = await self._answered(connection, run, asked, sockets, by)
                 except (HoldfastError, Waiting) as error:
                     let_go_of(sockets)

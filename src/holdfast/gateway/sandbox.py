@@ -208,11 +208,11 @@ def _its_warden() -> _Warden:
         found = _wardens.get(os.getpid())
         if found is not None and found.process.poll() is None:
             return found
-        if found is None:
-            atexit.register(_end, os.getpid())
-        else:
+        if found is not None:
             found.close()
         made = _wardens[os.getpid()] = _Warden()
+        if found is None:
+            atexit.register(_end, os.getpid())
         return made
 
 

@@ -44,8 +44,8 @@ from holdfast.gateway.frames import (
 )
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Reply
-from holdfast.gateway.upstreams.python import Function, PythonUpstream, at_work
-from holdfast.shape import hints_of
+from holdfast.gateway.upstreams.python import PythonUpstream, at_work
+from holdfast.shape import Function, hints_of
 
 _NOT_DUMPABLE = 4  # prctl(PR_SET_DUMPABLE): neither a core nor /proc/PID/environ is shown to others of this user
 

@@ -24,10 +24,11 @@ NOWHERE = bytes(32)
 
 
 async def fitting(
-    store: Store, branch: str, words: Sequence[tuple[Draft, Record]], after: int | None, now_ms: int
-) -> int | None:
-    """The position after which these words may be placed on a branch; None: wherever it ends. Raises Conflict, Misuse,
-    Refused, Claimed where they may not."""
+    store: Store, branch: str, words: Sequence[tuple[Draft, Record]], after: int | None, now_ms: int,
+    *, rests: bool = False,
+) -> int | None:  # fmt: skip
+    """The position after which these words may be placed on a branch; None: wherever it ends. `rests`: its owner waits,
+    with nothing in flight. Raises Conflict, Misuse, Refused, Claimed where they may not."""
     if all(isinstance(record, Forked | Promoted | Abandoned) for _, record in words):
         await _fits_tree(store, branch, words)
         return after
@@ -37,7 +38,7 @@ async def fitting(
     seq = log.seq
     for draft, record in words:
         _check(log, draft, record, branch, now_ms)
-        if isinstance(record, Settled):
+        if isinstance(record, Settled) and not rests:
             await _check_owner(store, branch)
         try:
             log.fold(Entry(branch=branch, seq=log.seq + 1, epoch=0, at_ms=now_ms, key=draft.key, body=draft.body,

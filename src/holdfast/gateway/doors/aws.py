@@ -27,7 +27,7 @@ from holdfast.gateway.doors.told import Told, told
 from holdfast.gateway.environment import dummy_keys
 from holdfast.gateway.gate import Gate, Visit
 from holdfast.gateway.upstreams import Declined, Prepared, Reply, System
-from holdfast.gateway.upstreams.aws_proof import Asked, Claim, claim_of, proven
+from holdfast.gateway.upstreams.aws_proof import Asked, Claim, check_whole, claim_of, proven
 from holdfast.gateway.upstreams.http_answer import unpack
 from holdfast.gateway.wards import Taken
 
@@ -111,6 +111,7 @@ async def _asked(request: web.Request) -> Asked:
         raise Refused("another protocol is asked for", fix="speak HTTP/1.1 here")
     path, _, query = request.raw_path.partition("?")
     headers = {header.lower(): value for header, value in request.headers.items()}
+    check_whole(headers)
     return Asked(request.method, path, query, headers, await bytes_of(request, LARGEST))
 
 

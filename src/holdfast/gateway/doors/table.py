@@ -23,7 +23,7 @@ from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams import System
 
 _DOORS = ("native", "agent", "mcp")
-_SERVED = ("http", "model")
+_SERVED = ("http", "model", "aws")
 _KINDS = frozenset({"mcp", *_SERVED})
 """Kinds of systems that have a door of their own: `/KIND/NAME/…`. The others are reached through the native door."""
 

@@ -88,12 +88,17 @@ def proven(asked: Asked, claim: Claim, secret: str) -> bool:
     return hmac.compare_digest(key.hex(), claim.signature)
 
 
-def _check_body(asked: Asked) -> None:
-    said = asked.headers.get("x-amz-content-sha256")
-    chunked = "aws-chunked" in asked.headers.get("content-encoding", "").lower()
-    if chunked or (said or "").upper().startswith("STREAMING-"):
+def check_whole(headers: Mapping[str, str]) -> None:
+    """Raise Refused for a body that comes in chunks of its own, before it is read."""
+    chunked = "aws-chunked" in headers.get("content-encoding", "").lower()
+    if chunked or headers.get("x-amz-content-sha256", "").upper().startswith("STREAMING-"):
         fix = "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required, and send the body in one piece"
         raise Refused("a body that is signed in chunks is not taken here", fix=fix)
+
+
+def _check_body(asked: Asked) -> None:
+    check_whole(asked.headers)
+    said = asked.headers.get("x-amz-content-sha256")
     if said is None or hmac.compare_digest(said.encode(), hashlib.sha256(asked.body).hexdigest().encode()):
         return
     if said == "UNSIGNED-PAYLOAD":

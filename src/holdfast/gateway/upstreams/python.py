@@ -15,13 +15,10 @@ import contextvars
 import hashlib
 import inspect
 import threading
-import types
-import typing
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 from holdfast.core.canonical import JSON
 from holdfast.core.effect import Encoding, Happened, NotHappened, legible
@@ -29,7 +26,7 @@ from holdfast.errors import BadCall, Misuse
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Reply
-from holdfast.shape import Shape, Written, hints_of
+from holdfast.shape import Function, Shape, Written
 
 _key: ContextVar[str | None] = ContextVar("holdfast_key", default=None)
 LONGEST_ETAG = 500  # characters; a longer one is kept by its digest
@@ -51,28 +48,6 @@ def key() -> str:
 def at_work(key: str) -> bool:
     """Whether a function that was called under this key, in whatever life of the run, is still at work here."""
     return key in _at_work
-
-
-@dataclass(slots=True)
-class Function:
-    """A user's function with what its annotations say; `outside` is the context in which it runs."""
-
-    call: Callable[..., object]
-    probe: Callable[..., object] | None = None
-    undo: Callable[..., object] | None = None
-    _shapes: dict[str, Shape] | None = field(default=None, init=False)
-    awaited: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        self.awaited = inspect.iscoroutinefunction(self.call)
-
-    def shape(self, name: str) -> Shape:
-        """The shape of a parameter, or of the answer (`return`)."""
-        if self._shapes is None:
-            hints = hints_of(self.call)
-            hints["return"] = _answer_hint(hints.get("return", object))
-            self._shapes = {known: Shape(hint) for known, hint in hints.items()}
-        return self._shapes.get(name) or self._shapes.setdefault(name, Shape(object))
 
 
 class PythonUpstream:
@@ -235,14 +210,3 @@ def _etag(told: object) -> str | None:
         return None
     fits = legible(text, LONGEST_ETAG) == text
     return (text or None) if fits else f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def _answer_hint(hint: Any) -> Any:
-    """The annotation of the answer itself, where a function says that it answers `Happened[…]`."""
-    if hint is Happened:
-        return object
-    if typing.get_origin(hint) is Happened:
-        return typing.get_args(hint)[0]
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.Union[tuple(_answer_hint(part) for part in typing.get_args(hint))]  # noqa: UP007
-    return hint
