@@ -197,8 +197,11 @@ class Gateway:
         return told
 
     def _terms(self, agent: str) -> str:
-        """What a run of an agent may do, as it would be issued now."""
-        return self.config.agents[agent].terms(now_ms()).text()
+        """What a run of an agent may do, as it would be issued now. Raises Misuse where there is no such agent."""
+        declared = self.config.agents.get(agent)
+        if declared is None:
+            raise Misuse(f"there is no agent `{agent}`", fix="holdfast config check lists what is declared")
+        return declared.terms(now_ms()).text()
 
 
 def checked_name(run: str) -> str:

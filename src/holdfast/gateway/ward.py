@@ -27,6 +27,7 @@ from holdfast.core.policy import Denied, Facts, Held, Policy, Verdict
 from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.decide import Memory
+from holdfast.gateway.judge import verdict_of
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.order import Mark, Order
 from holdfast.gateway.receipt import Receipt, for_read
@@ -37,7 +38,7 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
 REMEMBERED = 4096  # delivered calls of which a marked resend is answered again
-MOST_REFUSALS = 1000  # of one life, in the log
+MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
 
 
@@ -87,7 +88,7 @@ class CallWarrant:
         why = ward.rights.lapsed(right) or right.terms.covers(contract.name, prepared.args)
         if why is not None:
             return Denied("capability", why)
-        verdict = ward.policy.judge(ward.facts(right, prepared))
+        verdict = verdict_of(ward.policy, ward.facts(right, prepared))
         if isinstance(verdict, Denied) or contract.kind is Kind.READ:
             return verdict
         level = strictest(right.terms.level, verdict.level)
@@ -134,6 +135,7 @@ class Ward:
     _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
     _refused: set[bytes] = field(default_factory=set[bytes])
     _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
+    _denied: int = 0
 
     # --- calls ---
 
@@ -144,6 +146,10 @@ class Ward:
         """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more;
         `mark`: it tells its calls apart by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where
         people or time are waited for longer than the door's patience."""
+        if self._denied >= MOST_DENIED:
+            why = f"the run was refused {MOST_DENIED} times: nothing more of it is judged"
+            await self.refuse("holdfast.flood", why, "ward", why)
+            raise Refused(why, where=self.mediator.line.branch, fix="start its program again")
         name = prepared.contract.name
         if mark is not None:
             await self._order.turn(name, mark)
@@ -224,6 +230,9 @@ class Ward:
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
         try:
             return await self._patiently(lambda: self.mediator.reply(asked))
+        except Refused:
+            self._denied += 1
+            raise
         finally:
             self._settle(call)
             self.labels |= prepared.labels

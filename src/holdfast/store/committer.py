@@ -197,6 +197,8 @@ class Committer:
             raise Unwritable(
                 "the store was opened before this process was forked", where=str(self.path), fix="open it anew"
             )
+        if self.closing and not self._thread.is_alive():  # nobody would ever commit it
+            raise Unwritable("the store is closed", where=str(self.path), fix="open it anew")
 
     def close(self) -> None:
         """Commit what waits, flush, and close the connection. Idempotent."""
