@@ -84,10 +84,8 @@ def verb(
 ) -> None:
     """Delete payloads of runs that have ended. Entries and digests stay, so that the log still verifies."""
     if blobs:
-        if runs or older_than is not None or before_checkpoint or compact:
-            raise BadCall("`--blobs` goes with `--dry-run` alone", fix="prune runs by a second command")
-        _sweep(existing(store), dry_run=dry_run, json=json)
-        return
+        alone = not (runs or older_than is not None or before_checkpoint or compact)
+        return _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
     if not runs and older_than is None and not (compact and not dry_run):
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
@@ -101,13 +99,7 @@ def verb(
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
     if compact and not dry_run:
         _refuse_compaction(url)
-    went = 0
-    if not dry_run and (planned.marks or planned.doomed):
-        with (
-            progress("pruning", len(planned.doomed)) as tick,
-            Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
-        ):
-            went = pruner.prune(tick).payloads
+    went = 0 if dry_run else _prune(files, planned, by)
     if compact and not dry_run:
         _compact(files)
     result = _result(planned, chosen, files, dry_run=dry_run, compacted=compact and not dry_run)
@@ -115,10 +107,13 @@ def verb(
         out(json_text(result, indent=2))
     else:
         _print(result, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
+    return None
 
 
-def _sweep(url: str, *, dry_run: bool, json: bool) -> None:
+def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
     """Delete large payloads that no row of a store on PostgreSQL names."""
+    if not alone:
+        raise BadCall("`--blobs` goes with `--dry-run` alone", fix="prune runs by a second command")
     if not url.startswith(("postgresql:", "postgres:")):
         raise Misuse("this store keeps no payloads outside", where=url, fix="leave out --blobs")
     with needing_psycopg():
@@ -159,6 +154,17 @@ def _planned(
             return plan(reader, marks, named, Needs([*reader.marks(), *marks]), tick), chosen
     finally:
         asyncio.run(reader.close())
+
+
+def _prune(files: SqliteFiles, planned: Plan, by: str | None) -> int:
+    """Delete what is planned; how many payloads went."""
+    if not (planned.marks or planned.doomed):
+        return 0
+    with (
+        progress("pruning", len(planned.doomed)) as tick,
+        Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
+    ):
+        return pruner.prune(tick).payloads
 
 
 def _refuse_compaction(url: str) -> None:
