@@ -28,7 +28,7 @@ Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 OLDEST_SERVER = 140000
 LOCK_S = 10  # longer than any statement of ours holds a branch
 MIGRATING = 0x48464C31  # "HFL1": the advisory lock of whoever migrates
-LOST_LANE, STALE, OVER = "HF001", "HF002", "HF003"
+LOST_LANE, STALE, OVER = "HF001", "HF002", "HF004"
 FOUND_GONE = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.ConnectionException)
 
 
@@ -131,7 +131,7 @@ DECLARE
 BEGIN
   SELECT value::bigint INTO STRICT age FROM holdfast.meta WHERE name = 'age' FOR SHARE;
   IF ('x' || encode(substring(NEW.data FROM 1 FOR 8), 'hex'))::bit(64)::bigint < age THEN
-    RAISE EXCEPTION 'a large payload was put in an age that is over' USING ERRCODE = 'HF003';
+    RAISE EXCEPTION 'a large payload was put in an age that is over' USING ERRCODE = 'HF004';
   END IF;
   RETURN NEW;
 END $$
