@@ -184,6 +184,25 @@ def test_what_a_killed_writer_left_outside_is_shown_and_deleted(store: str, here
     left.write_bytes(b"x" * 2000)
     assert typed("prune", "--blobs", "--dry-run").stdout == "would delete 1 object, 2.0 KB\n"
     assert left.exists()
-    assert json.loads(typed("prune", "--blobs", "--json").stdout) == {"dry_run": False, "objects": 1, "bytes": 2000}
+    assert json.loads(typed("prune", "--blobs", "--json").stdout) == {
+        "dry_run": False, "objects": 1, "bytes": 2000, "missing": [],
+    }  # fmt: skip
     assert not left.exists()
     assert typed("prune", "--blobs", "--older-than", "1d").exit_code == 2
+
+
+def test_a_large_payload_that_is_missing_is_told_with_exit_code_1(store: str, here: Path) -> None:
+    outside = here / "blobs"
+    outside.mkdir()
+    with open_store(f"{store}{'&' if '?' in store else '?'}blobs=file://{outside}"):
+        pass
+    (here / "wordy.py").write_text(
+        "import random\nfrom holdfast import agent\n"
+        "@agent\ndef talk(run, task):\n    return random.Random(7).randbytes(400_000).hex()\n"
+    )
+    assert typed("run", "wordy:talk", "--id", "w").exit_code == 0
+    (lost,) = [path for path in outside.rglob("*") if path.is_file()]
+    assert typed("prune", "--blobs", "--dry-run").exit_code == 0
+    lost.unlink()
+    result = typed("prune", "--blobs", "--dry-run")
+    assert (result.exit_code, lost.name in result.stderr) == (1, True)

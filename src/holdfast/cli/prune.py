@@ -125,9 +125,17 @@ def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
             raise Misuse("this store keeps no payloads outside", where=shown(url), fix="leave out --blobs")
         swept = depot.sweep(dry_run=dry_run)
     if json:
-        out(json_text({"dry_run": dry_run, "objects": swept.objects, "bytes": swept.bytes}, indent=2))
+        out(
+            json_text(
+                {"dry_run": dry_run, "objects": swept.objects, "bytes": swept.bytes, "missing": swept.missing}, indent=2
+            )
+        )
     else:
         out(f"{'would delete' if dry_run else 'deleted'} {many(swept.objects, 'object')}, {size_text(swept.bytes)}")
+        for name in swept.missing:
+            say(f"missing, and needed by the log: {depot.url}/{reader.log_id}/{name}")
+    if swept.missing:
+        raise typer.Exit(1)
 
 
 def age_ms(text: str) -> int:

@@ -67,12 +67,13 @@ class Place:
         return f"{log_id}/{self.age:016x}/{self.digest.hex()}"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep has deleted, or would delete."""
+    """What a sweep has deleted, or would delete; and which objects are missing that rows name (`AGE/DIGEST`)."""
 
-    objects: int = 0
-    bytes: int = 0
+    objects: int
+    bytes: int
+    missing: list[str]
 
 
 class PostgresDepot:
@@ -133,23 +134,32 @@ class PostgresDepot:
         return data
 
     def sweep(self, *, dry_run: bool = False) -> Swept:
-        """Delete what killed and refused writers have left behind: objects that no row names, and none ever will.
-        Others may write meanwhile; with `dry_run`, what those have put and not yet named counts too."""
+        """Delete what killed and refused writers have left behind: objects that no row names, and none ever will. Tell
+        which are missing. Others may write meanwhile; with `dry_run`, what those have put and not named yet counts."""
         age = cast(int, self._database.fetch(_AGE if dry_run else _NEXT_AGE)[0][0]) + dry_run
-        there = [(name, size) for name, size in self._depot.names(f"{self._log_id}/") if self._before(name, age)]
+        there = self._there()
         named = {_named(cast(bytes, row[0])) for row in self._database.fetch(_NAMED)}
-        doomed = [(name, size) for name, size in there if name.partition("/")[2] not in named]
+        missing = named - there.keys()
+        if missing:  # what was put since is there by now
+            missing -= self._there().keys()
+        doomed = [name for name in there if name not in named and _before(name, age)]
         if not dry_run:
-            self._depot.delete([name for name, _ in doomed])
-        return Swept(len(doomed), sum(size for _, size in doomed))
+            self._depot.delete([f"{self._log_id}/{name}" for name in doomed])
+        return Swept(len(doomed), sum(there[name] for name in doomed), sorted(missing))
 
-    def _before(self, name: str, age: int) -> bool:
-        """Whether an object was put before an age. One whose name is not ours stays."""
-        parts = name.split("/")
-        try:
-            return len(parts) == 3 and int(parts[1], 16) < age
-        except ValueError:
-            return False
+    def _there(self) -> dict[str, int]:
+        """All objects of this log: age and digest as their names have them, and their sizes in bytes."""
+        prefix = f"{self._log_id}/"
+        return {name.removeprefix(prefix): size for name, size in self._depot.names(prefix)}
+
+
+def _before(name: str, age: int) -> bool:
+    """Whether an object was put before an age. One whose name is not ours stays."""
+    first, _, rest = name.partition("/")
+    try:
+        return len(first) == 16 and "/" not in rest and int(first, 16) < age
+    except ValueError:
+        return False
 
 
 def _named(packed: bytes) -> str:
