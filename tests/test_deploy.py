@@ -137,8 +137,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(), ids=shlex.join)
 def test_what_is_started_is_a_verb_with_these_options(words: list[str]) -> None:
-    if words[0] not in VERBS:
-        pytest.skip(f"this Holdfast has no verb `{words[0]}`")
+    assert words[0] in VERBS
     command = typer.main.get_command(program([words[0]]))
     verb = command.commands[words[0]] if hasattr(command, "commands") else command
     known = {option for parameter in verb.params for option in parameter.opts}

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -108,6 +109,27 @@ def test_what_is_no_request_harms_nobody(tmp_path: Path) -> None:
         assert told(port, "/healthz?verbose=1")[0] == 200
         for client in waiting:
             client.close()
+
+
+def test_a_worker_tells_the_same_until_it_is_told_to_stop(tmp_path: Path, postgres: Postgres) -> None:
+    url = postgres.empty()
+    url += f"{'&' if '?' in url else '?'}key={tmp_path}/log-key"
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "holdfast", "worker", "--health", "127.0.0.1:0", "--store", url], cwd=tmp_path,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "HOLDFAST_AGENTS": "nothing"},
+    )  # fmt: skip
+    try:
+        assert worker.stderr is not None
+        lines = iter(worker.stderr.readline, "")
+        port = next(int(line.split()[-1]) for line in lines if line.startswith("health at port"))
+        assert told(port, "/healthz") == (200, '{"alive": true}')
+        assert told(port, "/readyz") == (200, '{"ready": true, "failing": []}')
+        assert "holdfast_runs 0\n" in told(port, "/metrics")[1]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()
+        worker.communicate()
 
 
 # --- stores ---

@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from holdfast.errors import HoldfastError, Misuse, Stopped
 from holdfast.store import Store
@@ -30,6 +30,7 @@ LARGEST_HEAD = 8 << 10  # bytes
 PATIENCE_S = 5.0
 FRESH_S = 1.0
 MOST_AT_ONCE = 32  # connections
+STARTING, ENDING = "it is starting", "it is ending"
 PROBED = "holdfast.ready@main"  # a branch that stays empty
 _LAST = 2**62
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -77,6 +78,12 @@ def writable(store: Store) -> Check:
     return check
 
 
+def queued(store: Store) -> Metric:
+    """How much a store has before it."""
+    waiting = getattr(getattr(store, "committer", None), "queued", 0)
+    return number("holdfast_appends_queued", "Appends that were asked for and are not written yet.", "gauge", waiting)
+
+
 def broken(store: Store) -> Stopped | None:
     """Why a store will write nothing any more until it is opened anew, or None."""
     return getattr(getattr(store, "committer", None), "failed", None)
@@ -95,7 +102,7 @@ class Health:
         metrics: Callable[[], Iterable[Metric]],
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self.stage = "it is starting"
+        self.stage = STARTING
         self._checks = checks
         self._broken = broken
         self._metrics = metrics
@@ -210,3 +217,42 @@ class HealthDoor:
             + (b"" if method == "HEAD" else body)
         )
         await writer.drain()
+
+
+class Work(Protocol):
+    """What goes on until it is told to stop."""
+
+    async def run(self) -> None:
+        """Work."""
+        ...
+
+    def stop(self) -> None:
+        """Bring what is under way to its end."""
+        ...
+
+
+class Tended:
+    """Work that tells its health at a TCP address for as long as it goes on. `opened` is given the port."""
+
+    def __init__(self, work: Work, health: Health, address: str, opened: Callable[[int], None]) -> None:
+        self._work = work
+        self._health = health
+        self._address = address
+        self._opened = opened
+
+    async def run(self) -> None:
+        """As `Work.run`. Raises Misuse too, where nobody can listen at the address."""
+        door = HealthDoor(self._health, self._address)
+        await door.open()
+        self._opened(door.port)
+        if self._health.stage == STARTING:
+            self._health.stage = ""
+        try:
+            await self._work.run()
+        finally:
+            await door.close()
+
+    def stop(self) -> None:
+        """As `Work.stop`. It is not ready any more from now on."""
+        self._health.stage = ENDING
+        self._work.stop()

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from holdfast.errors import HoldfastError, InDoubt, NotHappened, Refused, Waiting
-from holdfast.gateway.health import Metric, number
+from holdfast.gateway.health import Metric, number, queued
 from holdfast.store import Store
 
 OUTCOMES = ("answered", "declined", "refused", "waiting", "failed", "left")
@@ -68,12 +68,11 @@ def metrics(runs: Iterable[Run], tally: Tally, store: Store) -> list[Metric]:
     waiting = [run.waits_for for run in runs]
     doubts = sum(isinstance(each, InDoubt) for each in waiting)
     others = sum(each is not None for each in waiting) - doubts
-    queued = getattr(getattr(store, "committer", None), "queued", 0)
     return [
         number("holdfast_runs", "Runs that are taken up.", "gauge", len(waiting)),
         number("holdfast_runs_in_doubt", "Of them those that wait for a verdict on an effect.", "gauge", doubts),
         number("holdfast_runs_waiting", "Of them those that wait for people, a word or a time.", "gauge", others),
-        number("holdfast_appends_queued", "Appends that were asked for and are not written yet.", "gauge", queued),
+        queued(store),
         tally.metric("call", "Calls that came to a door, by how they were answered."),
         tally.metric("decision", "Decisions that came to a door, by how they were answered."),
     ]

@@ -28,7 +28,7 @@ from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.doors.table import application
 from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
-from holdfast.gateway.health import Health, HealthDoor, broken, writable
+from holdfast.gateway.health import ENDING, Health, HealthDoor, broken, writable
 from holdfast.gateway.launching import LaunchDoor, Listening
 from holdfast.gateway.meters import metrics
 from holdfast.gateway.people import People
@@ -74,7 +74,7 @@ class Gateway:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.health.stage = "it is ending"
+        self.health.stage = ENDING
         await self._open.aclose()
 
     async def _start(self) -> None:
