@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import open_store
+from holdfast.gateway.health import writable
 from holdfast.store.postgres_reader import PostgresReader
 from holdfast.store.url import postgres_address
 from tests.cli.keyboard import TROUPE, process, read, soon, start, surroundings, typed
@@ -203,6 +205,14 @@ def test_a_large_payload_that_is_missing_is_told_with_exit_code_1(store: str, he
     assert typed("run", "wordy:talk", "--id", "w").exit_code == 0
     (lost,) = [path for path in outside.rglob("*") if path.is_file()]
     assert typed("prune", "--blobs", "--dry-run").exit_code == 0
+    assert read("verify")["ok"]
     lost.unlink()
     result = typed("prune", "--blobs", "--dry-run")
     assert (result.exit_code, lost.name in result.stderr) == (1, True)
+    assert typed("verify").exit_code == 1
+
+
+def test_a_store_that_was_asked_whether_it_can_be_written_still_verifies(store: str) -> None:
+    with open_store(store) as house:
+        asyncio.run(writable(house.store)())
+    assert read("verify")["ok"]

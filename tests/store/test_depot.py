@@ -143,6 +143,7 @@ async def test_a_sweep_leaves_alone_what_entries_name_and_what_is_not_its_own(
     assert await store.blob(BIG.digest) == BIG
 
 
+@pytest.mark.parametrize("outside", ["file", pytest.param("s3", marks=pytest.mark.soak)], indirect=True)
 async def test_two_writers_beside_one_that_sweeps_without_a_break_lose_nothing(
     store: PostgresStore, outside: Outside, postgres: Postgres
 ) -> None:

@@ -99,8 +99,7 @@ class PostgresStore(PostgresReading):
         """As `Store.append`."""
         if self.read_only is not None:
             raise self.read_only
-        whole = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
-        rows = await self._put_away(whole)
+        rows = await self._put_away(whole := [self._form(blob) for blob in blobs if blob.digest not in self._stored])
 
         def work(batch: Batch) -> object:
             for other, seen in watch.items():
@@ -118,7 +117,7 @@ class PostgresStore(PostgresReading):
 
         size = sum([len(row[2]) for row in rows]) + sum([len(draft.body) for draft in drafts])
         job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on, size)
-        for again in reversed(range(SWEEPS)):
+        for sweeps in range(SWEEPS):
             try:
                 if not alone or not self.committer.now(job):
                     await self.committer.soon(job)
@@ -128,7 +127,7 @@ class PostgresStore(PostgresReading):
                     self._given_up.add(branch)
                 raise
             except Over:
-                if not again:
+                if sweeps == SWEEPS - 1:
                     raise
             rows = await self._put_away(whole, anew=True)
         self._remember(whole, branch if release else "")
