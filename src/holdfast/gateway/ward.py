@@ -15,20 +15,19 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.capability import Used
-from holdfast.core.contract import Contract, strictest
-from holdfast.core.effect import Call, Kind, identity_of, legible, resource_of
+from holdfast.core.effect import Call, identity_of, legible, resource_of
 from holdfast.core.payload import Packed, pack_text
-from holdfast.core.policy import Denied, Facts, Held, Policy, Verdict
+from holdfast.core.policy import Denied, Facts, Policy
 from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
+from holdfast.gateway.call_warrant import CallWarrant
 from holdfast.gateway.decide import Memory
-from holdfast.gateway.judge import verdict_of
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.meters import Tally
 from holdfast.gateway.order import Mark, Order
@@ -64,55 +63,6 @@ class _Open:
         """Whether nobody waits for people on its behalf any more."""
         done = self.replying.done() and not self.replying.cancelled()
         return done and isinstance(self.replying.exception(), Waiting)
-
-
-@dataclass(frozen=True, slots=True)
-class CallWarrant:
-    """The right behind one call at a door, as `Warrant`."""
-
-    ward: Ward
-    right: Right
-    prepared: Prepared
-
-    @property
-    def capability(self) -> str:
-        """As `Warrant.capability`."""
-        return self.right.id
-
-    @property
-    def policy(self) -> str:
-        """As `Warrant.policy`."""
-        return self.ward.policy.digest
-
-    def judge(self, call: Call, contract: Contract) -> Verdict:
-        """As `Warrant.judge`."""
-        ward, right, prepared = self.ward, self.right, self.prepared
-        why = ward.rights.lapsed(right) or right.terms.covers(contract.name, prepared.args)
-        if why is not None:
-            return Denied("capability", why)
-        verdict = verdict_of(ward.policy, ward.facts(right, prepared))
-        if isinstance(verdict, Denied) or contract.kind is Kind.READ:
-            return verdict
-        level = strictest(right.terms.level, verdict.level)
-        if level is verdict.level:
-            return verdict
-        if level.people:
-            return Held("capability", "the capability asks for people", level)
-        return replace(verdict, level=level)
-
-    def reserve(self, call: Call) -> str | None:
-        """As `Warrant.reserve`."""
-        blast = 0 if self.prepared.contract.kind is Kind.READ else self.prepared.blast or 0
-        use = Used(calls=1, money=self.prepared.money, blast=blast)
-        return self.ward.rights.reserve(self.right, (call.identity, call.n), use)
-
-    def release(self, call: Call) -> None:
-        """As `Warrant.release`."""
-        self.ward.rights.release((call.identity, call.n))
-
-    def lapsed(self) -> str | None:
-        """As `Warrant.lapsed`."""
-        return self.ward.rights.lapsed(self.right)
 
 
 @dataclass(slots=True)
