@@ -44,6 +44,7 @@ from holdfast.gateway.doors.native import bytes_of
 from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.gate import Gate
+from holdfast.gateway.health import Health
 from holdfast.gateway.launching import peer_of
 from holdfast.gateway.people import People, Somebody
 from holdfast.gateway.premises import bound
@@ -76,7 +77,7 @@ class AdminDoor:
 
     def __init__(
         self, path: Path, store: Store, gate: Gate, people: People, terms: Callable[[str], str],
-        owners: Callable[[], dict[str, Worker]],
+        owners: Callable[[], dict[str, Worker]], health: Health,
     ) -> None:  # fmt: skip
         self._owned = owners
         self._path = path
@@ -84,6 +85,7 @@ class AdminDoor:
         self._gate = gate
         self._people = people
         self._terms = terms
+        self._health = health
         self._runner: web.AppRunner | None = None
 
     async def open(self) -> None:
@@ -98,6 +100,7 @@ class AdminDoor:
             "whoami": self._whoami,
         }  # fmt: skip
         app.add_routes([web.post(f"/{name}", self._serving(work)) for name, work in table.items()])
+        app.add_routes([web.get(f"/{name}", self._well) for name in ("healthz", "readyz", "metrics")])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.SockSite(self._runner, bound(self._path, socket.SOCK_STREAM, self._people.group)).start()
@@ -122,6 +125,15 @@ class AdminDoor:
                 return web.json_response(about.body(), status=about.status if about.status < 500 else 503)
 
         return serve
+
+    async def _well(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        try:
+            self._people.at(peer_of(request.transport.get_extra_info("socket"))).check("read")
+        except Refused as error:
+            return web.json_response(for_people(error).body(), status=403)
+        status, kind, text = await self._health.answer(request.path, detail=True)
+        return web.Response(status=status, body=text.encode(), headers={"Content-Type": kind})
 
     # --- the store, as everybody but its writer sees it ---
 

@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
@@ -29,6 +30,7 @@ from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.judge import verdict_of
 from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.meters import Tally
 from holdfast.gateway.order import Mark, Order
 from holdfast.gateway.receipt import Receipt, for_read
 from holdfast.gateway.rights import Right, Rights
@@ -124,6 +126,7 @@ class Ward:
     policy: Policy
     agent: str
     patience_s: float = 30.0
+    tally: Tally = field(default_factory=Tally)
     labels: set[str] = field(default_factory=set[str])
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _open: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
@@ -183,6 +186,7 @@ class Ward:
             call = Call(name, identity, place, args, resource)
             known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
             known.replying.add_done_callback(_looked_at)
+            known.replying.add_done_callback(partial(self.tally.count, "call"))
             self._keep(name, key, mark, known)
         return known
 
@@ -327,6 +331,7 @@ class Ward:
         if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
             known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
             known.add_done_callback(_looked_at)
+            known.add_done_callback(partial(self.tally.count, "decision"))
             self._asked.pop(key, None)
             self._asked[key] = known
             if len(self._asked) > REMEMBERED:

@@ -188,6 +188,11 @@ class Committer:
             batch.lane.busy = False
 
     @property
+    def queued(self) -> int:
+        """How many appends were asked for and are not committed yet."""
+        return self._sent - self._done
+
+    @property
     def waiting(self) -> bool:
         """Whether anything that was asked for is not committed yet."""
         return self._sent != self._done
