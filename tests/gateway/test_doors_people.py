@@ -247,11 +247,6 @@ async def test_a_word_is_looked_up_by_what_it_says(home: House, key: bytes) -> N
     assert await refused(placed(home, record, key=key)) == "a record is to be found under what it is about"
 
 
-async def test_a_verdict_on_what_is_under_way_waits_for_its_end(home: House) -> None:
-    why = await refused(placed(home, Settled(intent=5, outcome=Happened(NULL), by="ann")))
-    assert "its effects are not in doubt" in why
-
-
 async def test_nothing_is_placed_where_nothing_is_to_be_placed(home: House) -> None:
     assert await refused(home.people.ask("append", branch=MAIN, drafts=[])) == "nothing is said"
 

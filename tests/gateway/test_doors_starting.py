@@ -82,12 +82,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a name with a line": ({"open": {"run": "r\n", "agent": "clerk", "place": "local"}}, "this cannot name a run"),
     "letters that look alike": ({"open": {"run": "ｒ", "agent": "clerk", "place": "local"}}, "this cannot name a run"),
     "an agent that nobody declared": (
-        {"open": {"run": "r", "agent": "root", "place": "local"}},
-        "there is no agent `root`",
+        {"open": {"run": "r", "agent": "root", "place": "local"}}, "there is no agent `root`",
     ),
     "what is not known": (
-        {"open": {"run": "r", "agent": "clerk", "terms": {}, "place": "local"}},
-        "`terms` is nothing",
+        {"open": {"run": "r", "agent": "clerk", "terms": {}, "place": "local"}}, "`terms` is nothing",
     ),
     "another answer to divergence": (
         {"open": {"run": "r", "agent": "clerk", "on_divergence": "ignore", "place": "local"}},

@@ -43,6 +43,9 @@ tunnels: weakref.WeakKeyDictionary[asyncio.BaseTransport, Tunnel] = weakref.Weak
 """The tunnel that a connection came through."""
 
 
+_Connection = asyncio.Protocol  # one side of a connection, and no seam of ours
+
+
 class Room:
     """Where the connections of a listener are: those that have not begun yet, and those that are served by `serve`.
     `taken`: how many those are; `most`: how many there may be of all; `tell` is given why somebody was turned away."""
@@ -73,7 +76,7 @@ class Room:
             front.drop()
 
 
-class Front(asyncio.Protocol):
+class Front(_Connection):
     """The beginning of one connection in `room`. `admit`: tunnels may be asked for; `tls`: it begins with a handshake,
     which may say where it leads to (`named`)."""
 

@@ -87,22 +87,26 @@ def document() -> dict[str, Any]:
             "securitySchemes": {"handle": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"handle": []}],
-        "paths": {
-            "/v1/call": {"post": _operation("Call a tool.", "Answer", "CallBody")},
-            "/v1/narrow": {"post": _operation("Get a capability that allows less.", "Given", "NarrowBody")},
-            "/v1/operations": {"get": _operation("What may be called.", None)},
-            "/v1/run": {"get": _operation("Whose right this is, and what it allows.", None)},
-            "/v1/decide": {
-                "post": _operation("Has this been decided? If not: who asks finds out.", "Ticket", "DecideBody")
-            },
-            "/v1/decided": {"post": _operation("Say what was decided.", "Ticket", "DecidedBody")},
-            "/v1/draw": {"post": _operation("The recorded value of a name, or else this one.", "Drawn", "DrawBody")},
-            "/v1/wait": {"post": _operation("Wait for a time, or for a signal.", "Value", "WaitBody")},
-            "/v1/checkpoint": {"post": _operation("Go on from here after a crash.", "Node", "CheckpointBody")},
-            "/v1/stranded": {"get": _operation("What was left behind by branches given up.", "Stranded")},
-            "/v1/finish": {"post": _operation("What the agent came to.", None, "FinishBody")},
-            "/v1/begin": {"get": _operation("What the run's program begins with.", "Beginning")},
+        "paths": _paths(),
+    }
+
+
+def _paths() -> dict[str, Any]:
+    return {
+        "/v1/call": {"post": _operation("Call a tool.", "Answer", "CallBody")},
+        "/v1/narrow": {"post": _operation("Get a capability that allows less.", "Given", "NarrowBody")},
+        "/v1/operations": {"get": _operation("What may be called.", None)},
+        "/v1/run": {"get": _operation("Whose right this is, and what it allows.", None)},
+        "/v1/decide": {
+            "post": _operation("Has this been decided? If not: who asks finds out.", "Ticket", "DecideBody")
         },
+        "/v1/decided": {"post": _operation("Say what was decided.", "Ticket", "DecidedBody")},
+        "/v1/draw": {"post": _operation("The recorded value of a name, or else this one.", "Drawn", "DrawBody")},
+        "/v1/wait": {"post": _operation("Wait for a time, or for a signal.", "Value", "WaitBody")},
+        "/v1/checkpoint": {"post": _operation("Go on from here after a crash.", "Node", "CheckpointBody")},
+        "/v1/stranded": {"get": _operation("What was left behind by branches given up.", "Stranded")},
+        "/v1/finish": {"post": _operation("What the agent came to.", None, "FinishBody")},
+        "/v1/begin": {"get": _operation("What the run's program begins with.", "Beginning")},
     }
 
 
