@@ -200,10 +200,10 @@ class _Program:
             except Stopped:
                 raise
             except HoldfastError as error:
-                if not error.what.startswith(("misuse", "busy", "stopped")) or time.monotonic() > until:
-                    raise Told({"raised": "HoldfastError", "text": str(error)}) from None
-                if "has ended" in error.what:
+                if "has ended" in str(error):
                     raise Told({"ended": True}) from None
+                if time.monotonic() > until:
+                    raise Told({"raised": type(error).__name__, "text": str(error)}) from None
                 await asyncio.sleep(0.01)
 
     def _does(self) -> dict[str, Any]:

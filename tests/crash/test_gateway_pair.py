@@ -104,8 +104,8 @@ def test_of_two_gateways_on_one_store_one_holds_a_run(behind: Behind) -> None:
     trial.gateway = None
     second(trial)
     ended, told = trial.live(config="second.toml", patience_s=0.5)
-    assert (ended, told["raised"]) == ("left", "HoldfastError")
-    assert "busy" in told["text"]
+    assert ended == "left"
+    assert "advanc" in told["text"], "the second gateway has taken up what the first one holds"
     (trial.folder / "held").unlink()
     ended, result = trial.lives.wait(program)
     assert ended == "left"
