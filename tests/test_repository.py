@@ -136,11 +136,16 @@ def test_a_function_is_at_most_50_lines() -> None:
     assert not long
 
 
+def _is_seam(base: str) -> bool:
+    """Whether a base is typing's: those of asyncio read the network."""
+    return "Protocol" in base and not base.startswith("asyncio.")
+
+
 def test_a_seam_has_at_most_six_methods() -> None:
     seams: dict[str, int] = {}
     for path in sources():
         for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases):
+            if isinstance(node, ast.ClassDef) and any(_is_seam(ast.unparse(base)) for base in node.bases):
                 methods = [member for member in node.body if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)]
                 seams[f"{place(path)} {node.name}"] = len(methods)
     assert "src/holdfast/store/__init__.py Store" in seams

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from holdfast import open_store
+from holdfast.gateway.health import writable
+from holdfast.store.postgres_reader import PostgresReader
+from holdfast.store.url import postgres_address
 from tests.cli.keyboard import TROUPE, process, read, soon, start, surroundings, typed
 from tests.postgres import Postgres
 
@@ -167,3 +172,47 @@ def test_a_log_that_was_put_back_starts_nothing_until_somebody_accepts_it(store:
     assert typed("anchor", "--accept", "--by", "eve").exit_code == 0
     assert typed("run", f"{TROUPE}:dun", "--input", '{"to": "bob"}', "--id", "dun-2").exit_code == 0
     assert (mails(), read("verify")["ok"]) == (["ann", "bob"], True)
+
+
+def test_what_a_killed_writer_left_outside_is_shown_and_deleted(store: str, here: Path) -> None:
+    outside = here / "blobs"
+    outside.mkdir()
+    assert typed("prune", "--blobs").exit_code == 2, "nothing is outside yet"
+    with open_store(f"{store}{'&' if '?' in store else '?'}blobs=file://{outside}"):
+        pass
+    with PostgresReader(postgres_address(store)) as reader:
+        left = outside / reader.log_id / f"{1:016x}" / ("ab" * 32)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 2000)
+    assert typed("prune", "--blobs", "--dry-run").stdout == "would delete 1 object, 2.0 KB\n"
+    assert left.exists()
+    assert json.loads(typed("prune", "--blobs", "--json").stdout) == {
+        "dry_run": False, "objects": 1, "bytes": 2000, "missing": [],
+    }  # fmt: skip
+    assert not left.exists()
+    assert typed("prune", "--blobs", "--older-than", "1d").exit_code == 2
+
+
+def test_a_large_payload_that_is_missing_is_told_with_exit_code_1(store: str, here: Path) -> None:
+    outside = here / "blobs"
+    outside.mkdir()
+    with open_store(f"{store}{'&' if '?' in store else '?'}blobs=file://{outside}"):
+        pass
+    (here / "wordy.py").write_text(
+        "import random\nfrom holdfast import agent\n"
+        "@agent\ndef talk(run, task):\n    return random.Random(7).randbytes(400_000).hex()\n"
+    )
+    assert typed("run", "wordy:talk", "--id", "w").exit_code == 0
+    (lost,) = [path for path in outside.rglob("*") if path.is_file()]
+    assert typed("prune", "--blobs", "--dry-run").exit_code == 0
+    assert read("verify")["ok"]
+    lost.unlink()
+    result = typed("prune", "--blobs", "--dry-run")
+    assert (result.exit_code, lost.name in result.stderr) == (1, True)
+    assert typed("verify").exit_code == 1
+
+
+def test_a_store_that_was_asked_whether_it_can_be_written_still_verifies(store: str) -> None:
+    with open_store(store) as house:
+        asyncio.run(writable(house.store)())
+    assert read("verify")["ok"]

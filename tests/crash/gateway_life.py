@@ -1,8 +1,7 @@
 """One life of a gateway, or of an agent's program behind one: what a child of the nursery does.
 
-    {"gateway": FOLDER, "deaths": {BOUNDARY: VICTIMS}, "stops": [BOUNDARY], "full": [BOUNDARY]}
-    {"program": FOLDER, "run": ID, "task": {"tools": […], "names": […]}, "deaths": [POINT NTH], "within": PID,
-     "stays": BOOL}
+    {"gateway": FOLDER, "deaths": {BOUNDARY: VICTIMS}, "stops": [BOUNDARY], "full": [BOUNDARY], "patience_s": S}
+    {"program": FOLDER, "run": ID, "task": {"tools": […], "names": […]}, "deaths": [POINT NTH], "within": PID}
 
 Boundaries are those of deaths.py, and `before|after answered N` (the ward has an answer, the door has not said it) and
 `before|after delivered N` (it was written to the program). From one that is `full` on, the disk takes no more. A
@@ -56,7 +55,7 @@ def live(life: dict[str, Any]) -> dict[str, Any]:
     (folder / ("gateway.pid" if name == "gateway" else "agent.pid")).write_text(str(os.getpid()))
     if name == "gateway":
         _arm(folder, life)
-        return asyncio.run(_gateway(folder / life.get("config", "holdfast.toml")))
+        return asyncio.run(_gateway(folder / life.get("config", "holdfast.toml"), life.get("patience_s", 0.0)))
     return asyncio.run(_Program(folder, life).lives())
 
 
@@ -130,12 +129,12 @@ def _arm_answered(boundary: Boundary) -> None:
     Ward.call = call  # type: ignore[method-assign]
 
 
-async def _gateway(file: Path) -> dict[str, Any]:
+async def _gateway(file: Path, patience_s: float) -> dict[str, Any]:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     try:
         async with Gateway(load(file)) as gateway:
-            gateway.wards._patience_s = 0.0
+            gateway.wards._patience_s = patience_s
             await stopping.wait()
     except HoldfastError as error:
         return {"raised": type(error).__name__, "text": str(error)}
@@ -248,9 +247,6 @@ class _Program:
             return told
         error = told.get("error", {})
         if error.get("kind") == "not_happened":  # it certainly did not: it is asked for anew
-            return self._asked(method, path, body)
-        if error.get("kind") in CLASSES and self._life.get("stays"):  # it asks until it is told
-            time.sleep(0.05)
             return self._asked(method, path, body)
         if error.get("kind") in CLASSES:
             about = {"text": error["what"], "where": error["where"], "fix": error["fix"]}

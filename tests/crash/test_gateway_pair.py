@@ -196,8 +196,13 @@ def settled(trial: GatewayTrial, **said: Any) -> dict[str, Any]:
 def test_a_doubt_is_ended_at_the_admin_door_while_its_program_waits(behind: Behind) -> None:
     trial = behind("shop.mail")
     trial.end("in acted 1", ("gateway", "agent"))
-    trial.start()
-    program = trial.bear(stays=True)
+    trial.start(patience_s=60.0)
+    program = trial.bear()
+    before = len(trial.entries())
+    until = time.monotonic() + 60
+    while len(trial.entries()) == before:
+        assert time.monotonic() < until, "the run is not taken up"
+        time.sleep(0.02)
     (there,) = trial.world.living("shop.mail", "a")
     assert "answer" in settled(trial, happened={"answer": there})
     ended, result = trial.lives.wait(program)

@@ -18,7 +18,7 @@ import pytest
 from holdfast.core.codec import decode
 from holdfast.core.effect import Happened
 from holdfast.core.record import Claim, Decision, Finished, Intent, Record, Refusal, Settled
-from holdfast.demo import gateway_story, post
+from holdfast.demo import post
 from holdfast.demo.gateway_log import everything
 from holdfast.demo.gateway_world import Keys
 from holdfast.gateway.preflight import preflight
@@ -124,7 +124,7 @@ def test_the_table_has_each_attempt_with_who_stopped_it(told: Told) -> None:
         "mail the customers to a stranger": "policy",
         "publish through an allowed host": "door http",
         "delete a customer's account": "capability",
-        "make itself a key of the cloud": "door aws",
+        "give itself a key of the cloud": "door aws",
     }
 
 
@@ -163,11 +163,16 @@ def test_the_search_finds_a_key_in_any_of_its_forms() -> None:
         assert any(form in said for form in keys.canaries())
 
 
-def test_where_nothing_can_be_confined_it_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert gateway_story.main() == 1
-    said = capsys.readouterr().out
-    assert "nothing can be confined here" in said
-    assert "fix: " in said
+def test_where_nothing_can_be_confined_it_says_what_to_do_and_starts_nothing(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "holdfast", "demo", "--gateway", "--into", str(tmp_path / "demo")],
+        env={**os.environ, "PATH": "/nowhere", "COLUMNS": "120", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "nothing can be confined here: bubblewrap (bwrap) is not installed" in ran.stdout
+    assert "fix: install bubblewrap" in ran.stdout
+    assert not (tmp_path / "demo").exists()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from holdfast.errors import Claimed, Conflict, Fenced, Unknown
+from holdfast.errors import Claimed, Conflict, Fenced, Stopped, Unknown
 from holdfast.store import Draft, Store
 from tests.store.shelf import Shelf, assert_whole, blob, bodies, draft, drafts
 
@@ -356,3 +356,12 @@ async def test_closing_twice_is_closing_once(shelf: Shelf) -> None:
     await store.append(BRANCH, drafts("x"), epoch=0)
     await store.close()
     await store.close()
+
+
+async def test_what_comes_after_the_closing_is_refused_and_does_not_wait(lasting: Shelf) -> None:
+    store = lasting.open()
+    await store.append(BRANCH, drafts("x"), epoch=0)
+    await store.close()
+    with pytest.raises(Stopped):
+        async with asyncio.timeout(60):
+            await store.append(BRANCH, drafts("y"), epoch=0)

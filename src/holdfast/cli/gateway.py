@@ -27,6 +27,7 @@ def verb(
 async def _run(config: object) -> None:
     from holdfast.gateway.config import Config
     from holdfast.gateway.process import Gateway
+    from holdfast.store.url import shown
 
     assert isinstance(config, Config)
     stopping = asyncio.Event()
@@ -35,7 +36,8 @@ async def _run(config: object) -> None:
         loop.add_signal_handler(number, stopping.set)
     async with Gateway(config) as gateway:
         remote = f"  remote {safe(gateway.remote)}" if gateway.remote else ""
-        place = f"admin {safe(str(config.socket))}  door {safe(str(config.door))}{remote}"
-        out(f"ready  store {safe(config.store)}  {place}")
+        health = f"  health {gateway.telling.port}" if gateway.telling is not None else ""
+        place = f"admin {safe(str(config.socket))}  door {safe(str(config.door))}{remote}{health}"
+        out(f"ready  store {safe(shown(config.store))}  {place}")
         sys.stdout.flush()  # whoever has started it waits for this line, also at the other end of a pipe
         await stopping.wait()

@@ -27,7 +27,7 @@ from holdfast.gateway.retention import Chosen, Kept, Needs, choose, named
 from holdfast.store import prune as deletion
 from holdfast.store.heads import Heads, load_key
 from holdfast.store.prune import Plan, Pruner, plan, room
-from holdfast.store.url import SqliteFiles, keepsakes
+from holdfast.store.url import SqliteFiles, keepsakes, needing_psycopg, postgres_address, shown
 from holdfast.store.worker import dead
 
 UNITS_MS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -74,11 +74,18 @@ def verb(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
     compact: Annotated[bool, typer.Option("--compact", help="Afterwards give free space back to the disk.")] = False,
+    blobs: Annotated[
+        bool,
+        typer.Option("--blobs", help="Only what killed writers left behind where PostgreSQL keeps large payloads."),
+    ] = False,
     by: ByOption = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Delete payloads of runs that have ended. Entries and digests stay, so that the log still verifies."""
+    if blobs:
+        alone = not (runs or older_than is not None or before_checkpoint or compact)
+        return _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
     if not runs and older_than is None and not (compact and not dry_run):
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
@@ -92,13 +99,7 @@ def verb(
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
     if compact and not dry_run:
         _refuse_compaction(url)
-    went = 0
-    if not dry_run and (planned.marks or planned.doomed):
-        with (
-            progress("pruning", len(planned.doomed)) as tick,
-            Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
-        ):
-            went = pruner.prune(tick).payloads
+    went = 0 if dry_run else _prune(files, planned, by)
     if compact and not dry_run:
         _compact(files)
     result = _result(planned, chosen, files, dry_run=dry_run, compacted=compact and not dry_run)
@@ -106,6 +107,35 @@ def verb(
         out(json_text(result, indent=2))
     else:
         _print(result, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
+    return None
+
+
+def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
+    """Delete large payloads that no row of a store on PostgreSQL names."""
+    if not alone:
+        raise BadCall("`--blobs` goes with `--dry-run` alone", fix="prune runs by a second command")
+    if not url.startswith(("postgresql:", "postgres:")):
+        raise Misuse("this store keeps no payloads outside", where=url, fix="leave out --blobs")
+    with needing_psycopg():
+        from holdfast.store.postgres_depot import depot_of
+        from holdfast.store.postgres_reader import PostgresReader
+    with PostgresReader(postgres_address(url)) as reader, busy("looking"):
+        depot = depot_of(reader, reader.log_id, None, where=shown(url))
+        if depot is None:
+            raise Misuse("this store keeps no payloads outside", where=shown(url), fix="leave out --blobs")
+        swept = depot.sweep(dry_run=dry_run)
+    if json:
+        out(
+            json_text(
+                {"dry_run": dry_run, "objects": swept.objects, "bytes": swept.bytes, "missing": swept.missing}, indent=2
+            )
+        )
+    else:
+        out(f"{'would delete' if dry_run else 'deleted'} {many(swept.objects, 'object')}, {size_text(swept.bytes)}")
+        for name in swept.missing:
+            say(f"missing, and needed by the log: {depot.url}/{reader.log_id}/{name}")
+    if swept.missing:
+        raise typer.Exit(1)
 
 
 def age_ms(text: str) -> int:
@@ -132,6 +162,17 @@ def _planned(
             return plan(reader, marks, named, Needs([*reader.marks(), *marks]), tick), chosen
     finally:
         asyncio.run(reader.close())
+
+
+def _prune(files: SqliteFiles, planned: Plan, by: str | None) -> int:
+    """Delete what is planned; how many payloads went."""
+    if not (planned.marks or planned.doomed):
+        return 0
+    with (
+        progress("pruning", len(planned.doomed)) as tick,
+        Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
+    ):
+        return pruner.prune(tick).payloads
 
 
 def _refuse_compaction(url: str) -> None:

@@ -19,7 +19,9 @@ from holdfast.errors import BadCall, Misuse
 from holdfast.store.url import needing_psycopg, postgres_address, shown
 
 if TYPE_CHECKING:
-    from holdfast.fleet.worker import Settings
+    from holdfast.cli.watch import Told
+    from holdfast.fleet.worker import FleetWorker, Settings
+    from holdfast.store.postgres import PostgresStore
 
 
 def verb(
@@ -37,6 +39,9 @@ def verb(
             "--on-divergence", metavar="brief|ask|stop", help="When a program no longer asks for what its log holds."
         ),
     ] = "brief",
+    health: Annotated[
+        str | None, typer.Option("--health", metavar="HOST:PORT", help="Where /healthz, /readyz and /metrics are told.")
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Work on the runs of a store on PostgreSQL, as one of a fleet, until told to stop.
@@ -53,20 +58,19 @@ def verb(
         from holdfast.fleet.worker import Settings
     for name in ("procrastinate", "psycopg", "asyncio"):  # what they would say is said by the worker
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _work(url, Settings(frozenset(names), at_once, limits, retry_failed, setting))
+    _work(url, Settings(frozenset(names), at_once, limits, retry_failed, setting), health)
     say("stopped")
 
 
-def _work(url: str, settings: Settings) -> None:
+def _work(url: str, settings: Settings, health: str | None) -> None:
     from holdfast.cli.watch import allowed_agent, until_told
     from holdfast.embedded import open_store
     from holdfast.fleet.schema import install
     from holdfast.fleet.worker import FleetWorker
-    from holdfast.store.postgres import PostgresStore
 
     address = postgres_address(url)
     with open_store(url) as house:
-        held = cast(PostgresStore, house.store)
+        held = cast("PostgresStore", house.store)
         if held.committer.lane.server.pooled:
             fix = "name the server itself for workers: they listen for jobs on a connection of their own"
             raise Misuse("a pooler stands between, which passes on no notifications", where=shown(url), fix=fix)
@@ -74,7 +78,21 @@ def _work(url: str, settings: Settings) -> None:
         worker = FleetWorker(house, held, address, allowed_agent, is_allowed, _tell, settings)
         names = safe(", ".join(sorted(settings.names)))
         begun = f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))} for {names}"
-        until_told(house, worker, f"{begun}, {settings.at_once} at a time")
+        until_told(house, _tended(worker, held, health), f"{begun}, {settings.at_once} at a time")
+
+
+def _tended(worker: FleetWorker, store: PostgresStore, address: str | None) -> Told:
+    """The worker, and its health told at an address."""
+    if address is None:
+        return worker
+    from holdfast.gateway.health import Health, Tended, broken, number, queued, writable
+
+    health = Health(
+        {"store": writable(store)},
+        broken=lambda: broken(store),
+        metrics=lambda: [number("holdfast_runs", "Runs under way.", "gauge", worker.advancing), queued(store)],
+    )
+    return Tended(worker, health, address, lambda port: say(f"health at port {port}"))
 
 
 def fleet_url(store: str | None) -> str:

@@ -139,6 +139,11 @@ class FleetWorker:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def advancing(self) -> int:
+        """How many runs are under way here."""
+        return len(self._lives)
+
     def stop(self) -> None:
         """Take nothing more; bring what is under way to its seal; give the claims back."""
         self._stopping = True

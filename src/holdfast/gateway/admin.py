@@ -2,7 +2,8 @@
 
 Rules
 1. The system says who is here; a record that says another name is refused.
-2. Only records that need no claim are placed here, each by those who may give that word. No run is advanced.
+2. Only records that need no claim are placed here, each by those who may give that word, and where the log of the run
+   can have them. No run is advanced.
 3. A revocation takes effect before it is answered.
 4. A doubt of a run that is taken up here may be ended while the run waits, and nothing of it is in flight.
 """
@@ -38,9 +39,12 @@ from holdfast.core.record import (
     Signal,
 )
 from holdfast.errors import BadCall, Corrupt, HoldfastError, Misuse, Refused
+from holdfast.gateway.brought import check_brought
 from holdfast.gateway.doors.native import bytes_of
+from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.gate import Gate
+from holdfast.gateway.health import Health
 from holdfast.gateway.launching import peer_of
 from holdfast.gateway.people import People, Somebody
 from holdfast.gateway.premises import bound
@@ -73,7 +77,7 @@ class AdminDoor:
 
     def __init__(
         self, path: Path, store: Store, gate: Gate, people: People, terms: Callable[[str], str],
-        owners: Callable[[], dict[str, Worker]],
+        owners: Callable[[], dict[str, Worker]], health: Health,
     ) -> None:  # fmt: skip
         self._owned = owners
         self._path = path
@@ -81,6 +85,7 @@ class AdminDoor:
         self._gate = gate
         self._people = people
         self._terms = terms
+        self._health = health
         self._runner: web.AppRunner | None = None
 
     async def open(self) -> None:
@@ -95,6 +100,7 @@ class AdminDoor:
             "whoami": self._whoami,
         }  # fmt: skip
         app.add_routes([web.post(f"/{name}", self._serving(work)) for name, work in table.items()])
+        app.add_routes([web.get(f"/{name}", self._well) for name in ("healthz", "readyz", "metrics")])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.SockSite(self._runner, bound(self._path, socket.SOCK_STREAM, self._people.group)).start()
@@ -111,7 +117,7 @@ class AdminDoor:
                 assert request.transport is not None
                 somebody = self._people.at(peer_of(request.transport.get_extra_info("socket")))
                 return web.json_response(await work(somebody, await _asked(request)))
-            except (HoldfastError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except (HoldfastError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 if not isinstance(error, HoldfastError):
                     _log.warning("the admin door was asked what it does not understand", exc_info=error)
                     error = BadCall("this is not understood", fix="use the Holdfast that the gateway is of")
@@ -120,6 +126,15 @@ class AdminDoor:
 
         return serve
 
+    async def _well(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        try:
+            self._people.at(peer_of(request.transport.get_extra_info("socket"))).check("read")
+        except Refused as error:
+            return web.json_response(for_people(error).body(), status=403)
+        status, kind, text = await self._health.answer(request.path, detail=True)
+        return web.Response(status=status, body=text.encode(), headers={"Content-Type": kind})
+
     # --- the store, as everybody but its writer sees it ---
 
     async def _read(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
@@ -127,11 +142,11 @@ class AdminDoor:
         key = asked.get("key")
         entries = await self._store.read(
             str(asked["branch"]),
-            after=int(asked.get("after", 0)),
+            after=_natural(asked.get("after")) or 0,
             key=None if key is None else bytes.fromhex(key),
             unclaimed=bool(asked.get("unclaimed", False)),
-            newest=asked.get("newest"),
-            upto=asked.get("upto"),
+            newest=_natural(asked.get("newest")),
+            upto=_natural(asked.get("upto")),
         )
         return [put_entry(entry) for entry in entries]
 
@@ -179,8 +194,11 @@ class AdminDoor:
         if not words:
             raise BadCall("nothing is said", fix="drafts: one or more")
         stands_on, drafts = asked.get("stands_on"), [draft for draft, _ in words]
-        after = await fitting(self._store, branch, words, asked.get("after"), now_ms(), rests=self._at_rest(branch))
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
+        await check_brought(self._store, branch, blobs, None if stands_on is None else get_entry(stands_on))
+        after = await fitting(
+            self._store, branch, words, _natural(asked.get("after")), now_ms(), rests=self._at_rest(branch)
+        )
         placed = await self._store.append(
             branch, drafts, epoch=0, after=after, barrier=True, blobs=blobs,
             watch={str(name): int(seq) for name, seq in dict(asked.get("watch", {})).items()},
@@ -247,14 +265,7 @@ def _check_word(who: Somebody, record: Record) -> None:
 
 
 async def _asked(request: web.Request) -> Mapping[str, Any]:
-    data = await bytes_of(request, LARGEST)
-    try:
-        found: object = json.loads(data or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise BadCall("the body is not JSON") from error
-    if not isinstance(found, dict):
-        raise BadCall("the body is no JSON object")
-    return _Asked(cast("dict[str, Any]", found))
+    return _Asked(object_of(await bytes_of(request, LARGEST) or b"{}"))
 
 
 class _Asked(dict[str, Any]):
@@ -262,6 +273,13 @@ class _Asked(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise BadCall(f"`{name}` is missing")
+
+
+def _natural(found: object) -> int | None:
+    """A position or a number of entries. Raises BadCall."""
+    if found is not None and not (type(found) is int and 0 <= found < 1 << 63):
+        raise BadCall("a position is no natural number")
+    return found
 
 
 def _about(right: Right, lapsed: str | None) -> JSON:
@@ -292,7 +310,7 @@ def get_entry(found: Mapping[str, Any]) -> Entry:
             key=bytes.fromhex(found["key"]), body=base64.b64decode(found["body"], validate=True),
             digest=bytes.fromhex(found["digest"]),
         )  # fmt: skip
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise Corrupt("an entry cannot be read") from error
 
 

@@ -8,13 +8,16 @@ Rules
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
 from holdfast.core.contract import strictest
-from holdfast.core.policy import Denied, Held
+from holdfast.core.policy import Denied, Facts, Held, Policy, Verdict
 from holdfast.core.step import Perform, Refuse, Step
 from holdfast.gateway.send import Asked
+
+_log = logging.getLogger("holdfast")
 
 
 def judged(asked: Asked, step: Step, *, sent: bool, again: Callable[[Asked], Step]) -> tuple[Asked, Step]:
@@ -35,3 +38,12 @@ def judged(asked: Asked, step: Step, *, sent: bool, again: Callable[[Asked], Ste
         return asked, step
     over = warrant.reserve(asked.call)
     return asked, step if over is None else Refuse(over, "budget", recorded=False)
+
+
+def verdict_of(policy: Policy, facts: Facts) -> Verdict:
+    """What the policy says. One that fails has not allowed anything."""
+    try:
+        return policy.judge(facts)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing was allowed
+        _log.exception("the policy has failed")
+        return Denied("no verdict", f"the policy has failed ({type(error).__name__}), and silence denies")

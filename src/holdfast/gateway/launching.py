@@ -12,6 +12,9 @@ import array
 import asyncio
 import contextlib
 import json
+import logging
+import os
+import re
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +23,18 @@ from typing import Any, Protocol, cast
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
+from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.premises import bound
 from holdfast.gateway.whole import whole
 
 LARGEST = 160 << 10  # bytes of a message: a packet of a local socket holds no more
 MOST_LISTENERS = 16
+NAMES = 53
+MOST_STARTERS = 256  # at once
+_log = logging.getLogger("holdfast")
+_PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 Listening = Mapping[int, Sequence[socket.socket]]
 
 
@@ -78,7 +87,15 @@ class LaunchDoor:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptor is left, or who came is gone: the others are still served
+                _log.warning("nobody could be let in at the door for starters: %s", error.strerror)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._serving) > MOST_STARTERS:
+                connection.close()
+                continue
             task = asyncio.create_task(self._serve(connection))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
@@ -95,6 +112,7 @@ class LaunchDoor:
                         raise Refused("this user may not start runs", fix="name it under [people] in holdfast.toml")
                     run, answer = await self._answered(connection, run, asked, sockets, by)
                 except (HoldfastError, Waiting) as error:
+                    let_go_of(sockets)
                     answer = for_people(error).body()
                 await say(connection, answer)
         except (HoldfastError, Waiting) as error:
@@ -121,8 +139,6 @@ class LaunchDoor:
             return None, await self._starter.let_go(run, known["end"])
         if known.keys() == {"wait"} and run is not None and not sockets:
             return run, await self._over(connection, run)
-        for each in sockets:
-            each.close()
         raise BadCall("the message is not understood", fix="open, listen or wait, end, in this order")
 
     async def _over(self, connection: socket.socket, run: str) -> dict[str, JSON]:
@@ -145,14 +161,32 @@ def _by_port(ports: Mapping[str, JSON], sockets: list[socket.socket]) -> dict[in
     found: dict[int, list[socket.socket]] = {}
     left = list(sockets)
     for port, many in ports.items():
-        if not (port.isascii() and port.isdigit() and isinstance(many, int) and 0 < many <= len(left)):
+        if not (_PORT.fullmatch(port) and type(many) is int and 0 < many <= len(left)):
             raise BadCall("the listeners do not fit their ports")
         found[int(port)], left = left[:many], left[many:]
     if left:
         raise BadCall("there are more listeners than ports")
-    for each in sockets:
-        each.setblocking(False)
+    for port, handed in found.items():
+        for each in handed:
+            if not _serves(each, port):
+                raise BadCall("what came is no socket that listens")
+            each.setblocking(False)
     return found
+
+
+def _serves(each: socket.socket, port: int) -> bool:
+    """Whether a socket is one that a run's listener may be: of the internet, and listening, or for names."""
+    if each.family not in _INTERNET:
+        return False
+    if port == NAMES:
+        return each.type == socket.SOCK_DGRAM
+    return bool(each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def let_go_of(sockets: Sequence[socket.socket]) -> None:
+    """Close what was handed in."""
+    for each in sockets:
+        each.close()
 
 
 def peer_of(connection: socket.socket) -> int:
@@ -164,32 +198,41 @@ def peer_of(connection: socket.socket) -> int:
 
 async def receive(connection: socket.socket) -> tuple[dict[str, Any], list[socket.socket]] | None:
     """The next message and its descriptors; None when the other end is gone. Raises BadCall."""
-    data, sockets, flags = await _readable(connection, lambda: _received(connection))
-    if not data:
-        return None
+    data, numbers, flags = await _readable(connection, lambda: _received(connection))
+    sockets: list[socket.socket] = []
     try:
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        while numbers:
+            sockets.append(_socket_of(numbers.pop(0)))
+        if not data:
+            let_go_of(sockets)
+            return None
+        if len(data) > LARGEST or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise BadCall(f"a message is larger than {LARGEST} bytes, or carries too many listeners")
-        found: object = json.loads(data)
-        if not isinstance(found, dict):
-            raise BadCall("a message is no JSON object")
-    except (ValueError, RecursionError) as error:
-        raise BadCall("a message is not JSON") from error
+        return object_of(data), sockets
     except BadCall:
-        for each in sockets:
-            each.close()
+        let_go_of(sockets)
+        for number in numbers:
+            os.close(number)
         raise
-    return cast("dict[str, Any]", found), sockets
 
 
-def _received(connection: socket.socket) -> tuple[bytes, list[socket.socket], int]:
+def _socket_of(number: int) -> socket.socket:
+    """The socket of a descriptor that came. Raises BadCall for any other kind of file, and closes it."""
+    try:
+        return socket.socket(fileno=number)
+    except OSError:
+        os.close(number)
+        raise BadCall("what came is no socket") from None
+
+
+def _received(connection: socket.socket) -> tuple[bytes, list[int], int]:
     room = socket.CMSG_SPACE(MOST_LISTENERS * array.array("i").itemsize)
     data, ancillary, flags, _ = connection.recvmsg(LARGEST + 1, room, socket.MSG_CMSG_CLOEXEC)
     numbers = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
-    return data, [socket.socket(fileno=number) for number in numbers], flags
+    return data, list(numbers), flags
 
 
 async def say(connection: socket.socket, message: Mapping[str, JSON], sockets: Sequence[socket.socket] = ()) -> None:
@@ -207,8 +250,8 @@ async def say(connection: socket.socket, message: Mapping[str, JSON], sockets: S
 
 
 async def _readable(
-    connection: socket.socket, read: Callable[[], tuple[bytes, list[socket.socket], int]]
-) -> tuple[bytes, list[socket.socket], int]:
+    connection: socket.socket, read: Callable[[], tuple[bytes, list[int], int]]
+) -> tuple[bytes, list[int], int]:
     loop = asyncio.get_running_loop()
     while True:
         try:

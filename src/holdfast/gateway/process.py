@@ -28,7 +28,9 @@ from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.doors.table import application
 from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
+from holdfast.gateway.health import ENDING, Health, HealthDoor, broken, writable
 from holdfast.gateway.launching import LaunchDoor, Listening
+from holdfast.gateway.meters import metrics
 from holdfast.gateway.people import People
 from holdfast.gateway.premises import bound, check_length, held
 from holdfast.gateway.remote import address_of, elsewhere, tls_of
@@ -61,6 +63,7 @@ class Gateway:
         self._open = AsyncExitStack()
         self.policy: Policy = NoPolicy()
         self.remote: str | None = None  # where agents elsewhere find the doors
+        self.telling: HealthDoor | None = None
 
     async def __aenter__(self) -> Gateway:
         try:
@@ -71,6 +74,7 @@ class Gateway:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.health.stage = ENDING
         await self._open.aclose()
 
     async def _start(self) -> None:
@@ -83,16 +87,17 @@ class Gateway:
         self.opening: Opening = open_url(config.store)
         self._open.push_async_callback(self.opening.store.close)
         self.policy = _policy(config)
+        systems: dict[str, System] = {}
+        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
         self.vault = config.vault(self.opening.store)
         kit = Kit(
             vault=self.vault, dialer=Dialer(config.gateway.private), folder=config.folder, state=config.state,
             start=start_confined,
         )  # fmt: skip
-        systems: dict[str, System] = {}
+        await self._open_health()
         for name, declared in config.upstreams.items():
             systems[name] = await open_upstream(name, declared, kit)
             self._open.push_async_callback(systems[name].close)
-        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
         self._open.push_async_callback(self._let_all_go)
         strict = frozenset(name for name, agent in config.agents.items() if agent.require_handle)
         kinds = {name: str(getattr(each, "kind", "")) for name, each in config.upstreams.items()}
@@ -100,6 +105,19 @@ class Gateway:
         self.listeners = Listeners(self.gate, application)
         self._open.push_async_callback(self.listeners.close)
         await self._open_doors()
+        self.health.stage = ""
+
+    async def _open_health(self) -> None:
+        store, wards = self.opening.store, self.wards
+        self.health = Health(
+            {"store": writable(store), "policy": self._has_a_policy},
+            broken=lambda: broken(store),
+            metrics=lambda: metrics(wards.by_run.values(), wards.tally, store),
+        )
+        if self.config.gateway.health is not None:
+            self.telling = HealthDoor(self.health, self.config.gateway.health)
+            await self.telling.open()
+            self._open.push_async_callback(self.telling.close)  # after all that it tells of, but the store
 
     async def _open_doors(self) -> None:
         config = self.config
@@ -108,8 +126,9 @@ class Gateway:
         await launching.open()
         self._open.push_async_callback(launching.close)
         admin = AdminDoor(
-            config.socket, self.opening.store, self.gate, people, self._terms, lambda: owners_of(config.store)
-        )
+            config.socket, self.opening.store, self.gate, people, self._terms, lambda: owners_of(config.store),
+            self.health,
+        )  # fmt: skip
         await admin.open()
         self._open.push_async_callback(admin.close)
         await self.listeners.shared(bound(config.door, socket.SOCK_STREAM, people.group), None)
@@ -118,6 +137,10 @@ class Gateway:
             listener = elsewhere(config.gateway.remote)
             self.remote = address_of(config.gateway.remote, listener)
             await self.listeners.shared(listener, tls_of(config.gateway.remote, config.folder))
+
+    async def _has_a_policy(self) -> None:
+        if isinstance(self.policy, NoPolicy):
+            raise Misuse("no policy is declared, and silence denies", where="policy.files", fix="holdfast policy init")
 
     async def _let_all_go(self) -> None:
         for run in list(self.wards.by_run):
@@ -197,8 +220,11 @@ class Gateway:
         return told
 
     def _terms(self, agent: str) -> str:
-        """What a run of an agent may do, as it would be issued now."""
-        return self.config.agents[agent].terms(now_ms()).text()
+        """What a run of an agent may do, as it would be issued now. Raises Misuse where there is no such agent."""
+        declared = self.config.agents.get(agent)
+        if declared is None:
+            raise Misuse(f"there is no agent `{agent}`", fix="holdfast config check lists what is declared")
+        return declared.terms(now_ms()).text()
 
 
 def checked_name(run: str) -> str:

@@ -29,6 +29,13 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, hide_input_in_errors=True)
 
 
+def _address(value: str) -> str:
+    host, colon, port = value.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("write HOST:PORT, as 0.0.0.0:8443")
+    return value
+
+
 class Remote(Table):
     """`[gateway.remote]`: the doors for agents on other machines, over TLS."""
 
@@ -42,10 +49,7 @@ class Remote(Table):
     @field_validator("listen")
     @classmethod
     def _has_a_port(cls, value: str) -> str:
-        host, colon, port = value.rpartition(":")
-        if not colon or not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError("write HOST:PORT, as 0.0.0.0:8443")
-        return value
+        return _address(value)
 
     @field_validator("url")
     @classmethod
@@ -81,6 +85,16 @@ class Gateway(Table):
     vault_token: str | None = Field(None, description="A reference to its token. [env:VAULT_TOKEN]")
     vault_namespace: str = Field("", description="Its namespace, if any.")
     remote: Remote | None = Field(None, description="The doors for agents on other machines. Default: none.")
+    health: str | None = Field(
+        None,
+        description="Where `/healthz`, `/readyz` and `/metrics` are told to whoever comes: `HOST:PORT`, out of agents'"
+        " reach. Default: at the admin door only.",
+    )
+
+    @field_validator("health")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        return None if value is None else _address(value)
 
 
 class Policy(Table):

@@ -16,6 +16,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
@@ -27,7 +28,9 @@ from holdfast.core.policy import Denied, Facts, Held, Policy, Verdict
 from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.decide import Memory
+from holdfast.gateway.judge import verdict_of
 from holdfast.gateway.mediate import Mediator
+from holdfast.gateway.meters import Tally
 from holdfast.gateway.order import Mark, Order
 from holdfast.gateway.receipt import Receipt, for_read
 from holdfast.gateway.rights import Right, Rights
@@ -37,7 +40,7 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
 REMEMBERED = 4096  # delivered calls of which a marked resend is answered again
-MOST_REFUSALS = 1000  # of one life, in the log
+MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
 
 
@@ -87,7 +90,7 @@ class CallWarrant:
         why = ward.rights.lapsed(right) or right.terms.covers(contract.name, prepared.args)
         if why is not None:
             return Denied("capability", why)
-        verdict = ward.policy.judge(ward.facts(right, prepared))
+        verdict = verdict_of(ward.policy, ward.facts(right, prepared))
         if isinstance(verdict, Denied) or contract.kind is Kind.READ:
             return verdict
         level = strictest(right.terms.level, verdict.level)
@@ -123,6 +126,7 @@ class Ward:
     policy: Policy
     agent: str
     patience_s: float = 30.0
+    tally: Tally = field(default_factory=Tally)
     labels: set[str] = field(default_factory=set[str])
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _open: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
@@ -134,6 +138,7 @@ class Ward:
     _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
     _refused: set[bytes] = field(default_factory=set[bytes])
     _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
+    _denied: int = 0
 
     # --- calls ---
 
@@ -144,6 +149,10 @@ class Ward:
         """The answer to a call at a door, performed or recorded. `resend`: the client says that it asks once more;
         `mark`: it tells its calls apart by itself. Raises Declined, NotHappened and Refused as outcomes, Waiting where
         people or time are waited for longer than the door's patience."""
+        if self._denied >= MOST_DENIED:
+            why = f"the run was refused {MOST_DENIED} times: nothing more of it is judged"
+            await self.refuse("holdfast.flood", why, "ward", why)
+            raise Refused(why, where=self.mediator.line.branch, fix="start its program again")
         name = prepared.contract.name
         if mark is not None:
             await self._order.turn(name, mark)
@@ -177,6 +186,7 @@ class Ward:
             call = Call(name, identity, place, args, resource)
             known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
             known.replying.add_done_callback(_looked_at)
+            known.replying.add_done_callback(partial(self.tally.count, "call"))
             self._keep(name, key, mark, known)
         return known
 
@@ -224,6 +234,9 @@ class Ward:
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
         try:
             return await self._patiently(lambda: self.mediator.reply(asked))
+        except Refused:
+            self._denied += 1
+            raise
         finally:
             self._settle(call)
             self.labels |= prepared.labels
@@ -318,6 +331,7 @@ class Ward:
         if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
             known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
             known.add_done_callback(_looked_at)
+            known.add_done_callback(partial(self.tally.count, "decision"))
             self._asked.pop(key, None)
             self._asked[key] = known
             if len(self._asked) > REMEMBERED:

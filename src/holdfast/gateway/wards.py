@@ -21,7 +21,7 @@ from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
-from holdfast.errors import BadCall, Claimed, Misuse
+from holdfast.errors import BadCall, Claimed, Misuse, Waiting
 from holdfast.gateway.closing import Closer, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
@@ -29,6 +29,7 @@ from holdfast.gateway.family import Family, read_tree
 from holdfast.gateway.history import Opened, read_log
 from holdfast.gateway.line import Line
 from holdfast.gateway.mediate import Mediator, was_cancelled
+from holdfast.gateway.meters import Tally
 from holdfast.gateway.rights import Right, Rights
 from holdfast.gateway.send import Asked
 from holdfast.gateway.upstreams import Upstream
@@ -76,6 +77,11 @@ class Taken:
         default_factory=dict[str, "asyncio.Task[dict[str, JSON]]"]
     )
 
+    @property
+    def waits_for(self) -> Waiting | None:
+        """What the run waits for, if it does."""
+        return self.ward.mediator.parked
+
 
 class Wards:
     """The runs of one store that programs outside advance. `find`: what a tool of this name (`SYSTEM.OPERATION`)
@@ -91,6 +97,7 @@ class Wards:
     ) -> None:
         self.store = store
         self.by_run: dict[str, Taken] = {}
+        self.tally = Tally()
         self._policy = policy
         self._patience_s = patience_s
         self._closer = Closer(store, now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
@@ -133,7 +140,7 @@ class Wards:
         right, handle = await rights.issue(wanted.terms, by=wanted.by)
         await line.refresh()
         agent = opened.started.agent if opened.started is not None else wanted.agent
-        ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s)
+        ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s, self.tally)
         return Taken(ward, right, handle, opened, grant, wanted.restore)
 
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:

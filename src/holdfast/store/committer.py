@@ -188,6 +188,11 @@ class Committer:
             batch.lane.busy = False
 
     @property
+    def queued(self) -> int:
+        """How many appends were asked for and are not committed yet."""
+        return self._sent - self._done
+
+    @property
     def waiting(self) -> bool:
         """Whether anything that was asked for is not committed yet."""
         return self._sent != self._done
@@ -197,6 +202,8 @@ class Committer:
             raise Unwritable(
                 "the store was opened before this process was forked", where=str(self.path), fix="open it anew"
             )
+        if self.closing and not self._thread.is_alive():  # nobody would ever commit it
+            raise Unwritable("the store is closed", where=str(self.path), fix="open it anew")
 
     def close(self) -> None:
         """Commit what waits, flush, and close the connection. Idempotent."""

@@ -4,7 +4,7 @@ Rules
 1. Positions, epochs and claims are checked in the transaction that writes, under the locks of the branches.
 2. Time is the database's: when an entry was placed, and for how long a worker has been silent.
 3. Nothing rests on a session, so a pooler in transaction mode may stand between.
-4. Payloads are compressed here, and checked against their digest when they are read.
+4. Payloads are compressed here, and checked against their digest when they are read. Large ones may be kept outside.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from holdfast.store import NOTHING, Draft, Grant
 from holdfast.store.heads import Heads
 from holdfast.store.postgres_batch import Batch, Head, Job, Row
 from holdfast.store.postgres_committer import PostgresCommitter
+from holdfast.store.postgres_depot import depot_of
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_reading import PostgresReading
+from holdfast.store.postgres_schema import Over
 from holdfast.store.postgres_sequencer import TTL_S, Sequencer
 from holdfast.store.reading import packer
 from holdfast.store.worker import Worker, dead, here
 
 COMPRESS_FROM = 256  # bytes
+SWEEPS = 5  # in the way of one append
 REMEMBERED = 100_000  # digests of payloads that are known to be stored
 
 
@@ -35,7 +38,8 @@ class PostgresStore(PostgresReading):
     `claim_ttl_s`: after so long without a sign of life, a worker that is not provably dead may be overtaken (its open
     writes are then not settled without proof). `beat_s`: how often it is given while nothing is written. `patience_s`:
     for how long a server that is away is waited for, before what was asked for fails; `answer_s`: for how long one that
-    is there and does not answer, before its connection is cut."""
+    is there and does not answer, before its connection is cut. `blobs`: the URL of the depot of large payloads, unless
+    the store knows it already; without any they are in the database."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class PostgresStore(PostgresReading):
         beat_s: float = 1.0,
         patience_s: float = 30.0,
         answer_s: float = 30.0,
+        blobs: str | None = None,
     ) -> None:
         super().__init__(conninfo, patience_s=patience_s, answer_s=answer_s)
         self.worker: Worker = here()
@@ -58,6 +63,11 @@ class PostgresStore(PostgresReading):
         self.log_id = self.committer.lane.server.log_id
         self.read_only: RolledBack | None = None
         self._sequencer: Sequencer | None = None
+        try:
+            self.depot = depot_of(self, self.log_id, blobs, where=self.where)
+        except BaseException:
+            self.let_go()
+            raise
 
     def sign_with(self, heads: Heads, *, ttl_s: float = TTL_S) -> None:
         """Compare with the anchor, and from now on take part in numbering, signing and publishing. To be called once.
@@ -89,7 +99,7 @@ class PostgresStore(PostgresReading):
         """As `Store.append`."""
         if self.read_only is not None:
             raise self.read_only
-        rows = [self._form(blob) for blob in blobs if blob.digest not in self._stored]
+        rows = await self._put_away(whole := [self._form(blob) for blob in blobs if blob.digest not in self._stored])
 
         def work(batch: Batch) -> object:
             for other, seen in watch.items():
@@ -107,15 +117,29 @@ class PostgresStore(PostgresReading):
 
         size = sum([len(row[2]) for row in rows]) + sum([len(draft.body) for draft in drafts])
         job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on, size)
-        try:
-            if not alone or not self.committer.now(job):
-                await self.committer.soon(job)
-        except StoreFull:
-            if release:
-                self._given_up.add(branch)
-            raise
-        self._remember(rows, branch if release else "")
+        for sweeps in range(SWEEPS):
+            try:
+                if not alone or not self.committer.now(job):
+                    await self.committer.soon(job)
+                break
+            except StoreFull:
+                if release:
+                    self._given_up.add(branch)
+                raise
+            except Over:
+                if sweeps == SWEEPS - 1:
+                    raise
+            rows = await self._put_away(whole, anew=True)
+        self._remember(whole, branch if release else "")
         return cast("list[Entry]", job.result)
+
+    async def _put_away(self, rows: list[Row], *, anew: bool = False) -> list[Row]:
+        """These rows, after what is large was put where it belongs; `anew`, if that was too long ago."""
+        if self.depot is None or not rows:
+            return rows
+        if anew:
+            self.depot.grow_old()
+        return await self.depot.put(rows)
 
     def _check(self, head: Head, epoch: int, after: int | None) -> None:
         if epoch and (epoch != head.epoch or head.worker != self.worker.id):

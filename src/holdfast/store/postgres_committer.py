@@ -106,6 +106,11 @@ class PostgresCommitter:
         self._queue.put(self._ready.pop(loop))
 
     @property
+    def queued(self) -> int:
+        """How many appends were asked for and are not written yet."""
+        return self._asked - self._done
+
+    @property
     def waiting(self) -> bool:
         """Whether anything that was asked for is not written yet."""
         return self._asked != self._done

@@ -17,8 +17,9 @@ import psycopg
 
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
-from holdfast.errors import HoldfastError, Unknown
+from holdfast.errors import Corrupt, HoldfastError, Unknown
 from holdfast.store import Branch
+from holdfast.store.postgres_depot import OUTSIDE, PostgresDepot, depot_of
 from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_schema import Connection, connect, lost, place_of, translate
 from holdfast.store.reading import IDENTITY_BYTES, unpacker
@@ -45,6 +46,8 @@ class PostgresReading:
 
     def __init__(self, conninfo: str, *, patience_s: float = 30.0, answer_s: float = 30.0) -> None:
         self.where = place_of(conninfo)
+        self.log_id = ""
+        self.depot: PostgresDepot | None = None
         self._conninfo = conninfo
         self._reading_patience_s = patience_s
         self._idle: list[Connection] = []
@@ -87,7 +90,17 @@ class PostgresReading:
                 fix="restore a backup that has it",
             )
         form, data = cast("tuple[int, bytes]", rows[0])
+        if form >= OUTSIDE:
+            form, data = form - OUTSIDE, await (await self._outside()).get(data)
         return Blob(digest, self._unpack(data) if form & 1 else data, rope=form >= 2)
+
+    async def _outside(self) -> PostgresDepot:
+        """Where large payloads are."""
+        if self.depot is None:
+            self.depot = await asyncio.to_thread(depot_of, self, self.log_id, None, where=self.where)
+        if self.depot is None:
+            raise Corrupt("nobody says where large payloads are", where=self.where, fix="restore a backup")
+        return self.depot
 
     async def branches(self, prefix: str = "") -> list[Branch]:
         """As `Store.branches`."""

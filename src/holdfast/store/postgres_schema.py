@@ -28,7 +28,7 @@ Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 OLDEST_SERVER = 140000
 LOCK_S = 10  # longer than any statement of ours holds a branch
 MIGRATING = 0x48464C31  # "HFL1": the advisory lock of whoever migrates
-LOST_LANE, STALE = "HF001", "HF002"
+LOST_LANE, STALE, OVER = "HF001", "HF002", "HF004"
 FOUND_GONE = (pg.AdminShutdown, pg.CrashShutdown, pg.CannotConnectNow, pg.ConnectionException)
 
 
@@ -124,6 +124,19 @@ BEGIN
 END $$
 """
 
+_OUTSIDE: LiteralString = """
+CREATE FUNCTION holdfast.outside_1() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  age bigint;
+BEGIN
+  SELECT value::bigint INTO STRICT age FROM holdfast.meta WHERE name = 'age' FOR SHARE;
+  IF ('x' || encode(substring(NEW.data FROM 1 FOR 8), 'hex'))::bit(64)::bigint < age THEN
+    RAISE EXCEPTION 'a large payload was put in an age that is over' USING ERRCODE = 'HF004';
+  END IF;
+  RETURN NEW;
+END $$
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         (
@@ -158,7 +171,24 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
     ),
     Migration(NUMBERING),
+    Migration(  # large payloads outside the database: a row of form 4 and more says where; see postgres_depot.py
+        (
+            "INSERT INTO holdfast.meta VALUES ('age', '1')",
+            "CREATE INDEX blob_outside ON holdfast.blob (digest) WHERE form >= 4",
+            _OUTSIDE,
+            (
+                "CREATE TRIGGER blob_outside BEFORE INSERT ON holdfast.blob FOR EACH ROW WHEN (NEW.form >= 4)"
+                " EXECUTE FUNCTION holdfast.outside_1()"
+            ),
+        )
+    ),
 )
+
+
+class Over(Unwritable):
+    """What was put outside the database was put in an age that is over: put it again."""
+
+
 _ASK = (
     "SELECT current_setting('server_version_num')::int, current_setting('fsync'), current_setting('full_page_writes'),"
     " current_setting('standard_conforming_strings'), current_setting('server_encoding'),"
@@ -323,6 +353,8 @@ def translate(error: psycopg.Error, where: str) -> HoldfastError:
             return Corrupt(
                 f"PostgreSQL cannot read the store: {_said(error)}", where=where, fix="check its disk; restore a backup"
             )
+        case _ if error.sqlstate == OVER:
+            return Over("sweeps follow each other too fast", where=where, fix="let fewer of them run, then resume")
         case pg.LockNotAvailable():
             return Unwritable(
                 f"a branch was locked for {LOCK_S} s", where=where, fix="end the session that holds it: pg_locks"

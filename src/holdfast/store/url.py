@@ -15,7 +15,7 @@ from holdfast.store import Store
 
 _OPTIONS = {"claim_ttl_s", "flush_s", "key", "anchor", "workspaces", "overlay"}
 _POSTGRES_OPTIONS = {  # the others are libpq's
-    "claim_ttl_s", "beat_s", "patience_s", "key", "anchor", "workspaces", "overlay",
+    "claim_ttl_s", "beat_s", "patience_s", "key", "anchor", "workspaces", "overlay", "blobs",
 }  # fmt: skip
 _OVERLAY = {"auto": 1000, "1": 0, "0": None}  # from how many files on a new directory is an overlay; None: never
 
@@ -201,6 +201,7 @@ def _open_postgres(url: str) -> Opening:
         claim_ttl_s=_number(options, "claim_ttl_s", 15),
         beat_s=_number(options, "beat_s", 1),
         patience_s=_number(options, "patience_s", 30),
+        blobs=options.get("blobs"),
     )
     try:
         kept = keepsakes(url, store.log_id)

@@ -22,7 +22,7 @@ from pydantic import Field
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Kind
 from holdfast.core.payload import Packed, pack_bytes, pack_text
-from holdfast.errors import BadCall, HoldfastError, Misuse, Waiting
+from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Waiting
 from holdfast.gateway.boundary import Policy
 from holdfast.gateway.closure import Closure, Roomless
 from holdfast.gateway.decide import Decided
@@ -34,6 +34,7 @@ from holdfast.gateway.upstreams import Reply
 from holdfast.gateway.wards import Taken
 from holdfast.shape import Shape, Written
 
+MOST = 1000  # decisions of one run that are being made
 _ANY = Shape(object)
 Bytes = Annotated[str, Field(description="Bytes, in base64.")]
 
@@ -148,6 +149,8 @@ class _Agent:
             finally:
                 self._tickets.pop(ticket, None)
 
+        if len(taken.deciding) >= MOST:
+            raise Busy(f"{MOST} decisions are being made already", fix="say what was decided: /v1/decided")
         packed = _packed(asked.asked, visit)
         memory = visit.ward.memory
 

@@ -5,6 +5,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from holdfast.gateway.doors.agent import (
+    CheckpointBody,
+    DecideBody,
+    DecidedBody,
+    DrawBody,
+    FinishBody,
+    WaitBody,
+)
 from holdfast.gateway.doors.native import CallBody, NarrowBody
 
 _ERRORS = {
@@ -19,6 +27,25 @@ _ERRORS = {
     "502": "The system could not be reached.",
     "503": "The call waits: for people, for a time, for a doubt to be settled. Send it again.",
 }
+
+
+def _object(required: str = "", **members: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": members}
+
+
+_TEXT = {"type": "string"}
+_ANSWERS: dict[str, Any] = {
+    "Ticket": _object(ticket=_TEXT, answer={}),
+    "Drawn": _object("value", value=_TEXT),
+    "Value": _object("value", value={}),
+    "Node": _object("node", node={"type": ["string", "null"]}),
+    "Stranded": _object("stranded", stranded={"type": "array", "items": _object("node tool happened undone")}),
+    "Beginning": _object(
+        "run branch input settings restored state services",
+        run=_TEXT, branch=_TEXT, input={}, settings={"type": "object"}, restored={"type": "boolean"}, state={},
+        services={"type": "array", "items": _TEXT},
+    ),
+}  # fmt: skip
 
 
 @cache
@@ -47,8 +74,8 @@ def document() -> dict[str, Any]:
         "required": ["capability", "handle"],
         "properties": {"capability": {"type": "string"}, "handle": {"type": "string"}},
     }
-    schemas: dict[str, Any] = {"Error": error, "Answer": answer, "Given": given}
-    for model in (CallBody, NarrowBody):
+    schemas: dict[str, Any] = {"Error": error, "Answer": answer, "Given": given, **_ANSWERS}
+    for model in (CallBody, NarrowBody, DecideBody, DecidedBody, DrawBody, WaitBody, CheckpointBody, FinishBody):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema
@@ -65,6 +92,16 @@ def document() -> dict[str, Any]:
             "/v1/narrow": {"post": _operation("Get a capability that allows less.", "Given", "NarrowBody")},
             "/v1/operations": {"get": _operation("What may be called.", None)},
             "/v1/run": {"get": _operation("Whose right this is, and what it allows.", None)},
+            "/v1/decide": {
+                "post": _operation("Has this been decided? If not: who asks finds out.", "Ticket", "DecideBody")
+            },
+            "/v1/decided": {"post": _operation("Say what was decided.", "Ticket", "DecidedBody")},
+            "/v1/draw": {"post": _operation("The recorded value of a name, or else this one.", "Drawn", "DrawBody")},
+            "/v1/wait": {"post": _operation("Wait for a time, or for a signal.", "Value", "WaitBody")},
+            "/v1/checkpoint": {"post": _operation("Go on from here after a crash.", "Node", "CheckpointBody")},
+            "/v1/stranded": {"get": _operation("What was left behind by branches given up.", "Stranded")},
+            "/v1/finish": {"post": _operation("What the agent came to.", None, "FinishBody")},
+            "/v1/begin": {"get": _operation("What the run's program begins with.", "Beginning")},
         },
     }
 

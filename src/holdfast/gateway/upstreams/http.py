@@ -19,7 +19,7 @@ from typing import Final, cast
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened
-from holdfast.errors import BadCall, BadContract, HoldfastError, RetryAfter
+from holdfast.errors import BadCall, BadContract, HoldfastError, Refused, RetryAfter
 from holdfast.errors import NotHappened as DidNotHappen
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber
@@ -147,6 +147,8 @@ class HttpUpstream:
         """Send it."""
         request, operation = self._load(args), self._operation
         route, kind = operation.route, operation.contract.kind
+        if kind is not Kind.READ and receipt.read:
+            raise Refused(f"`{operation.contract.name}` stays closed: it is no read, and its receipt is one of a read")
         key = "" if kind is Kind.READ else receipt.key
         again = kind in (Kind.READ, Kind.IDEMPOTENT)
         answer = await self._system.sender.answer(request, receipt, route.timeout_s, key=key, again=again)
