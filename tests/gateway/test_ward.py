@@ -102,6 +102,20 @@ async def test_equal_calls_that_a_client_has_counted_stay_two(lodge: Lodge) -> N
         assert {answer["number"] for answer in answers} == {1, 2}  # type: ignore[index]
 
 
+async def test_marked_calls_are_counted_as_they_were_made_whichever_comes_first(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        later = asyncio.ensure_future(lodge.send(taken, mark=Mark("p", 1)))
+        await asyncio.sleep(0)
+        assert await lodge.send(taken, mark=Mark("p", 0)) == {"number": 1}
+        assert await later == {"number": 2}
+
+
+async def test_the_same_mark_again_is_the_same_call_and_that_of_another_program_is_not(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        numbers = [await lodge.send(taken, mark=mark) for mark in (Mark("p", 0), Mark("p", 0), Mark("q", 0))]
+    assert numbers == [{"number": 1}, {"number": 1}, {"number": 2}]
+
+
 async def test_what_the_system_said_no_with_comes_again_byte_by_byte(lodge: Lodge) -> None:
     lodge.office.declines = True
     said: list[bytes] = []
