@@ -70,8 +70,17 @@ TOOLS = {"mail": mail, "wire": wire, "put": put}
 
 @agent
 async def errand(run: Run, task: Any) -> list[str]:
-    """Some effects, one after another: `[[TOOL, NAME], …]`."""
-    return [await run.call(TOOLS[tool], name=name) for tool, name in task]
+    """Some effects, one after another: `[[TOOL, NAME], …]`; what did not happen, as a person has found, is asked for
+    anew."""
+    return [await _surely(run, TOOLS[tool], name) for tool, name in task]
+
+
+async def _surely(run: Run, what: Any, name: str) -> str:
+    while True:
+        try:
+            return await run.call(what, name=name)
+        except NotHappened:
+            continue
 
 
 @agent

@@ -38,9 +38,9 @@ def finish(fleet: Fleet, tasks: dict[str, list[list[str]]], many: int) -> None:
 
 def test_a_server_that_is_killed_and_restarts_costs_nothing(fleet: Fleet) -> None:
     fleet.tend(2)
-    tasks = errands(20, 30)
+    tasks = errands(12, 24)
     fleet.begin(crew.errand, tasks)
-    soon(lambda: len(fleet.book()) > 60, "they are in the middle")
+    soon(lambda: len(fleet.book()) > 30, "they are in the middle")
     fleet.postgres.restart()
     assert not all_done(fleet, tasks), "it was all over before the server was killed"
     finish(fleet, tasks, 2)
@@ -52,9 +52,9 @@ def test_connections_that_are_reset_or_stall_cost_nothing(fleet: Fleet) -> None:
     try:
         fleet.worker(url=fleet.url_by(proxy.folder))
         fleet.worker()
-        tasks = errands(20, 30)
+        tasks = errands(12, 24)
         fleet.begin(crew.errand, tasks)
-        soon(lambda: len(fleet.book()) > 40, "they are in the middle")
+        soon(lambda: len(fleet.book()) > 30, "they are in the middle")
         for _ in range(3):
             proxy.reset()
             time.sleep(0.1)

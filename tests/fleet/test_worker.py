@@ -116,6 +116,16 @@ def test_a_run_that_was_there_before_the_fleet_is_found(fleet: Fleet) -> None:
     soon(lambda: fleet.ended("r"), "the run has ended")
 
 
+def test_a_worker_that_may_run_nothing_does_not_start(fleet: Fleet) -> None:
+    refused = command(fleet, "worker")
+    assert (refused.returncode, "no agent may be run" in refused.stderr) == (2, True)
+
+
+def test_a_worker_that_nobody_knows_cannot_be_declared_dead(fleet: Fleet) -> None:
+    refused = command(fleet, "fleet", "--declare-dead", "nobody")
+    assert (refused.returncode, "there is no worker `nobody`" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("words", [["worker"], ["fleet"], ["run", f"{CREW}:errand", "--detach"]])
 def test_a_fleet_needs_a_store_on_postgresql(fleet: Fleet, words: list[str]) -> None:
     refused = command(fleet, *words, "--store", "sqlite:///runs.db")
