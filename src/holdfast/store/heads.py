@@ -218,9 +218,13 @@ class Heads:
         if self._pending is not None:
             self.newest, self._pending = self._pending, None
 
-    def publish(self) -> None:
-        """Append the newest head to the anchor. Raises Unwritable if that cannot be done."""
+    def publish(self, *, shared: bool = False) -> None:
+        """Append the newest head to the anchor. `shared`: others may have done so, or have put a newer one there.
+        Raises Unwritable if that cannot be done."""
         if self.anchor is None or self.newest is None or self.newest == self._published:
+            return
+        if shared and self._size(read_anchor(self.anchor)) >= self._size(self.newest):
+            self._published = self.newest
             return
         try:
             self.anchor.parent.mkdir(parents=True, exist_ok=True)
@@ -244,10 +248,10 @@ class Heads:
         try:
             size, known = self._size(note), self._size(self._published)
         except Corrupt as error:
-            return RolledBack(f"a head is not this log's: {error.what}", where=str(self.anchor), fix=_FIX)
+            return RolledBack(f"a head is not this log's: {error.what}", where=self.key.verifier.name, fix=_FIX)
         if size < known:
             what = f"the newest head covers {size} entries, and one was seen that covers {known}"
-            return RolledBack(what, where=str(self.anchor), fix=_FIX)
+            return RolledBack(what, where=self.key.verifier.name, fix=_FIX)
         self.newest = note
         return None
 
