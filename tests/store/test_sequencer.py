@@ -259,8 +259,8 @@ async def test_workers_of_one_machine_put_each_head_into_its_anchor_once(url: st
         await soon(lambda size=size: newest(tmp_path / "anchor", workers[0].log_id) == size)  # type: ignore[misc]
     for worker in workers:
         await worker.close()
-    heads = (tmp_path / "anchor").read_text().split("\n\n\n")
-    assert len(heads) == len(set(heads)) == 2
+    signatures = [line for line in (tmp_path / "anchor").read_text().split("\n") if line.startswith("\u2014")]
+    assert len(signatures) == len(set(signatures)) == 2
 
 
 # --- what was signed, and what is there ---

@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
@@ -223,16 +224,17 @@ class Heads:
         Raises Unwritable if that cannot be done."""
         if self.anchor is None or self.newest is None or self.newest == self._published:
             return
-        if shared and self._size(read_anchor(self.anchor)) >= self._size(self.newest):
-            self._published = self.newest
-            return
         try:
             self.anchor.parent.mkdir(parents=True, exist_ok=True)
             with self.anchor.open("ab") as file:
+                if shared:
+                    with contextlib.suppress(OSError):  # where a file cannot be locked, a head may stand there twice
+                        fcntl.flock(file, fcntl.LOCK_EX)
                 begun = file.tell() == 0
-                file.write(self.newest.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                if not shared or self._size(read_anchor(self.anchor)) < self._size(self.newest):
+                    file.write(self.newest.encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
             if begun:
                 _keep_names(self.anchor.parent)
         except OSError as error:
