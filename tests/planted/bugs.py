@@ -489,6 +489,20 @@ BUGS = (
         new="([0-9]{1,20})",
         found_by=VERIFY + "test_a_head_has_one_spelling_though_it_is_signed[03]",
     ),
+    Bug(
+        name="the verifier takes other ends of lines within a proof",
+        file="core/verify.py",
+        old='lines.split("\\n")[:-1]]',
+        new="lines.splitlines()]",
+        found_by="tests/core/test_proof.py::test_no_changed_byte_of_a_proof_is_passed_over[1]",
+    ),
+    Bug(
+        name="a sequencer is known by its name alone, and not by its epoch",
+        file="store/postgres_numbering.py",
+        old="WHERE worker = by_worker AND epoch = by_epoch;",
+        new="WHERE worker = by_worker;",
+        found_by="tests/store/test_sequencer.py::test_who_has_lost_its_place_numbers_and_signs_nothing",
+    ),
     # --- retention ---
     Bug(
         name="a process goes on believing that what was pruned is stored",

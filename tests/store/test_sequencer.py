@@ -252,6 +252,17 @@ async def test_a_worker_that_does_not_sign_publishes_too(url: str, tmp_path: Pat
     await signer.close()
 
 
+async def test_workers_of_one_machine_put_each_head_into_its_anchor_once(url: str, tmp_path: Path) -> None:
+    workers = [signing(url, tmp_path / "anchor") for _ in range(3)]
+    for size in (1, 2):
+        await write(workers[0], f"a:{size}")
+        await soon(lambda size=size: newest(tmp_path / "anchor", workers[0].log_id) == size)  # type: ignore[misc]
+    for worker in workers:
+        await worker.close()
+    signatures = [line for line in (tmp_path / "anchor").read_text().split("\n") if line.startswith("\u2014")]
+    assert len(signatures) == len(set(signatures)) == 2
+
+
 # --- what was signed, and what is there ---
 
 

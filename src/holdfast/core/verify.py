@@ -95,7 +95,8 @@ def _base64(value: object) -> bytes:
 
 
 _VKEY = re.compile(r"([^+\s]+)\+([0-9a-f]{8})\+(\S+)")
-_HEAD = re.compile(r"(([^\n]+)\n(0|[1-9][0-9]{0,19})\n([^\n]+)\n)\n\u2014 ([^\n ]+) ([^\n ]+)\n")
+_DECIMAL: Final = "(0|[1-9][0-9]{0,19})"
+_HEAD = re.compile(rf"(([^\n]+)\n{_DECIMAL}\n([^\n]+)\n)\n\u2014 ([^\n ]+) ([^\n ]+)\n")
 _ANCHORED = re.compile(r"^((?:[^\n]+\n){3}\n\u2014 [^\n]+\n)\n", re.MULTILINE)
 
 
@@ -431,8 +432,8 @@ def verify_bundle(
 # --- proofs ---
 
 PROOF: Final = "c2sp.org/tlog-proof@v1"
-_PROOF = re.compile(rf"{re.escape(PROOF)}\nextra ([^\n]+)\nindex (0|[1-9][0-9]{{0,19}})\n((?:[^\n]+\n)*)\n((?s:.*))")
-_GROWTH = re.compile(r"old (0|[1-9][0-9]{0,19})\n((?:[^\n]+\n)*)\n((?s:.*))")
+_PROOF = re.compile(rf"{re.escape(PROOF)}\nextra ([^\n]+)\nindex {_DECIMAL}\n((?:[^\n]+\n)*)\n((?s:.*))")
+_GROWTH = re.compile(rf"old {_DECIMAL}\n((?:[^\n]+\n)*)\n((?s:.*))")
 _ENTRY: Final = ("branch", "seq", "epoch", "at_ms", "key", "body", "previous")
 
 

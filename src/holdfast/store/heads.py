@@ -11,6 +11,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
@@ -218,17 +219,22 @@ class Heads:
         if self._pending is not None:
             self.newest, self._pending = self._pending, None
 
-    def publish(self) -> None:
-        """Append the newest head to the anchor. Raises Unwritable if that cannot be done."""
+    def publish(self, *, shared: bool = False) -> None:
+        """Append the newest head to the anchor. `shared`: others may have done so, or have put a newer one there.
+        Raises Unwritable if that cannot be done."""
         if self.anchor is None or self.newest is None or self.newest == self._published:
             return
         try:
             self.anchor.parent.mkdir(parents=True, exist_ok=True)
             with self.anchor.open("ab") as file:
+                if shared:
+                    with contextlib.suppress(OSError):  # where a file cannot be locked, a head may stand there twice
+                        fcntl.flock(file, fcntl.LOCK_EX)
                 begun = file.tell() == 0
-                file.write(self.newest.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+                if not shared or self._size(read_anchor(self.anchor)) < self._size(self.newest):
+                    file.write(self.newest.encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
             if begun:
                 _keep_names(self.anchor.parent)
         except OSError as error:
@@ -244,10 +250,10 @@ class Heads:
         try:
             size, known = self._size(note), self._size(self._published)
         except Corrupt as error:
-            return RolledBack(f"a head is not this log's: {error.what}", where=str(self.anchor), fix=_FIX)
+            return RolledBack(f"a head is not this log's: {error.what}", where=self.key.verifier.name, fix=_FIX)
         if size < known:
             what = f"the newest head covers {size} entries, and one was seen that covers {known}"
-            return RolledBack(what, where=str(self.anchor), fix=_FIX)
+            return RolledBack(what, where=self.key.verifier.name, fix=_FIX)
         self.newest = note
         return None
 

@@ -116,7 +116,7 @@ class Sequencer:
             wrong = self._heads.seen(rows[0][0])
             if wrong is not None:
                 raise wrong
-            self._heads.publish()
+            self._heads.publish(shared=True)
 
     def _sign(self) -> int:
         """Number what is new, and sign it: how many entries those were."""
@@ -135,7 +135,7 @@ class Sequencer:
             self._ask(SIGN, row)
             self._frontier = frontier
             self._heads.flushed()
-            self._heads.publish()
+            self._heads.publish(shared=True)
         elif size < known.size:
             raise self._gone(known.size)
         return size - known.size
@@ -143,7 +143,7 @@ class Sequencer:
     def _gone(self, size: int) -> RolledBack:
         return RolledBack(
             f"of {size} entries that were numbered, some are gone",
-            where=str(self._heads.anchor),
+            where=self._heads.key.verifier.name,
             fix="run `holdfast verify`; restore a backup",
         )
 
