@@ -26,7 +26,7 @@ class Tally:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def count(self, what: str, task: asyncio.Task[Any]) -> None:
-        """Count what came of one."""
+        """Count what came of one. Whoever asked may be gone: then nobody else would look at what it raised."""
         self._counts[what, outcome_of(task)] += 1
 
     def metric(self, what: str, help: str) -> Metric:

@@ -135,7 +135,6 @@ class Ward:
             resource = None if touches is None else resource_of(name, touches, sorted(touches))
             call = Call(name, identity, place, args, resource)
             known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
-            known.replying.add_done_callback(_looked_at)
             known.replying.add_done_callback(partial(self.tally.count, "call"))
             self._keep(name, key, mark, known)
         return known
@@ -280,7 +279,6 @@ class Ward:
         known = self._asked.get(key) if resend else None
         if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
             known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
-            known.add_done_callback(_looked_at)
             known.add_done_callback(partial(self.tally.count, "decision"))
             self._asked.pop(key, None)
             self._asked[key] = known
@@ -347,9 +345,3 @@ class Ward:
 def _failed(task: asyncio.Task[Any]) -> bool:
     """Whether nothing came of it."""
     return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-def _looked_at(task: asyncio.Task[Any]) -> None:
-    """Whoever asked may be gone: then nobody else would look at what came of it."""
-    if not task.cancelled():
-        task.exception()
