@@ -28,7 +28,7 @@ from holdfast.fleet.schema import WORD
 
 T = TypeVar("T")
 
-ANSWER_S = 10.0  # for an answer; then the connection is given up
+ANSWER_S = 30.0  # for an answer, as the store waits; then the connection is given up
 PAUSE_S = (0.1, 1.0)
 CONNECTIONS = 3
 
@@ -40,7 +40,7 @@ class Patient(PsycopgConnector):
     def __init__(self, conninfo: str, *, where: str, patience_s: float, heard: Callable[[str], None]) -> None:
         given = conninfo_to_dict(conninfo)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            conninfo=conninfo, min_size=1, max_size=CONNECTIONS, timeout=ANSWER_S / 2,
+            conninfo=conninfo, min_size=1, max_size=CONNECTIONS, timeout=ANSWER_S / 6,
             configure=_configure,
             kwargs={
                 "options": f"{given.get('options') or ''} -c search_path=holdfast_fleet".strip(),
