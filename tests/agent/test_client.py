@@ -93,7 +93,7 @@ files = ["policy.cedar"]
         wanted = Program(
             run=run, agent=agent, argv=line, input=task, extra={"PYTHONPATH": self.environment["PYTHONPATH"]}
         )
-        ended = await run_beside(wanted, self.folder / "s" / "admin.sock-start")
+        ended = await run_beside(wanted, self.folder / "s" / "admin.start")
         text = out.read_text()
         return ended, json.loads(text) if text else None, err.read_text()
 

@@ -117,10 +117,15 @@ class _Children:
             os.waitpid(pid, 0)
 
 
+def _lives() -> str:
+    """The module of the lives that are led here."""
+    return sys.argv[1] if len(sys.argv) > 1 else "tests.crash.life"
+
+
 def _be_born(life: dict[str, Any], writing: int) -> None:
     """Live, tell the result, and never come back."""
     try:
-        lives = import_module(sys.argv[1])
+        lives = import_module(_lives())
         os.write(writing, json.dumps(lives.live(life)).encode())
     finally:
         if sys.exc_info()[0] is not None:
@@ -129,7 +134,7 @@ def _be_born(life: dict[str, Any], writing: int) -> None:
 
 
 def main() -> None:
-    import_module(sys.argv[1])  # so that no child has to import anything
+    import_module(_lives())  # so that no child has to import anything
     children = _Children()
     answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "bear": lambda question: children.bear(question["bear"]),

@@ -111,7 +111,7 @@ def held(town: Town) -> str:
 
 def test_the_gateways_sockets_are_for_its_group_and_its_directory_for_nobody_else(town: Town) -> None:
     assert stat.S_IMODE((town.folder / "s").stat().st_mode) == 0o710
-    for name in ("admin.sock", "admin.sock-start", "door.sock"):
+    for name in ("admin.sock", "admin.start", "door.sock"):
         found = (town.folder / "s" / name).stat()
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o660, 65534), name
     code, told = town.says(OUTSIDER, "list", group="mail")

@@ -1,5 +1,7 @@
 """A store and a directory to capture, side by side."""
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,11 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """Stores of files that a test leaves behind hold descriptors until they are collected, and a large process collects
+    rarely."""
+    yield
+    gc.collect()

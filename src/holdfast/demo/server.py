@@ -114,10 +114,11 @@ def _leave_with_owner() -> None:
 def _await_ready(process: subprocess.Popen[bytes]) -> int:
     assert process.stdout is not None
     until = time.monotonic() + START_TIMEOUT_S
-    said = b""
+    said, waiting = b"", select.poll()  # which, unlike select, knows no largest descriptor
+    waiting.register(process.stdout, select.POLLIN)
     while not said.endswith(b"\n"):
         left_s = until - time.monotonic()
-        if left_s <= 0 or not select.select([process.stdout], [], [], left_s)[0]:
+        if left_s <= 0 or not waiting.poll(left_s * 1000):
             raise WorldBroken(f"not ready after {START_TIMEOUT_S:.0f} s")
         byte = os.read(process.stdout.fileno(), 1)
         if not byte:

@@ -88,7 +88,7 @@ class Config:
     @property
     def launching(self) -> Path:
         """The socket at which runs are started."""
-        return self.socket.with_name(self.socket.name + "-start")
+        return self.socket.with_suffix(".start")
 
     @property
     def store(self) -> str:
