@@ -72,6 +72,7 @@ def test_of_an_agent_with_a_limit_only_so_many_runs_are_at_work_in_the_whole_fle
         fleet.worker("--limit", f"{CREW}:thinker=2")
     fleet.begin(crew.thinker, {f"r{number}": number for number in range(5)})
     soon(lambda: fleet.rows("SELECT 1 FROM holdfast_fleet.seat WHERE worker IS NULL HAVING count(*) = 3"), "a line")
+    soon(lambda: [what for what, *_ in fleet.book()] == ["begins"] * 2, "two are at work")
     (fleet.place / "thinking").unlink()
     soon(lambda: fleet.finished() == 5, "all have ended")
     at_work = most = 0

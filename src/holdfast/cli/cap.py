@@ -110,7 +110,7 @@ def open_(
     task = None if input is None else json_value(input, "--input")
     path = gateway.absolute()
     program = Program(run=run, agent=agent, argv=(), input=task)
-    starting = path.with_name(f"{path.name}-start")
+    starting = path.with_suffix(".start")
 
     def tell(environment: Mapping[str, str]) -> None:
         for name, value in sorted(environment.items()):

@@ -78,6 +78,7 @@ class _Warden:
         self.makers: set[int] = set()
         self.stale: list[str] = []  # control groups that the kernel had not let go of yet
         self.number = 0
+        self.mark = os.urandom(4).hex()  # a process before this one may have had its number, and left groups behind
 
     def serve(self) -> None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -166,7 +167,7 @@ class _Warden:
         self.number += 1
         made: list[str] = []
         for parent, limits in wanted:
-            path = f"{parent}/holdfast-{os.getpid()}-{self.number}"
+            path = f"{parent}/holdfast-{os.getpid()}-{self.mark}-{self.number}"
             os.mkdir(path)
             made.append(path)
             for name, value in limits.items():
