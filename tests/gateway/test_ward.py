@@ -15,8 +15,8 @@ from holdfast.core.effect import Encoding, Kind
 from holdfast.core.policy import Allowed, Denied, Facts, Held, Verdict
 from holdfast.core.record import Approval, Decision, Finished, Hold, Intent, Issued, Refusal, Revoked, Seal, Started
 from holdfast.core.tree import ForkKind
+from holdfast.errors import BadCall, InDoubt, Misuse, Refused
 from holdfast.errors import Held as WaitsForPeople
-from holdfast.errors import InDoubt, Misuse, Refused
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.fork import Cutting, fork
 from holdfast.gateway.order import Mark
@@ -587,3 +587,21 @@ async def test_what_a_line_did_that_was_left_is_taken_back_at_the_end(lodge: Lod
         await lodge.send(taken, "b")
     assert [to for to, _ in lodge.office.sent] == ["a", "b"]
     assert lodge.office.undone == ["a"]
+
+
+async def test_a_mark_is_of_one_call(lodge: Lodge) -> None:
+    async with lodge.open() as taken:
+        await taken.ward.call(taken.right, await lodge.office.prepare("send", {"to": "a"}), mark=Mark("m", 0))
+        with pytest.raises(BadCall, match="another one"):
+            await taken.ward.call(taken.right, await lodge.office.prepare("send", {"to": "b"}), mark=Mark("m", 0))
+    assert [to for to, _ in lodge.office.sent] == ["a"]
+
+
+async def test_what_a_decision_of_the_agent_costs_is_the_same_after_a_restart(lodge: Lodge) -> None:
+    async def ask(receipt: Receipt) -> Reply:
+        return Reply(b"x", Encoding.BYTES, None)
+
+    async with lodge.open(crash=True) as taken:
+        await taken.ward.decide(taken.right, await lodge.office.prepare("look", {"n": 1}), ask)
+    async with lodge.open() as taken:
+        assert taken.ward.rights.spent.calls == 0

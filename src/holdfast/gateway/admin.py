@@ -197,7 +197,7 @@ class AdminDoor:
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
         await check_brought(self._store, branch, blobs, None if stands_on is None else get_entry(stands_on))
         after = await fitting(
-            self._store, branch, words, _natural(asked.get("after")), now_ms(), rests=self._at_rest(branch)
+            self._store, branch, words, _natural(asked.get("after")), now_ms(), rests=lambda: self._at_rest(branch)
         )
         placed = await self._store.append(
             branch, drafts, epoch=0, after=after, barrier=True, blobs=blobs,

@@ -62,9 +62,9 @@ class CallWarrant:
         use = Used(calls=1, money=self.prepared.money, blast=blast)
         return self.ward.rights.reserve(self.right, (call.identity, call.n), use)
 
-    def release(self, call: Call) -> None:
-        """As `Warrant.release`."""
-        self.ward.rights.release((call.identity, call.n))
+    def sent(self, call: Call) -> None:
+        """As `Warrant.sent`."""
+        self.ward.rights.keep((call.identity, call.n))
 
     def lapsed(self) -> str | None:
         """As `Warrant.lapsed`."""

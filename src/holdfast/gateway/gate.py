@@ -57,7 +57,10 @@ class Gate:
     def visit(self, run: str | None, handle: str | None, door: str) -> Visit:
         """Who comes to a door. `run`: whose listener it is, None for one that is shared. Raises Refused."""
         shown = run_of(handle) if handle is not None else None
-        if handle is not None and (shown is None or (run is not None and not hmac.compare_digest(shown, run))):
+        if handle is not None and (
+            shown is None
+            or (run is not None and not hmac.compare_digest(shown.encode("utf-8", "surrogatepass"), run.encode()))
+        ):
             raise Refused("the handle is of no capability of this run")
         name = shown if run is None else run
         taken = None if name is None else self.wards.by_run.get(name)
@@ -67,9 +70,7 @@ class Gate:
             return Visit(taken.ward, taken.ward.rights.shown(handle, door), door)
         if taken.ward.agent in self._strict:
             raise Refused("no capability was shown", fix="send the handle: Authorization: Bearer …")
-        why = taken.ward.rights.lapsed(taken.right)
-        if why is not None:
-            raise Refused(why)
+        taken.ward.rights.check(taken.right, door)
         return Visit(taken.ward, taken.right, door)
 
     def system_at(self, host: str, port: int) -> str | None:

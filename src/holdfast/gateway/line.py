@@ -163,6 +163,11 @@ class Line:
             await self.refresh()
         return placed
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was taken up has its place."""
+        return not self._later and not self._unplaced
+
     def _draft(self, record: Record) -> Draft:
         return Draft(key_for(record, self.log), encode(record), type(record) is Checkpoint)
 

@@ -83,12 +83,12 @@ class Rights:
 
     def _count(self, record: Record) -> None:
         match record:
-            case Intent(capability=str(id), blast=blast):
+            case Intent(capability=str(id), blast=blast, undoes=None):  # taking back is the gateway's own
                 self._add(id, Used(calls=1, blast=blast or 0))
             case Seal(intent=None, capability=str(id)):
                 self._add(id, Used(calls=1))
-            case Decision(capability=str(id), cost=cost):
-                self._add(id, Used(calls=1, money=cost or 0))
+            case Decision(capability=str(id), cost=int(cost)):  # one that an agent makes by itself costs nothing
+                self._add(id, Used(calls=1, money=cost))
             case _:
                 pass
 
@@ -151,12 +151,16 @@ class Rights:
             raise Refused("the handle is of no capability of this run", where=self.run)
         if not right.live:
             raise Refused("the handle is of an earlier life of this run", where=self.run, fix="use the fresh one")
+        self.check(right, door)
+        return right
+
+    def check(self, right: Right, door: str) -> None:
+        """Raise Refused unless a capability is worth something at a door."""
         why = self.lapsed(right)
         if why is None and right.terms.doors and door not in right.terms.doors:
             why = f"the capability may not be shown at the door `{door}`"
         if why is not None:
             raise Refused(why, where=self.run)
-        return right
 
     def lapsed(self, right: Right) -> str | None:
         """Why a capability allows nothing any more, or None. What has expired stays so when the clock is set back."""

@@ -85,6 +85,8 @@ class Sender:
         )
         if not await self._written(intent, asked.args.blobs):
             return None
+        if asked.warrant is not None:
+            asked.warrant.sent(asked.call)
         slot = self.line.log.slot(call.identity, call.n)
         assert slot is not None, "an intent that was written is in the log"
         kin = self.line.family.kin

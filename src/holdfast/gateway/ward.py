@@ -38,7 +38,7 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
-REMEMBERED = 4096  # delivered calls of which a marked resend is answered again
+REMEMBERED = 256  # delivered calls of which a marked resend is answered again
 MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
 
@@ -53,8 +53,9 @@ class Told:
 
 @dataclass(slots=True)
 class _Open:
-    """A call that is counted. `replying` is its answer, on its way or there."""
+    """A call that is counted: what it is (`key`), which of its kind, and its answer, on its way or there."""
 
+    key: tuple[bytes, str]
     n: int
     replying: asyncio.Task[Reply]
 
@@ -127,6 +128,8 @@ class Ward:
             await self.mediator.recall(identity)
         name, key = prepared.contract.name, (identity, packed.payload.digest)
         known = self._open.get(key) if mark is None else self._marked.get((name, mark))
+        if known is not None and known.key != key:
+            raise BadCall("a call of this mark was another one", fix="mark each call by itself")
         if known is None and resend and mark is None:
             known = self._delivered.get(key)
         if known is None or known.waited_out:
@@ -134,7 +137,7 @@ class Ward:
             touches = prepared.touches
             resource = None if touches is None else resource_of(name, touches, sorted(touches))
             call = Call(name, identity, place, args, resource)
-            known = _Open(place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
+            known = _Open(key, place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
             known.replying.add_done_callback(partial(self.tally.count, "call"))
             self._keep(name, key, mark, known)
         return known
@@ -193,7 +196,7 @@ class Ward:
     def _settle(self, call: Call) -> None:
         """What was set aside for a call is used up if it was sent, and free again if it was not."""
         slot = self.mediator.line.log.slot(call.identity, call.n)
-        if slot is None or (slot.intent is None and slot.outcome is None):
+        if slot is None or (slot.intent is None and slot.outcome is None):  # what was sent is kept already
             self.rights.release((call.identity, call.n))
         else:
             self.rights.keep((call.identity, call.n))

@@ -141,6 +141,7 @@ class Wards:
         await line.refresh()
         agent = opened.started.agent if opened.started is not None else wanted.agent
         ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s, self.tally)
+        ward.labels |= set(opened.restored.labels) if opened.restored is not None else set()
         return Taken(ward, right, handle, opened, grant, wanted.restore)
 
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:

@@ -36,8 +36,8 @@ class Warrant(Protocol):
         """Set aside what it uses up, once; why that cannot be, or None."""
         ...
 
-    def release(self, call: Call) -> None:
-        """It was not sent after all."""
+    def sent(self, call: Call) -> None:
+        """Its intent is written: what was set aside is used up."""
         ...
 
     def lapsed(self) -> str | None:

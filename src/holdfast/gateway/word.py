@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from holdfast.core.entry import Entry
 from holdfast.core.log import Log
@@ -25,7 +25,7 @@ NOWHERE = bytes(32)
 
 async def fitting(
     store: Store, branch: str, words: Sequence[tuple[Draft, Record]], after: int | None, now_ms: int,
-    *, rests: bool = False,
+    *, rests: Callable[[], bool] = lambda: False,
 ) -> int | None:  # fmt: skip
     """The position after which these words may be placed on a branch; None: wherever it ends. `rests`: its owner waits,
     with nothing in flight. Raises Conflict, Misuse, Refused, Claimed where they may not."""
@@ -38,7 +38,7 @@ async def fitting(
     seq = log.seq
     for draft, record in words:
         _check(log, draft, record, branch, now_ms)
-        if isinstance(record, Settled) and not rests:
+        if isinstance(record, Settled) and not rests():
             await _check_owner(store, branch)
         try:
             log.fold(Entry(branch=branch, seq=log.seq + 1, epoch=0, at_ms=now_ms, key=draft.key, body=draft.body,

@@ -22,7 +22,7 @@ from pydantic import Field
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Kind
 from holdfast.core.payload import Packed, pack_bytes, pack_text
-from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Waiting
+from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Refused, Waiting
 from holdfast.gateway.boundary import Policy
 from holdfast.gateway.closure import Closure, Roomless
 from holdfast.gateway.decide import Decided
@@ -127,6 +127,8 @@ class _Agent:
             try:
                 async with visiting(self._gate, self._run, request, DOOR) as visit:
                     taken = self._gate.wards.by_run[visit.ward.rights.run]
+                    if visit.right.parent is not None:
+                        raise Refused("a capability that was narrowed calls tools: the run is its agent's own")
                     return await send(request, web.json_response(await work(request, visit, taken)))
             except (HoldfastError, Waiting) as error:
                 return await send(request, refused(error))
