@@ -24,6 +24,7 @@ from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
 from holdfast.store.sqlite import SqliteStore
 from tests.gateway.lodge import ALL, Lodge, Office, budget, limited
+from tests.stage import Killed
 
 
 @pytest.fixture
@@ -605,3 +606,20 @@ async def test_what_a_decision_of_the_agent_costs_is_the_same_after_a_restart(lo
         await taken.ward.decide(taken.right, await lodge.office.prepare("look", {"n": 1}), ask)
     async with lodge.open() as taken:
         assert taken.ward.rights.spent.calls == 0
+
+
+async def test_other_arguments_than_those_that_were_judged_are_not_sent_again(lodge: Lodge) -> None:
+    def breaks() -> None:
+        raise Killed
+
+    lodge.office.kind = Kind.IDEMPOTENT
+    lodge.office.before = breaks
+    async with lodge.open(crash=True) as taken:
+        prepared = await lodge.office.prepare("send", {"to": "a", "amount": 90})
+        with pytest.raises(Killed):
+            await taken.ward.call(taken.right, prepared)
+    lodge.office.before = lambda: None
+    async with lodge.open() as taken:
+        with pytest.raises(InDoubt, match="only these were judged"):
+            await taken.ward.call(taken.right, await lodge.office.prepare("send", {"to": "a", "amount": 5}))
+    assert lodge.office.sent == []

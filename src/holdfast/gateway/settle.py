@@ -50,6 +50,8 @@ class Settler:
         slot = step.slot
         self.line.log.claim(slot)
         args = await self._sent_args(asked, slot)
+        if args is not None and asked.warrant is not None:
+            raise self.doubt(slot, "it was sent with other arguments than the call has now, and only these were judged")
         match step.remedy:
             case Redo(not_before_ms, refused):
                 await self.sender.until(not_before_ms, f"`{slot.tool}` was refused for now")
