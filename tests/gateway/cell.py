@@ -97,8 +97,11 @@ def alive(mark: str) -> list[int]:
 
 
 def of_process(pid: int, name: str) -> bytes:
-    """A file of /proc about a process."""
-    return Path(f"/proc/{pid}/{name}").read_bytes()
+    """A file of /proc about a process; empty if that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def names(folder: Path) -> list[str]:
