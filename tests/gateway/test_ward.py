@@ -19,9 +19,11 @@ from holdfast.errors import BadCall, InDoubt, Misuse, Refused
 from holdfast.errors import Held as WaitsForPeople
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.fork import Cutting, fork
+from holdfast.gateway.gate import Gate
 from holdfast.gateway.order import Mark
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.upstreams import Declined, Reply
+from holdfast.gateway.wards import Wanted, Wards
 from holdfast.store.sqlite import SqliteStore
 from tests.gateway.lodge import ALL, Lodge, Office, budget, limited
 from tests.stage import Killed
@@ -623,3 +625,17 @@ async def test_other_arguments_than_those_that_were_judged_are_not_sent_again(lo
         with pytest.raises(InDoubt, match="only these were judged"):
             await taken.ward.call(taken.right, await lodge.office.prepare("send", {"to": "a", "amount": 5}))
     assert lodge.office.sent == []
+
+
+async def test_the_doors_of_a_capability_hold_where_no_handle_is_needed(lodge: Lodge) -> None:
+    store = SqliteStore(lodge.path)
+    wards = Wards(store, lambda: lodge.rules)
+    taken = await wards.open(Wanted(run="r", agent="clerk", terms=Terms(tools=("*",), doors=("model",)), by="t"))
+    gate = Gate(wards, {})
+    assert gate.visit("r", None, "model").right is taken.right
+    with pytest.raises(Refused, match="door `native`"):
+        gate.visit("r", None, "native")
+    with pytest.raises(Refused, match="of no capability of this run"):
+        gate.visit("r", "hfc_" + "a" * 43 + "_é", "model")
+    await wards.close("r", ended=False)
+    await store.close()
