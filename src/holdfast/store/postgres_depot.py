@@ -153,6 +153,10 @@ class PostgresDepot:
             self._depot.delete([f"{self._log_id}/{name}" for name in doomed])
         return Swept(len(doomed), sum(there[name] for name in doomed), sorted(missing))
 
+    def place(self, name: str) -> str:
+        """Where an object is that a sweep has told of, as people are told."""
+        return f"{self.url}/{self._log_id}/{name}"
+
     def _there(self) -> dict[str, int]:
         """All objects of this log: age and digest as their names have them, and their sizes in bytes."""
         prefix = f"{self._log_id}/"
