@@ -205,10 +205,7 @@ def _head(
         raise Unreached("it is not all ASCII") from None
 
 
-_Protocol = asyncio.Protocol  # one side of a connection, and no seam of ours
-
-
-class _Connection(_Protocol):
+class _Connection(asyncio.Protocol):
     """One connection: an exchange at a time."""
 
     def __init__(self) -> None:
