@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -225,6 +226,13 @@ class Gateway:
         if declared is None:
             raise Misuse(f"there is no agent `{agent}`", fix="holdfast config check lists what is declared")
         return declared.terms(now_ms()).text()
+
+
+def runner() -> asyncio.Runner:
+    """What a gateway that is a process of its own runs on: the loop of libuv, on which a call costs less."""
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def checked_name(run: str) -> str:
