@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.capability import Used
@@ -51,7 +52,7 @@ class Told:
     recorded: bool
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Open:
     """A call that is counted: what it is (`key`), which of its kind, and its answer, on its way or there."""
 
@@ -85,10 +86,10 @@ class Ward:
     _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
         default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
     )
+    _made: WeakKeyDictionary[Prepared, _Open] = field(default_factory=WeakKeyDictionary[Prepared, "_Open"])
     _order: Order = field(default_factory=Order)
     _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
     _refused: set[bytes] = field(default_factory=set[bytes])
-    _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
     _denied: int = 0
 
     # --- calls ---
@@ -140,6 +141,7 @@ class Ward:
             known = _Open(key, place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
             known.replying.add_done_callback(partial(self.tally.count, "call"))
             self._keep(name, key, mark, known)
+        self._made[prepared] = known
         return known
 
     def _keep(self, name: str, key: tuple[bytes, str], mark: Mark | None, known: _Open) -> None:
@@ -150,21 +152,19 @@ class Ward:
         if len(self._marked) > REMEMBERED:
             self._marked.pop(next(iter(self._marked)))
 
-    def delivered(self, prepared: Prepared, again: str | None = None) -> None:
-        """The client has the whole answer (or refusal): the same call is a new one from now on."""
-        identity, _, packed = self._written(prepared, again)
-        key = (identity, packed.payload.digest)
-        found = self._open.pop(key, None)
-        if found is not None:
-            self._delivered[key] = found
-            if len(self._delivered) > REMEMBERED:
-                self._delivered.pop(next(iter(self._delivered)))
+    def delivered(self, prepared: Prepared) -> None:
+        """The client has the whole answer (or refusal) to the call that it made by this: the same call is a new one
+        from now on."""
+        found = self._made.pop(prepared, None)
+        if found is None or self._open.get(found.key) is not found:
+            return  # it was not counted; or somebody else who waits for it has had it, and it may be made anew by now
+        del self._open[found.key]
+        self._delivered[found.key] = found
+        if len(self._delivered) > REMEMBERED:
+            self._delivered.pop(next(iter(self._delivered)))
 
     def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
         """The identity of a call, its arguments as they are written down, and as they are stored."""
-        latest = self._latest  # most calls are delivered before the next one comes
-        if latest is not None and latest[0] is prepared and latest[1] == again:
-            return latest[2]
         name = prepared.contract.name
         try:
             args = canonical(cast("JSON", dict(prepared.args)))
@@ -177,9 +177,7 @@ class Ward:
                 fix="send less, or a reference",
             )
         packed = pack_text(args, cast("JSON", dict(prepared.args)), self.mediator.line.knows)
-        written = identity_of(name, chosen, again), args, packed
-        self._latest = (prepared, again, written)
-        return written
+        return identity_of(name, chosen, again), args, packed
 
     async def _carried_out(self, right: Right, prepared: Prepared, call: Call, packed: Packed) -> Reply:
         warrant = CallWarrant(self, right, prepared)

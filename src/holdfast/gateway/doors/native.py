@@ -115,7 +115,7 @@ class _Native:
         else:
             sent = await send(request, web.json_response(_answer(reply)))
         if mark is None:
-            visit.ward.delivered(prepared, asked.again)
+            visit.ward.delivered(prepared)
         return sent
 
     async def narrow(self, request: web.Request) -> web.StreamResponse:
