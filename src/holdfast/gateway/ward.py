@@ -124,7 +124,7 @@ class Ward:
         self, right: Right, prepared: Prepared, resend: bool, again: str | None, mark: Mark | None
     ) -> _Open:
         """The call with its number among those of its identity, on its way."""
-        identity, args, packed = self._written(prepared, again)
+        identity, args, packed = await self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
         name, key = prepared.contract.name, (identity, packed.payload.digest)
@@ -163,21 +163,16 @@ class Ward:
         if len(self._delivered) > REMEMBERED:
             self._delivered.pop(next(iter(self._delivered)))
 
-    def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
-        """The identity of a call, its arguments as they are written down, and as they are stored."""
-        name = prepared.contract.name
+    async def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
+        """The identity of a call, its arguments as they are written down, and as they are stored. Raises BadCall for
+        those that cannot be written down, and the log says so."""
         try:
-            args = canonical(cast("JSON", dict(prepared.args)))
-            chosen = args if prepared.chosen is None else canonical(cast("JSON", dict(prepared.chosen)))
-        except Uncanonical as error:
-            raise BadCall(f"the arguments of `{name}` cannot be written down: {error}", fix="send JSON") from None
-        if len(args) > LARGEST_ARGS:
-            raise BadCall(
-                f"the arguments of `{name}` are {len(args)} bytes; at most {LARGEST_ARGS} are written down",
-                fix="send less, or a reference",
-            )
+            args, chosen = _spelt(prepared)
+        except BadCall as error:
+            await self.refuse(prepared.contract.name, error.what, "ward", error.what)
+            raise
         packed = pack_text(args, cast("JSON", dict(prepared.args)), self.mediator.line.knows)
-        return identity_of(name, chosen, again), args, packed
+        return identity_of(prepared.contract.name, chosen, again), args, packed
 
     async def _carried_out(self, right: Right, prepared: Prepared, call: Call, packed: Packed) -> Reply:
         warrant = CallWarrant(self, right, prepared)
@@ -275,7 +270,7 @@ class Ward:
     ) -> Told:
         """The answer of a model: asked once, then always the same. `prepared` is what is asked for, and what it may
         cost. Raises Refused; Waiting as `call`."""
-        _, args, packed = self._written(prepared, None)
+        _, args, packed = await self._written(prepared, None)
         key = (lane, prepared.contract.name, packed.payload.digest)
         known = self._asked.get(key) if resend else None
         if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
@@ -341,6 +336,22 @@ class Ward:
         """Bring what is under way to its end. Nothing new is asked for."""
         self.mediator.close(Misuse("the run's program has ended", fix="start it again"))
         await self.mediator.drain()
+
+
+def _spelt(prepared: Prepared) -> tuple[bytes, bytes]:
+    """The arguments of a call, and those of them by which it is the same as another one. Raises BadCall."""
+    name = prepared.contract.name
+    try:
+        args = canonical(cast("JSON", dict(prepared.args)))
+        chosen = args if prepared.chosen is None else canonical(cast("JSON", dict(prepared.chosen)))
+    except Uncanonical as error:
+        raise BadCall(f"the arguments of `{name}` cannot be written down: {error}", fix="send JSON") from None
+    if len(args) > LARGEST_ARGS:
+        raise BadCall(
+            f"the arguments of `{name}` are {len(args)} bytes; at most {LARGEST_ARGS} are written down",
+            fix="send less, or a reference",
+        )
+    return args, chosen
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:
