@@ -1,11 +1,12 @@
 """A run whose program is another process: what it asks for at a door is counted, judged and carried out here.
 
 Rules
-1. A door counts a call when it comes. The same call again, before its answer was delivered, is the same call: it joins,
-   and there is no second effect.
+1. A door counts a call when it comes. The same call by the same capability again, before its answer was delivered, is
+   the same call: it joins, and there is no second effect.
 2. A call that must wait for people keeps its door waiting for a while; then the door is told, and the program may be
    ended: when it is started again its calls are answered from the log.
-3. What a program has been told by a system whose words others may write marks all that it asks for afterwards.
+3. A capability that was narrowed is told only what it may ask for itself, also where the answer is in the log.
+4. What a program has been told by a system whose words others may write marks all that it asks for afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
@@ -42,6 +43,8 @@ POLL_S = 0.5
 REMEMBERED = 256  # delivered calls of which a marked resend is answered again
 MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
+Key: TypeAlias = tuple[str, bytes, str]
+"""What makes a call the same as another one: the capability by which it is made, its identity, its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Told:
 class _Open:
     """A call that is counted: what it is (`key`), which of its kind, and its answer, on its way or there."""
 
-    key: tuple[bytes, str]
+    key: Key
     n: int
     replying: asyncio.Task[Reply]
 
@@ -81,10 +84,10 @@ class Ward:
     tally: Tally = field(default_factory=Tally)
     labels: set[str] = field(default_factory=set[str])
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _open: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
-    _delivered: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
-    _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
-        default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
+    _open: dict[Key, _Open] = field(default_factory=dict[Key, _Open])
+    _delivered: dict[Key, _Open] = field(default_factory=dict[Key, _Open])
+    _asked: dict[tuple[str, str, str, str], asyncio.Task[Told]] = field(
+        default_factory=dict[tuple[str, str, str, str], asyncio.Task[Told]]
     )
     _made: WeakKeyDictionary[Prepared, _Open] = field(default_factory=WeakKeyDictionary[Prepared, "_Open"])
     _order: Order = field(default_factory=Order)
@@ -127,7 +130,7 @@ class Ward:
         identity, args, packed = await self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
-        name, key = prepared.contract.name, (identity, packed.payload.digest)
+        name, key = prepared.contract.name, (right.id, identity, packed.payload.digest)
         known = self._open.get(key) if mark is None else self._marked.get((name, mark))
         if known is not None and known.key != key:
             raise BadCall("a call of this mark was another one", fix="mark each call by itself")
@@ -144,7 +147,7 @@ class Ward:
         self._made[prepared] = known
         return known
 
-    def _keep(self, name: str, key: tuple[bytes, str], mark: Mark | None, known: _Open) -> None:
+    def _keep(self, name: str, key: Key, mark: Mark | None, known: _Open) -> None:
         if mark is None:
             self._open[key] = known
             return
@@ -178,6 +181,7 @@ class Ward:
         warrant = CallWarrant(self, right, prepared)
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
         try:
+            await self._check_own(right, prepared)
             return await self._patiently(lambda: self.mediator.reply(asked))
         except Refused:
             self._denied += 1
@@ -185,6 +189,15 @@ class Ward:
         finally:
             self._settle(call)
             self.labels |= prepared.labels
+
+    async def _check_own(self, right: Right, prepared: Prepared) -> None:
+        """Raise Refused where a capability that was narrowed does not cover what it asks for: the answer may be in the
+        log, and then nobody else would look."""
+        name = prepared.contract.name
+        why = None if right.parent is None else right.terms.covers(name, prepared.args)
+        if why is not None:
+            await self.refuse(name, dict(prepared.args), "capability", why)
+            raise Refused(f"`{name}` was refused by capability: {why}", where=self.mediator.line.branch)
 
     def _settle(self, call: Call) -> None:
         """What was set aside for a call is used up if it was sent, and free again if it was not."""
@@ -271,7 +284,7 @@ class Ward:
         """The answer of a model: asked once, then always the same. `prepared` is what is asked for, and what it may
         cost. Raises Refused; Waiting as `call`."""
         _, args, packed = await self._written(prepared, None)
-        key = (lane, prepared.contract.name, packed.payload.digest)
+        key = (right.id, lane, prepared.contract.name, packed.payload.digest)
         known = self._asked.get(key) if resend else None
         if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
             known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
@@ -287,6 +300,7 @@ class Ward:
         packed: Packed,
     ) -> Told:  # fmt: skip
         name, told = prepared.contract.name, list[Reply]()
+        await self._check_own(right, prepared)
 
         async def once() -> Reply:
             if not told:

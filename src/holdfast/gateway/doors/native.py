@@ -100,7 +100,7 @@ class _Native:
     async def _call(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         asked = await body_of(request, CallBody)
         system, _, operation = asked.tool.partition(".")
-        mark = None if asked.maker is None else Mark(asked.maker, asked.made)
+        mark = None if asked.maker is None else Mark(f"{visit.right.id} {asked.maker}", asked.made)
         try:
             prepared = await self._gate.prepare(visit, system, operation, cast("dict[str, JSON]", asked.args))
         except BaseException:
