@@ -18,8 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import TypeAlias, TypeVar, cast
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.capability import Used
@@ -29,7 +28,8 @@ from holdfast.core.policy import Denied, Facts, Policy
 from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.call_warrant import CallWarrant
-from holdfast.gateway.decide import Memory
+from holdfast.gateway.counted import Calls, Kept, failed
+from holdfast.gateway.decide import Decided, Memory
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.meters import Tally
 from holdfast.gateway.order import Mark, Order
@@ -40,11 +40,9 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
-REMEMBERED = 256  # delivered calls of which a marked resend is answered again
 MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
-Key: TypeAlias = tuple[str, bytes, str]
-"""What makes a call the same as another one: the capability by which it is made, its identity, its arguments."""
+_Question: TypeAlias = tuple[str, str, str, str]  # a capability, a lane, what is asked, and how
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +51,6 @@ class Told:
 
     reply: Reply
     recorded: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    """A call that is counted: what it is (`key`), which of its kind, and its answer, on its way or there."""
-
-    key: Key
-    n: int
-    replying: asyncio.Task[Reply]
-
-    @property
-    def waited_out(self) -> bool:
-        """Whether nobody waits for people on its behalf any more."""
-        done = self.replying.done() and not self.replying.cancelled()
-        return done and isinstance(self.replying.exception(), Waiting)
 
 
 @dataclass(slots=True)
@@ -84,16 +67,17 @@ class Ward:
     tally: Tally = field(default_factory=Tally)
     labels: set[str] = field(default_factory=set[str])
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _open: dict[Key, _Open] = field(default_factory=dict[Key, _Open])
-    _delivered: dict[Key, _Open] = field(default_factory=dict[Key, _Open])
-    _asked: dict[tuple[str, str, str, str], asyncio.Task[Told]] = field(
-        default_factory=dict[tuple[str, str, str, str], asyncio.Task[Told]]
+    _calls: Calls = field(default_factory=Calls)
+    _asked: dict[_Question, asyncio.Task[Told] | None] = field(
+        default_factory=dict[_Question, "asyncio.Task[Told] | None"]
     )
-    _made: WeakKeyDictionary[Prepared, _Open] = field(default_factory=WeakKeyDictionary[Prepared, "_Open"])
+    _kept: Kept[_Question] = field(init=False)
     _order: Order = field(default_factory=Order)
-    _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
     _refused: set[bytes] = field(default_factory=set[bytes])
     _denied: int = 0
+
+    def __post_init__(self) -> None:
+        self._kept = Kept(self._asked.pop)
 
     # --- calls ---
 
@@ -112,11 +96,11 @@ class Ward:
         if mark is not None:
             await self._order.turn(name, mark)
         try:
-            known = await self._counted(right, prepared, resend, again, mark)
+            replying = await self._counted(right, prepared, resend, again, mark)
         finally:
             if mark is not None:
                 self._order.passed(name, mark)
-        return await asyncio.shield(known.replying)
+        return await asyncio.shield(replying)
 
     def passed(self, tool: str, mark: Mark | None) -> None:
         """A marked call was turned away before it could be counted."""
@@ -125,46 +109,30 @@ class Ward:
 
     async def _counted(
         self, right: Right, prepared: Prepared, resend: bool, again: str | None, mark: Mark | None
-    ) -> _Open:
-        """The call with its number among those of its identity, on its way."""
+    ) -> asyncio.Task[Reply]:
+        """The answer, on its way, to a call with its number among those of its identity."""
         identity, args, packed = await self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
-        name, key = prepared.contract.name, (right.id, identity, packed.payload.digest)
-        known = self._open.get(key) if mark is None else self._marked.get((name, mark))
-        if known is not None and known.key != key:
-            raise BadCall("a call of this mark was another one", fix="mark each call by itself")
-        if known is None and resend and mark is None:
-            known = self._delivered.get(key)
-        if known is None or known.waited_out:
-            place = known.n if known else self.mediator.count(identity)
+        name, key, calls = prepared.contract.name, (right.id, identity, packed.payload.digest), self._calls
+        known = calls.find(name, key, mark, resend=resend)
+        replying = None if known is None else known.answering
+        if known is None or replying is None:
+            calls.check_room(known, len(args))
+            known = known or calls.add(name, key, mark, self.mediator.count(identity))
             touches = prepared.touches
             resource = None if touches is None else resource_of(name, touches, sorted(touches))
-            call = Call(name, identity, place, args, resource)
-            known = _Open(key, place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
-            known.replying.add_done_callback(partial(self.tally.count, "call"))
-            self._keep(name, key, mark, known)
-        self._made[prepared] = known
-        return known
-
-    def _keep(self, name: str, key: Key, mark: Mark | None, known: _Open) -> None:
-        if mark is None:
-            self._open[key] = known
-            return
-        self._marked[name, mark] = known
-        if len(self._marked) > REMEMBERED:
-            self._marked.pop(next(iter(self._marked)))
+            call = Call(name, identity, known.n, args, resource)
+            replying = asyncio.ensure_future(self._carried_out(right, prepared, call, packed))
+            replying.add_done_callback(partial(self.tally.count, "call"))
+            calls.answer(known, replying, len(args))
+        calls.made(prepared, known)
+        return replying
 
     def delivered(self, prepared: Prepared) -> None:
         """The client has the whole answer (or refusal) to the call that it made by this: the same call is a new one
         from now on."""
-        found = self._made.pop(prepared, None)
-        if found is None or self._open.get(found.key) is not found:
-            return  # it was not counted; or somebody else who waits for it has had it, and it may be made anew by now
-        del self._open[found.key]
-        self._delivered[found.key] = found
-        if len(self._delivered) > REMEMBERED:
-            self._delivered.pop(next(iter(self._delivered)))
+        self._calls.delivered(prepared)
 
     async def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
         """The identity of a call, its arguments as they are written down, and as they are stored. Raises BadCall for
@@ -286,14 +254,27 @@ class Ward:
         _, args, packed = await self._written(prepared, None)
         key = (right.id, lane, prepared.contract.name, packed.payload.digest)
         known = self._asked.get(key) if resend else None
-        if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
-            known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
+        if known is None or failed(known):  # whoever tries again after a failure wants an answer, not the failure
+            self._calls.carried.check_room(len(args))
+            given = None
+            if resend and key not in self._asked:  # it may be one that was let go of
+                own = None if right.parent is None else right.id
+                given = self.memory.given(lane, prepared.contract.name, packed, own)
+            known = asyncio.ensure_future(
+                self._decided(right, prepared, ask, lane, args, packed) if given is None else self._recorded(given)
+            )
             known.add_done_callback(partial(self.tally.count, "decision"))
-            self._asked.pop(key, None)
+            known.add_done_callback(partial(self._told, key))
+            self._calls.carried.begin(known, len(args))
+            self._kept.drop(key)
             self._asked[key] = known
-            if len(self._asked) > REMEMBERED:
-                self._asked.pop(next(iter(self._asked)))
         return await asyncio.shield(known)
+
+    def _told(self, key: _Question, asked: asyncio.Task[Told]) -> None:
+        """An answer is there, for who says that he asks once more; or there is none, and he asks anew."""
+        if self._asked.get(key) is asked:
+            self._asked[key] = None if failed(asked) else asked
+            self._kept.add(key, 0 if failed(asked) else len(asked.result().reply.data))
 
     async def _decided(
         self, right: Right, prepared: Prepared, ask: Callable[[Receipt], Awaitable[Reply]], lane: str, args: bytes,
@@ -314,7 +295,11 @@ class Ward:
         if recorded is None:
             assert reply is not None, "what is not recorded was asked for"
             return Told(reply, recorded=False)
-        answer = recorded.decision.answer
+        return await self._recorded(recorded)
+
+    async def _recorded(self, decided: Decided) -> Told:
+        """A decision that was made before."""
+        answer = decided.decision.answer
         data = await self.mediator.line.payload(answer)
         return Told(Reply(data, answer.encoding, data), recorded=True)
 
@@ -366,8 +351,3 @@ def _spelt(prepared: Prepared) -> tuple[bytes, bytes]:
             fix="send less, or a reference",
         )
     return args, chosen
-
-
-def _failed(task: asyncio.Task[Any]) -> bool:
-    """Whether nothing came of it."""
-    return task.done() and (task.cancelled() or task.exception() is not None)
