@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.agent.client import Client
 from holdfast.errors import Misuse, Stopped
+from holdfast.store.memory import MemoryStore
 from tests.gateway.threshold import Threshold, heard, threshold
 
 
@@ -78,3 +81,42 @@ async def test_a_program_without_a_name_begins_once(here: Threshold) -> None:
     for again in ("/v1/begin", "/v1/begin?maker=m"):
         with pytest.raises(Misuse, match="has begun already"):
             await client.get(again)
+
+
+# --- whose run it is ---
+
+ASKED: dict[str, Any] = {
+    "/v1/decide": {"name": "a", "asked": 1}, "/v1/decided": {"ticket": "a", "answer": 1},
+    "/v1/draw": {"name": "a", "value": "1"}, "/v1/wait": {"signal": "a"}, "/v1/checkpoint": {"state": 1},
+    "/v1/finish": {"answer": 1}, "/v1/begin": None, "/v1/stranded": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ASKED)
+async def test_a_narrowed_capability_is_not_the_agent_of_its_run(here: Threshold, path: str) -> None:
+    """It was given for calls: it neither decides for the agent, nor ends its run, nor learns its input."""
+    handle = json.loads((await here.post("/v1/narrow", {"tools": ["*"]})).body)["handle"]
+    before = len(await here.records())
+    body = ASKED[path]
+    answer = await (here.get(path, handle) if body is None else here.post(path, body, handle))
+    assert (answer.status, "the run is its agent's own" in answer.what) == (403, True)
+    assert len(await here.records()) == before
+    assert not here.taken.over.is_set()
+    assert here.taken.begun is None
+
+
+# --- labels ---
+
+
+async def test_what_was_read_before_a_checkpoint_marks_what_is_asked_behind_it(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with threshold(tmp_path, store=store, restore=True) as here:
+        here.office.labels = frozenset({"untrusted:post"})
+        await here.call("post.look")
+        made = await here.post("/v1/checkpoint", {"state": 1, "labels": ["trusted:own"]})
+        assert json.loads(made.body)["node"]
+        await here.call("post.look", args={"to": "b"})
+    async with threshold(tmp_path, store=store, restore=True) as here:
+        await here.call()
+        assert here.rules.judged[-1].labels == {"untrusted:post", "trusted:own"}
+        assert here.office.looked == 0

@@ -69,9 +69,9 @@ async def home(tmp_path: Path) -> AsyncGenerator[Home]:
     office = Office(kind=Kind.IDEMPOTENT)
     store = SqliteStore(tmp_path / "runs.db")
     wards = Wards(store, lambda: Rules(only_letters_to_b_are_held), patience_s=0.0)
-    health = Health({}, broken=lambda: None, metrics=lambda: [])
+    health = Health({}, broken=lambda: None, metrics=list)
     path = tmp_path / "admin.sock"
-    door = AdminDoor(path, store, Gate(wards, {}), People({}), lambda _: "", lambda: {}, health)
+    door = AdminDoor(path, store, Gate(wards, {}), People({}), lambda _: "", dict, health)
     async with contextlib.AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
         await door.open()
