@@ -16,14 +16,14 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.core.canonical import JSON
-from holdfast.errors import Misuse, Refused, Stopped
+from holdfast.errors import Misuse, Refused, Stopped, Waiting
 from holdfast.gateway.confinement import Confinement, own_python
-from holdfast.gateway.launching import receive, say
+from holdfast.gateway.launching import LATE, receive, say
 from holdfast.gateway.sandbox import Doors, launch
 from holdfast.store.remote import error_of
 
@@ -48,10 +48,12 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: its exit code (-n: by signal n), and what its run waits for, if it does."""
+    """How a program ended: its exit code (-n: by signal n), and what its run waits for, if it does. `heard`: what
+    `until_news` is to be told then; empty if it may go on at once."""
 
     code: int
-    waiting: Mapping[str, str] | None
+    waiting: Waiting | None
+    heard: Mapping[str, JSON] | None = field(default=None, compare=False)
 
 
 class Starting:
@@ -83,19 +85,28 @@ class Starting:
         with contextlib.suppress(OSError):  # it may be gone, and have said why before it went
             await say(self._connection, message, sockets)
         try:
-            answer = await receive(self._connection)
+            answer = await self._answer()
         except OSError:
             answer = None
         if answer is None:
             raise Stopped("the gateway is gone", where=str(self._path), fix="start it, then the same command again")
-        if "error" in answer[0]:
-            raise error_of(answer[0]["error"])
-        return answer[0]
+        if "error" in answer:
+            raise error_of(answer["error"])
+        return answer
 
-    async def gone(self) -> None:
-        """Return when the gateway is gone."""
-        while await receive(self._connection) is not None:
-            pass
+    async def _answer(self) -> dict[str, Any] | None:
+        """What the gateway answers; what it has said unasked meanwhile is passed over."""
+        while (message := await receive(self._connection)) is not None:
+            if LATE not in message[0]:
+                return message[0]
+        return None
+
+    async def late(self) -> bool:
+        """True when the gateway says that the run waits and its program should have ended, False when it is gone."""
+        while (message := await receive(self._connection)) is not None:
+            if LATE in message[0]:
+                return True
+        return False
 
 
 async def run_confined(
@@ -174,17 +185,21 @@ class Running(Protocol):
 
 async def _seen_through(gateway: Starting, running: Running) -> Ended:
     ending = asyncio.ensure_future(running.wait())
-    gone = asyncio.ensure_future(gateway.gone())
+    late = asyncio.ensure_future(gateway.late())
     try:
-        await asyncio.wait([ending, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not ending.done():
+        await asyncio.wait([ending, late], return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done() and not late.result():
             raise Stopped("the gateway is gone: its program was ended", fix="start it, then the same command again")
+        outlasted = not ending.done()  # it knows that its run waits, and is started again when that is over
     finally:
-        gone.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gone
+        late.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await late
         running.kill()
         await ending
+    if outlasted:
+        found = await _ended(gateway, WAITS)
+        return replace(found, heard=found.heard or {})
     return await _ended(gateway, ending.result())
 
 
@@ -195,7 +210,24 @@ async def _ended(gateway: Starting, code: int) -> Ended:
     if code == WAITS:
         ended = {"waits": True}
     told = await gateway.ask({"end": ended})
-    return Ended(code, told.get("waiting"))
+    waiting = told.get("waiting")
+    return Ended(code, None if waiting is None else waiting_of(waiting), told.get("heard"))
+
+
+def waiting_of(told: Mapping[str, Any]) -> Waiting:
+    """What a gateway says that a run waits for."""
+    found = error_of(told)
+    assert isinstance(found, Waiting), "nothing else waits"
+    found.until_ms = told["until_ms"]
+    return found
+
+
+async def until_news(heard: Mapping[str, JSON], path: Path) -> None:
+    """Return when the run that had `heard` this may go on. `path`: the gateway's door for starters. Raises Stopped."""
+    if not heard:
+        return
+    async with Starting(path) as gateway:
+        await gateway.ask({"news": dict(heard)})
 
 
 def _wanted(program: Program, receipt: JSON, place: str) -> dict[str, JSON]:
