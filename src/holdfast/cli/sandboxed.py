@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from holdfast.agent.note import is_name
-from holdfast.cli.terminal import busy, hint, safe, say
+from holdfast.cli.terminal import busy, hint, json_text, out, safe, say
 from holdfast.core.canonical import JSON
 from holdfast.errors import AwaitingSignal, Busy, Claimed, Held, InDoubt, Misuse, Refused, Waiting
 from holdfast.gateway.launcher import until_news
@@ -76,7 +76,19 @@ def run_program(asked: Asked) -> int:
     if asked.run is None:
         say(f"run {run}")
     found, store = asyncio.run(_seen_through(asked, config, run))
+    if found.answer is not None:
+        _tell_again(found.answer, on_stdout=asked.python)
+        return 0
     return ended(found, f"the same command with --id {safe(run)}", store)
+
+
+def _tell_again(told: Mapping[str, JSON], *, on_stdout: bool) -> None:
+    """The answer of a run that had ended before, on stdout as its agent wrote it; what a program wrote is not kept."""
+    answer = {"base64": told["answer_b64"]} if "answer_b64" in told else told["answer"]
+    if on_stdout:
+        out(json.dumps(answer))
+        return
+    say(f"the run has ended, with {json_text(answer)}; what its program wrote is not kept")
 
 
 def ended(found: Ended, way: str, store: str) -> int:

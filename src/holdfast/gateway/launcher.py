@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from holdfast.core.canonical import JSON
 from holdfast.errors import Misuse, Refused, Stopped, Waiting
 from holdfast.gateway.confinement import Confinement, own_python
-from holdfast.gateway.launching import LATE, receive, say
+from holdfast.gateway.launching import LATE, receive, say, whole_of
 from holdfast.gateway.sandbox import Doors, launch
 from holdfast.store.remote import error_of
 
@@ -49,11 +49,13 @@ class Program:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a program ended: its exit code (-n: by signal n), and what its run waits for, if it does. `heard`: what
-    `until_news` is to be told then; empty if it may go on at once."""
+    `until_news` is to be told then; empty if it may go on at once. `answer`: of a run that had ended before, what it
+    came to (`answer`, JSON, or `answer_b64`); nothing was started then."""
 
     code: int
     waiting: Waiting | None
     heard: Mapping[str, JSON] | None = field(default=None, compare=False)
+    answer: Mapping[str, JSON] | None = None
 
 
 class Starting:
@@ -96,6 +98,10 @@ class Starting:
 
     async def _answer(self) -> dict[str, Any] | None:
         """What the gateway answers; what it has said unasked meanwhile is passed over."""
+        first = await self._next()
+        return None if first is None else await whole_of(first, self._next)
+
+    async def _next(self) -> dict[str, Any] | None:
         while (message := await receive(self._connection)) is not None:
             if LATE not in message[0]:
                 return message[0]
@@ -116,6 +122,8 @@ async def run_confined(
     `receipt`: what was proven of this class of sandbox. `standing`: it has this process's standard streams."""
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, receipt, "sandbox")})
+        if "ended" in taken:
+            return Ended(0, None, answer=taken["ended"])
 
         async def listen(doors: Doors) -> None:
             flat = [each for sockets in doors.values() for each in sockets]
@@ -137,6 +145,8 @@ async def run_beside(program: Program, path: Path) -> Ended:
     """Start a program without a sandbox: it reaches the gateway by its local door, and everything else besides."""
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, None, "local")})
+        if "ended" in taken:
+            return Ended(0, None, answer=taken["ended"])
         environment = {**os.environ, **_environment(program, taken)}
         try:
             process = await asyncio.create_subprocess_exec(*program.argv, env=environment)
@@ -150,6 +160,9 @@ async def hold_for(program: Program, path: Path, told: Callable[[Mapping[str, st
     """Hold a run for a program elsewhere, until that says that it is over. `told` is given its environment."""
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, None, "remote")})
+        if "ended" in taken:
+            fix = f"holdfast show {program.run} shows how; use a new id"
+            raise Misuse("the run has ended", where=program.run, fix=fix)
         told(taken["environment"])
         over = await gateway.ask({"wait": {}})
         return await _ended(gateway, 1 if over["failed"] else WAITS if over["waits"] else 0)

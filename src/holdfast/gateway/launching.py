@@ -37,6 +37,7 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 Listening = Mapping[int, Sequence[socket.socket]]
 LATE = "late"  # what a starter is told unasked
+PART = 32 << 10  # characters of a message that goes in pieces; as JSON in JSON it may be thrice as long
 T = TypeVar("T")
 
 
@@ -44,7 +45,8 @@ class Starter(Protocol):
     """What is done for those who start programs."""
 
     async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
-        """Take a run up: its `run`, `handle`, `environment`, and what else its program needs."""
+        """Take a run up: its `run`, `handle`, `environment`, and what else its program needs. Of a run that has `ended`
+        what it came to: nothing is taken up then."""
         ...
 
     async def listen(self, run: str, listeners: Listening) -> None:
@@ -128,7 +130,7 @@ class LaunchDoor:
                 except (HoldfastError, Waiting) as error:
                     let_go_of(sockets)
                     answer = for_people(error).body()
-                await say(connection, answer)
+                await say_all(connection, answer)
         except (HoldfastError, Waiting) as error:
             with contextlib.suppress(OSError):
                 await say(connection, for_people(error).body())
@@ -147,7 +149,7 @@ class LaunchDoor:
         known = {name: cast("dict[str, JSON]", each) for name, each in asked.items() if isinstance(each, dict)}
         if known.keys() == {"open"} and run is None and not sockets:
             answer = await self._starter.take_up(known["open"], by)
-            return str(answer["run"]), answer
+            return None if "ended" in answer else str(answer["run"]), answer
         if known.keys() == {"listen"} and run is not None:
             await self._starter.listen(run, _by_port(known["listen"], sockets))
             return run, {"listening": True}
@@ -272,6 +274,30 @@ async def say(connection: socket.socket, message: Mapping[str, JSON], sockets: S
             return
         except BlockingIOError:
             await asyncio.sleep(0.005)
+
+
+async def say_all(connection: socket.socket, message: Mapping[str, JSON]) -> None:
+    """Send a message of any size: one that is too large for a packet goes in several, for `whole_of`."""
+    text = json.dumps(message)
+    if len(text) <= LARGEST:
+        await say(connection, message)
+        return
+    for place in range(0, len(text), PART):
+        await say(connection, {"part": text[place : place + PART], "last": place + PART >= len(text)})
+
+
+async def whole_of(
+    first: dict[str, Any], more: Callable[[], Awaitable[dict[str, Any] | None]]
+) -> dict[str, Any] | None:
+    """The message that `first` begins, as `say_all` sent it; None if the other end is gone before its end."""
+    texts, message = [str(first.get("part", ""))], first
+    while "part" in message and not message["last"]:
+        following = await more()
+        if following is None:
+            return None
+        message = following
+        texts.append(str(message["part"]))
+    return object_of("".join(texts).encode()) if "part" in first else first
 
 
 async def _readable(

@@ -36,6 +36,7 @@ from holdfast.gateway.meters import metrics
 from holdfast.gateway.news import heard_by, heard_in, news
 from holdfast.gateway.people import People
 from holdfast.gateway.premises import bound, check_length, held
+from holdfast.gateway.recorded import how_it_ended
 from holdfast.gateway.remote import address_of, elsewhere, tls_of
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
@@ -165,7 +166,15 @@ class Gateway:
         if asked.get("place") not in [each.value for each in Place]:
             raise BadCall("a program is in a sandbox, local or remote", fix="use the Holdfast that the gateway is of")
         place = Place(asked["place"])
-        taken = await self._taken(asked, by)
+        try:
+            taken = await self._taken(asked, by)
+        except BadCall:
+            raise
+        except Misuse:
+            ended = await how_it_ended(self.opening.store, asked)
+            if ended is None:
+                raise
+            return {"run": asked["run"], "ended": ended}
         run = taken.ward.rights.run
         try:
             environment = environment_of(self.config, taken, place, self.remote)
