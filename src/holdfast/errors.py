@@ -5,7 +5,6 @@
     │   ├── BadCall           arguments that cannot be written down, or break the tool's contract
     │   ├── BadContract       a contract that contradicts itself
     │   ├── Unknown           no such run, node, tool or agent
-    │   ├── Over              a run that has come to its end: there is nothing to go on with
     │   └── Unreadable        a file of the workspace that cannot be captured
     ├── NotHappened       an outcome: the call certainly changed nothing (tools raise it too)
     │   └── Refused           a person or a policy said no
@@ -73,10 +72,6 @@ class BadContract(Misuse):
 
 class Unknown(Misuse):
     """No such run, node, tool or agent."""
-
-
-class Over(Misuse):
-    """The run has come to its end before: there is nothing to go on with."""
 
 
 class Unreadable(Misuse):

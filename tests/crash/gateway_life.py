@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.agent.client import _Local
-from holdfast.errors import HoldfastError, Over, Stopped
+from holdfast.errors import HoldfastError, Stopped
 from holdfast.gateway.config import load
 from holdfast.gateway.launcher import Starting
 from holdfast.gateway.process import Gateway
@@ -199,9 +199,9 @@ class _Program:
                 return await gateway.ask({"open": dict(wanted)})
             except Stopped:
                 raise
-            except Over:
-                raise Told({"ended": True}) from None
             except HoldfastError as error:
+                if "has ended" in str(error):
+                    raise Told({"ended": True}) from None
                 if time.monotonic() > until:
                     raise Told({"raised": type(error).__name__, "text": str(error)}) from None
                 await asyncio.sleep(0.01)

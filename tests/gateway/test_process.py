@@ -103,15 +103,6 @@ def test_a_gateway_of_its_own_that_is_killed_ends_the_program_and_the_run_goes_o
     assert here.sent == ["1", "2", "3", "4"]
 
 
-def test_a_run_that_has_ended_is_not_started_again_and_has_ended_well(here: Premises) -> None:
-    program = here.program(CLERK + '    print(ask("/mails", {"invoice": "1"}))\n')
-    code, out, err = here.run(PYTHON, str(program))
-    assert (code, out) == (0, "{'sent': '1'}\n"), err
-    code, out, err = here.run(PYTHON, str(program))
-    assert (code, out) == (0, ""), err
-    assert "the run has ended already" in err
-
-
 def test_people_agree_through_the_admin_door_while_the_program_waits(here: Premises) -> None:
     here.configure(
         policy='@id("reads") permit(principal, action == Action::"read", resource);'

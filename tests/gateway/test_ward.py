@@ -15,7 +15,7 @@ from holdfast.core.effect import Encoding, Kind
 from holdfast.core.policy import Allowed, Denied, Facts, Held, Verdict
 from holdfast.core.record import Approval, Decision, Finished, Hold, Intent, Issued, Refusal, Revoked, Seal, Started
 from holdfast.core.tree import ForkKind
-from holdfast.errors import BadCall, InDoubt, Over, Refused
+from holdfast.errors import BadCall, InDoubt, Misuse, Refused
 from holdfast.errors import Held as WaitsForPeople
 from holdfast.gateway.desk import Desk
 from holdfast.gateway.fork import Cutting, fork
@@ -187,21 +187,9 @@ async def test_a_handle_stands_nowhere_in_the_store(lodge: Lodge) -> None:
 async def test_a_run_that_has_ended_is_not_taken_up_again(lodge: Lodge) -> None:
     async with lodge.open(ends=True):
         pass
-    with pytest.raises(Over, match="has ended"):
+    with pytest.raises(Misuse, match="has ended"):
         async with lodge.open():
             pass
-
-
-@pytest.mark.parametrize(("agent", "task"), [("clerk", "another"), ("another", None)])
-async def test_another_task_under_the_name_of_a_run_that_has_ended_is_refused(
-    lodge: Lodge, agent: str, task: str | None
-) -> None:
-    async with lodge.open(ends=True):
-        pass
-    store = SqliteStore(lodge.path)
-    with pytest.raises(BadCall, match="this run"):
-        await Wards(store, lambda: lodge.rules).open(Wanted(run="r", agent=agent, terms=ALL, by="t", input=task))
-    await store.close()
 
 
 async def test_a_program_that_failed_can_be_started_again(lodge: Lodge) -> None:

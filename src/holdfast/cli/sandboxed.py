@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 from holdfast.agent.note import is_name
 from holdfast.cli.terminal import hint, safe, say
 from holdfast.core.canonical import JSON
-from holdfast.errors import Busy, Misuse, Over, Refused
+from holdfast.errors import Busy, Misuse, Refused
 
 if TYPE_CHECKING:
     from holdfast.gateway.config import Config
@@ -116,20 +116,13 @@ def _modules(asked: Asked, config: Config) -> dict[str, str]:
 
 
 async def until_told(work: object) -> Ended:
-    """The end of the program; or, when this process is told to stop, its death: the run goes on later. A run that came
-    to its end before has ended well: its gateway may have died before it could say so."""
-    from holdfast.gateway.launcher import Ended
-
+    """The end of the program; or, when this process is told to stop, its death: the run goes on later."""
     task = asyncio.ensure_future(cast("asyncio.Future[Ended]", work))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task
-    except Over as over:
-        say(f"{safe(over.what)} already [{safe(over.where)}]")
-        hint(safe(over.fix))
-        return Ended(0, None)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 

@@ -21,7 +21,7 @@ from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
-from holdfast.errors import BadCall, Claimed, Over, Waiting
+from holdfast.errors import BadCall, Claimed, Misuse, Waiting
 from holdfast.gateway.closing import Closer, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
@@ -103,7 +103,7 @@ class Wards:
         self._closer = Closer(store, now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
 
     async def open(self, wanted: Wanted) -> Taken:
-        """Take a run up. Raises Claimed while another has it, Over if it has ended, Cancelled."""
+        """Take a run up. Raises Claimed while another has it, Misuse if it has ended, Cancelled."""
         if wanted.run in self.by_run:
             raise Claimed("the run has a program already", where=wanted.run, fix="wait for it, or end it first")
         branch = f"{wanted.run}@{(await read_tree(self.store, wanted.run)).line}"
@@ -126,9 +126,8 @@ class Wards:
         log = opened.log
         if log.cancelled is not None:
             raise was_cancelled(log.cancelled, branch)
-        _check_same(opened, wanted, branch)
         if log.finished is not None and log.finished.answer is not None:
-            raise Over("the run has ended", where=branch, fix=f"holdfast show {wanted.run} shows how; or take a new id")
+            raise Misuse("the run has ended", where=branch, fix=f"holdfast show {wanted.run} shows how; use a new id")
         family = Family(self.store, branch)
         await family.refresh()
         line = Line(self.store, opened, grant.epoch, family)
@@ -148,11 +147,14 @@ class Wards:
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:
         """Write the claim; for a new run its start; and what was proven about where its program runs."""
         records: list[Record] = [Claim(worker=worker_name(), previous=grant.previous)]
-        blobs = list[Packed]()
+        given, blobs = _packed(wanted.input), list[Packed]()
         if opened.started is None:
-            given = _packed(wanted.input)
             records.append(Started(agent=legible(wanted.agent, 200), input=given.payload))
             blobs.append(given)
+        elif wanted.input is not None and opened.started.input.digest != given.payload.digest:
+            raise BadCall("this run exists, with another input", where=line.branch, fix="leave the input out")
+        elif opened.started.agent != wanted.agent:
+            raise BadCall(f"this run is one of `{opened.started.agent}`", where=line.branch, fix="choose another id")
         if wanted.containment is not None:
             asked, proven = _packed({"epoch": grant.epoch}), _packed(wanted.containment)
             identity = identity_of(CONTAINMENT, canonical(grant.epoch), None)
@@ -204,17 +206,6 @@ class Wards:
 def now_ms() -> int:
     """The wall clock, ms since 1970."""
     return time.time_ns() // 1_000_000
-
-
-def _check_same(opened: Opened, wanted: Wanted, branch: str) -> None:
-    """Raises BadCall where the run exists, and is of another agent or has another input."""
-    started = opened.started
-    if started is None:
-        return
-    if wanted.input is not None and started.input.digest != _packed(wanted.input).payload.digest:
-        raise BadCall("this run exists, with another input", where=branch, fix="leave the input out")
-    if started.agent != wanted.agent:
-        raise BadCall(f"this run is one of `{started.agent}`", where=branch, fix="choose another id")
 
 
 def _packed(value: JSON) -> Packed:

@@ -26,10 +26,9 @@ from holdfast.store.worker import Worker
 
 TIMEOUT_S = 60.0
 _RAISED: tuple[type[HoldfastError], ...] = (
-    errors.HoldfastError, errors.Misuse, errors.BadCall, errors.BadContract, errors.Unknown, errors.Over,
-    errors.Unreadable, errors.NotHappened, errors.Refused, errors.Cancelled, errors.Busy, errors.Claimed,
-    errors.Fenced, errors.Conflict, errors.Drifted, errors.Stopped, errors.StoreFull, errors.Unwritable,
-    errors.Corrupt, errors.RolledBack,
+    errors.HoldfastError, errors.Misuse, errors.BadCall, errors.BadContract, errors.Unknown, errors.Unreadable,
+    errors.NotHappened, errors.Refused, errors.Cancelled, errors.Busy, errors.Claimed, errors.Fenced, errors.Conflict,
+    errors.Drifted, errors.Stopped, errors.StoreFull, errors.Unwritable, errors.Corrupt, errors.RolledBack,
 )  # fmt: skip
 _WAITING: tuple[type[Waiting], ...] = (
     errors.Held, errors.InDoubt, errors.Asleep, errors.AwaitingSignal, errors.Ready, errors.Superseded,
