@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from holdfast.core.canonical import canonical
+from holdfast.core.record import Refusal
 from holdfast.errors import BadCall
 from holdfast.gateway.doors import agent
 from holdfast.gateway.doors.native import LARGEST_BODY, CallBody, model_of
@@ -138,10 +139,24 @@ async def test_a_body_beyond_all_measure_is_refused_and_nothing_is_sent(here: Th
     assert answer.what == f"the body is larger than {LARGEST_BODY} bytes"
 
 
+@pytest.mark.parametrize("size", [1, 16 << 20])
+async def test_what_is_asked_once_is_answered_once(here: Threshold, size: int) -> None:
+    """A second answer to one request would be taken for that of the next one on the same connection."""
+    body = json.dumps({"tool": "post.send", "args": {"to": "a" * size}})
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+    writer.write(request("POST", "/v1/call", body))  # it asks for the connection to be closed behind the answer
+    async with asyncio.timeout(60):
+        said = await reader.read()
+    writer.close()
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
 async def test_arguments_that_are_too_large_to_be_written_down_are_refused(here: Threshold) -> None:
     answer = await here.call(args={"to": "a" * (16 << 20)})
     assert (answer.status, here.office.sent) == (400, [])
     assert "at most 16777216 are written down" in answer.what
+    refused = [each.reason for each in await here.records() if isinstance(each, Refusal)]
+    assert refused == [answer.what]
 
 
 NARROWED = {

@@ -15,6 +15,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import sys
 import threading
 import traceback
@@ -65,7 +66,7 @@ def _told(error: BaseException) -> int:
 
 async def _advance(agent: Agent, client: Client) -> object:
     """The agent's answer, which the gateway has then, too."""
-    begun = await client.get("/v1/begin")
+    begun = await client.get(f"/v1/begin?maker={secrets.token_hex(8)}")
     _check(agent, begun)
     offered = (await client.get("/v1/operations"))["operations"]
     door = RemoteDoor(client, agent, sorted(cast("dict[str, object]", offered)))

@@ -277,6 +277,13 @@ class Gateway:
         return declared.terms(now_ms()).text()
 
 
+def runner() -> asyncio.Runner:
+    """What a gateway that is a process of its own runs on: the loop of libuv, on which a call costs less."""
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
 def checked_name(run: str) -> str:
     """The name of a run. Raises BadCall."""
     if not run or len(run) > 100 or not all(sign.isascii() and (sign.isalnum() or sign in "-_.") for sign in run):

@@ -100,7 +100,7 @@ class _Native:
     async def _call(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         asked = await body_of(request, CallBody)
         system, _, operation = asked.tool.partition(".")
-        mark = None if asked.maker is None else Mark(asked.maker, asked.made)
+        mark = None if asked.maker is None else Mark(f"{visit.right.id} {asked.maker}", asked.made)
         try:
             prepared = await self._gate.prepare(visit, system, operation, cast("dict[str, JSON]", asked.args))
         except BaseException:
@@ -115,7 +115,7 @@ class _Native:
         else:
             sent = await send(request, web.json_response(_answer(reply)))
         if mark is None:
-            visit.ward.delivered(prepared, asked.again)
+            visit.ward.delivered(prepared)
         return sent
 
     async def narrow(self, request: web.Request) -> web.StreamResponse:
