@@ -23,6 +23,7 @@ from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
 from holdfast.errors import BadCall, Claimed, Misuse, Waiting
 from holdfast.gateway.closing import Closer, worker_name
+from holdfast.gateway.closure import Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, read_tree
@@ -60,7 +61,8 @@ class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
     program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
     `waits`: it is to be started again later; `over`: it has said one of these. `begun`: the name (or none) by which it
-    has asked for what it begins with. `deciding`: what it decides now."""
+    has asked for what it begins with. `deciding`: what it decides now. `room`: its files, for its
+    checkpoints."""
 
     ward: Ward
     right: Right
@@ -68,6 +70,7 @@ class Taken:
     opened: Opened
     grant: Grant
     restores: bool
+    room: Room = field(default_factory=Roomless)
     answer: Packed | None = None
     error: str | None = None
     begun: str | None = None

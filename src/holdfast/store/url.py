@@ -158,6 +158,16 @@ def _overlay(options: dict[str, str]) -> int | None:
     return _OVERLAY[choice]
 
 
+def workspaces_of(url: str) -> tuple[Path | None, tuple[Path, ...]]:
+    """Where the files of the runs of the store at a URL are (None: nowhere), and what of it no workspace may hold; the
+    store need not be opened. Raises Misuse for a URL that names no store with files."""
+    if is_postgres(url):
+        options = _postgres_options(url)
+        return (Path(options["workspaces"]).absolute() if "workspaces" in options else None), ()
+    files = sqlite_files(url)
+    return files.workspaces.absolute(), (files.path.absolute(), files.key.absolute())
+
+
 def _number(options: dict[str, str], name: str, default: float) -> float:
     try:
         return float(options.get(name, default))
