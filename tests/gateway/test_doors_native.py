@@ -28,6 +28,7 @@ from holdfast.gateway.doors.native import LARGEST_BODY, CallBody, model_of
 from holdfast.gateway.doors.openapi import document
 from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.gate import handle_in
+from tests.examples import examples
 from tests.gateway.threshold import Threshold, request, threshold
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -62,12 +63,13 @@ def apart(tmp_path: Path) -> Generator[Threshold]:
     loop.close()
 
 
+@pytest.mark.hypothesis  # what schemathesis makes, hypothesis draws
 @pytest.mark.parametrize(("path", "method"), ASKED)
 def test_the_door_answers_as_its_description_says_and_never_fails(apart: Threshold, path: str, method: str) -> None:
     operation = schemathesis.openapi.from_dict(document())[path][method.upper()]
     url = f"http://127.0.0.1:{apart.port}"
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples(8), deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
         response = case.call(base_url=url)
@@ -211,7 +213,7 @@ FIELDS = st.fixed_dictionaries(
 ).map(lambda value: json.dumps(value).encode())  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(TEXTS)
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
@@ -225,7 +227,7 @@ def test_what_is_read_can_be_written_down_and_read_again(data: bytes) -> None:
     assert canonical(object_of(canonical(found))) == canonical(found)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.one_of(TEXTS, FIELDS))
 def test_a_body_is_a_call_or_refused(data: bytes) -> None:
     try:
@@ -238,7 +240,7 @@ def test_a_body_is_a_call_or_refused(data: bytes) -> None:
     assert len(refused) < 1000
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["authorization", "x-api-key", "api-key", "proxy-authorization", "x-holdfast-capability"]),

@@ -20,6 +20,7 @@ from holdfast.errors import BadCall, Corrupt, HoldfastError, Refused
 from holdfast.gateway import rights as rights_of
 from holdfast.gateway.rights import Rights, digest_of, run_of
 from holdfast.store.memory import MemoryStore
+from tests.examples import examples
 from tests.gateway.lodge import ALL, RUN, Lodge
 
 NOW_MS = 1_700_000_000_000
@@ -262,7 +263,7 @@ async def test_neither_the_log_nor_an_error_tells_a_handle() -> None:
         assert handle not in str(refused.value)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(max_size=80))
 @example(f"hfc_{'a' * 43}_{RUN}@main")
 def test_the_run_that_a_handle_says_is_what_stands_behind_its_secret(text: str) -> None:
@@ -278,7 +279,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.one_of(
         st.text(max_size=60),
@@ -316,7 +317,7 @@ TERMS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(TERMS, TERMS, st.text(max_size=8), st.dictionaries(st.text(max_size=8), SCALARS, max_size=3))
 def test_what_a_narrowed_capability_covers_its_parent_covers(
     parent: Terms, wanted: Terms, tool: str, args: dict[str, Any]
