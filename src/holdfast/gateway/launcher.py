@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -253,8 +252,6 @@ def _wanted(program: Program, receipt: JSON, place: str) -> dict[str, JSON]:
 def _environment(program: Program, taken: Mapping[str, Any]) -> dict[str, str]:
     found = {"PATH": PATH, "HOME": "/tmp", "USER": "agent"}
     found |= {name: os.environ[name] for name in (*PASSED, *program.passed) if name in os.environ}
-    if program.input is not None:
-        found["HOLDFAST_INPUT"] = json.dumps(program.input)
     return {**found, **program.extra, **taken["environment"]}
 
 

@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import cast
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
@@ -32,6 +33,7 @@ from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.health import ENDING, Health, HealthDoor, broken, writable
 from holdfast.gateway.launching import LaunchDoor, Listening
+from holdfast.gateway.line import read_payload
 from holdfast.gateway.meters import metrics
 from holdfast.gateway.news import heard_by, heard_in, news
 from holdfast.gateway.people import People
@@ -177,7 +179,8 @@ class Gateway:
             return {"run": asked["run"], "ended": ended}
         run = taken.ward.rights.run
         try:
-            environment = environment_of(self.config, taken, place, self.remote)
+            environment = await self._given(taken)
+            environment |= environment_of(self.config, taken, place, self.remote)
         except BaseException:
             await self.wards.close(run, ended=False)
             raise
@@ -187,9 +190,17 @@ class Gateway:
             "run": run,
             "handle": taken.handle,
             "capability": taken.right.id,
-            "environment": dict(environment),
+            "environment": cast(JSON, environment),
             "authority": None if authority is None else authority.pem.decode(),
         }
+
+    async def _given(self, taken: Taken) -> dict[str, str]:
+        """The input of a run as its program finds it: what it began with, or what a fork has put in its place."""
+        line, started = taken.ward.mediator.line, taken.opened.started or taken.ward.mediator.line.log.started
+        assert started is not None, "a run that was taken up has begun"
+        given = line.log.settings.get("input", started.input)
+        text = (await read_payload(line.store, given)).decode()
+        return {} if text == "null" else {"HOLDFAST_INPUT": text}
 
     async def _taken(self, asked: Mapping[str, JSON], by: str) -> Taken:
         run, agent = asked.get("run"), asked.get("agent")

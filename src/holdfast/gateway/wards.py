@@ -156,8 +156,9 @@ class Wards:
         elif opened.started.agent != wanted.agent:
             raise BadCall(f"this run is one of `{opened.started.agent}`", where=line.branch, fix="choose another id")
         if wanted.containment is not None:
-            asked, proven = _packed({"epoch": grant.epoch}), _packed(wanted.containment)
-            identity = identity_of(CONTAINMENT, canonical(grant.epoch), None)
+            life: JSON = {"branch": line.family.name, "epoch": grant.epoch}  # a branch inherits what was proven before
+            asked, proven = _packed(life), _packed(wanted.containment)
+            identity = identity_of(CONTAINMENT, canonical(life), None)
             records.append(
                 Seal(
                     intent=None, tool=CONTAINMENT, identity=identity.hex(), n=0, args=asked.payload,
