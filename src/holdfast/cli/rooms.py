@@ -28,6 +28,8 @@ class _Beside:
     workspaces: Path
     own: tuple[Path, ...]
     overlay_files: None = None
+    store: None = None
+    follow: bool = False
 
 
 class SandboxFiles:

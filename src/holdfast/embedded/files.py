@@ -33,10 +33,13 @@ from typing import Protocol
 
 from holdfast.agent.run import Agent, Run
 from holdfast.core.log import Log
+from holdfast.core.record import Parcel
 from holdfast.errors import BadCall, Busy, Misuse
-from holdfast.gateway.closure import tree_of
+from holdfast.gateway.closure import Capture, tree_of
 from holdfast.gateway.line import node_of
+from holdfast.gateway.parcels import Shipping, fetch
 from holdfast.gateway.whole import whole
+from holdfast.store.rope import Blobs
 from holdfast.workspace import Budget, Kept, Layers, Packs, Workspace, frozen_below
 from holdfast.workspace.disk import barrier_folder, storing
 from holdfast.workspace.ignore import Ignore
@@ -47,7 +50,7 @@ _told = logging.getLogger("holdfast")
 
 class Grounds(Protocol):
     """Where files are: `workspaces` of runs (None: nowhere that lasts), the `own` files of the store, and, if new
-    directories are to be overlays, from how many files on. An `Opening` says so."""
+    directories are to be overlays, from how many files on. `follow`: the `store` has them too. An `Opening` says so."""
 
     @property
     def workspaces(self) -> Path | None: ...
@@ -57,6 +60,12 @@ class Grounds(Protocol):
 
     @property
     def overlay_files(self) -> int | None: ...
+
+    @property
+    def store(self) -> Blobs | None: ...
+
+    @property
+    def follow(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,7 @@ class Wanted:
     node: str
     exactly: bool
     ignore: Sequence[str]
+    parcels: Sequence[Parcel] = ()
 
 
 class Files:
@@ -78,6 +88,8 @@ class Files:
     def __init__(self, grounds: Grounds, budget: Budget | None = None) -> None:
         self._root = grounds.workspaces
         self._own = grounds.own
+        self._store = grounds.store
+        self._follow = grounds.follow
         self._least = grounds.overlay_files if grounds.workspaces else None
         self._budget = budget
         self._temporary = ""
@@ -120,7 +132,8 @@ class Files:
             return
         node = node_of(log.branch, log.checkpoint_seq)
         tree = None if log.checkpoint is None else tree_of(log.checkpoint, node)
-        wanted = Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore)
+        parcels = () if log.checkpoint is None else log.checkpoint.parcels or ()
+        wanted = Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore, parcels)
         async with self.room(wanted, at) as room:
             yield room
 
@@ -129,6 +142,10 @@ class Files:
         """As `open`, for whoever knows of the branch by hearsay."""
         lost: list[OpenRoom] = []
         try:
+            if wanted.tree is not None and wanted.parcels:
+                assert self._store is not None, "only what a store has is fetched"
+                root = await asyncio.to_thread(self._made_root)
+                await fetch(self._store, root, wanted.tree, wanted.parcels)
             room = await whole(asyncio.to_thread(self._open, wanted, at), lost)
             lost.append(room)
             yield room
@@ -159,8 +176,9 @@ class Files:
                 self._check(path or home.path, wanted)
                 _put_back(files, packs, root, wanted)
             home.done(path)
+            shipping = Shipping(packs, wanted.parcels) if self._follow else None
             check = functools.partial(self._check, path or home.path, wanted)
-            return OpenRoom(path or home.path, files, packs, undo.pop_all(), check)
+            return OpenRoom(path or home.path, files, packs, shipping, undo.pop_all(), check)
 
     def _check(self, path: Path, wanted: Wanted) -> None:
         """Raises Misuse if there is more in a directory than may be."""
@@ -302,20 +320,27 @@ class OpenRoom:
     """The files of one life of a run. `path`: their directory. `check` raises if there is too much in it."""
 
     def __init__(
-        self, path: Path, files: Workspace, packs: Packs, undo: contextlib.ExitStack, check: Callable[[], None]
+        self,
+        path: Path,
+        files: Workspace,
+        packs: Packs,
+        shipping: Shipping | None,
+        undo: contextlib.ExitStack,
+        check: Callable[[], None],
     ) -> None:
         self.path = path
         self._check = check
         self._files = files
         self._packs = packs
+        self._shipping = shipping
         self._undo = undo
         self._writing = contextlib.ExitStack()
         self._one = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
-        """As `Room.held`. What has never been captured is captured beforehand, in a thread: the capture that counts,
-        which nothing runs beside, then finds little to read."""
+        """As `Room.held`. What has never been captured is captured beforehand, in a thread, and so is what is to be
+        packed for the store: the capture that counts, which nothing runs beside, then finds little to do."""
         async with self._one:
             try:
                 await whole(asyncio.to_thread(self._hold))
@@ -325,18 +350,27 @@ class OpenRoom:
 
     def _hold(self) -> None:
         self._writing.enter_context(self._packs.writing())
-        if not self._files.looked:
+        if self._shipping is not None or not self._files.looked:
             self._check()
+        if self._shipping is not None:
+            self._shipping.pack(self._files.capture().tree)
+        elif not self._files.looked:
             self._files.capture()
 
     async def look(self) -> None:
         """As `Room.look`: nothing, what is looked at is looked at when it counts."""
 
-    def capture(self) -> str:
+    def capture(self) -> Capture:
         """As `Room.capture`. All processes that this one has begun stand still meanwhile."""
         with frozen_below():
             self._check()
-            return self._files.capture().tree.hex()
+            tree = self._files.capture().tree
+        return Capture(tree.hex(), None if self._shipping is None else self._shipping.pack(tree))
+
+    def placed(self, parcels: Sequence[Parcel]) -> None:
+        """As `Room.placed`."""
+        if self._shipping is not None:
+            self._shipping.placed(parcels)
 
     def close(self) -> None:
         """Let go of the directory and the store."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import HoldfastError, Misuse, Refused, Stopped, Waiting
+from holdfast.gateway.closure import Capture
 from holdfast.gateway.confinement import Confinement, own_python
 from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.launching import LATE, receive, say, whole_of
@@ -137,8 +138,8 @@ class Starting:
             if room is None:
                 raise Misuse("nothing is captured here", fix="use the Holdfast that the gateway is of")
             async with room.held():
-                tree = await whole(asyncio.to_thread(room.capture))
-                await self.ask({"captured": {"tree": tree}})
+                captured = await whole(asyncio.to_thread(room.capture))
+                await self.ask({"captured": {"tree": captured.tree}})
         except Stopped as error:
             if error.where == str(self._path):  # it is the gateway that is gone
                 raise
@@ -158,7 +159,7 @@ class HeldRoom(Protocol):
         """As `Room.held`."""
         ...
 
-    def capture(self) -> str:
+    def capture(self) -> Capture:
         """As `Room.capture`. The sandbox stands still meanwhile."""
         ...
 

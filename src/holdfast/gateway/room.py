@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
 from holdfast.core.canonical import JSON
+from holdfast.core.record import Parcel
 from holdfast.errors import BadCall, Busy, HoldfastError, Stopped, Waiting
+from holdfast.gateway.closure import Capture
 from holdfast.store.remote import error_of
 
 CAPTURE = "capture"  # what a starter is told unasked
@@ -58,10 +60,13 @@ class StarterRoom:
         await self._tell({CAPTURE: True})
         self._tree = await self._wanted
 
-    def capture(self) -> str:
-        """As `Room.capture`."""
+    def capture(self) -> Capture:
+        """As `Room.capture`. The files stay where they are."""
         assert self._tree is not None, "they are looked at before they are captured"
-        return self._tree
+        return Capture(self._tree)
+
+    def placed(self, parcels: Sequence[Parcel]) -> None:
+        """As `Room.placed`."""
 
     async def captured(self, told: Mapping[str, JSON]) -> None:
         """The starter has captured (`tree`), or could not (`error`). Returns when what it has captured may be
