@@ -18,7 +18,8 @@ import psycopg
 from procrastinate.schema import SchemaManager, migrations_path
 
 from holdfast.errors import Corrupt
-from holdfast.store.postgres_schema import Connection, connect, known, opened, place_of, translate
+from holdfast.store.postgres_schema import known, opened, place_of, translate
+from holdfast.store.postgres_ways import Connection, connect
 
 MIGRATING = 0x48464C32  # "HFL2": the advisory lock of whoever migrates
 QUEUE = "holdfast"

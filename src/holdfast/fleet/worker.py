@@ -357,6 +357,9 @@ class FleetWorker:
     async def _look_for_words(self) -> None:
         while True:
             await asyncio.sleep(WORDS_S)
+            wrong = self._store.committer.failed or self._store.read_only
+            if wrong is not None:  # also where nothing is to be written just now
+                self._fail(wrong)
             for run in list(self._lives):
                 self._heard(run)
 
