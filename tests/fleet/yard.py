@@ -60,11 +60,11 @@ class Fleet:
 
     # --- workers ---
 
-    def worker(self, *words: str, agents: str = CREW, url: str = "") -> int:
+    def worker(self, *words: str, agents: str = CREW, url: str = "", **more: str) -> int:
         """A new worker's pid, once it works."""
         speech = self.place / f"speech-{len(self.workers)}"
         pid = self._nursery.bear(
-            ["worker", *words], self.place, speech, HOLDFAST_STORE=url or self.url, HOLDFAST_AGENTS=agents
+            ["worker", *words], self.place, speech, HOLDFAST_STORE=url or self.url, HOLDFAST_AGENTS=agents, **more
         )
         self.workers.append(pid)
         soon(lambda: self._enrolled(pid) or self.code(pid) is not None, "it works")

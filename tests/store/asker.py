@@ -47,7 +47,6 @@ class Asker:
         self._name = history.name
         self._file = os.open(history, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._number = 0
-        self._store = opened(place)
         self._held: dict[str, int] = {}
         self._were: dict[str, list[int]] = {branch: [] for branch in BRANCHES}
 
@@ -56,6 +55,7 @@ class Asker:
 
     async def ask(self) -> None:
         """Several at a time."""
+        self._store = await self._anew()
         await asyncio.gather(*(self._lane() for _ in range(LANES)))
         with contextlib.suppress(Stopped):
             await self._store.close()

@@ -92,7 +92,7 @@ def _clock(now_s: float, began_s: float, ended_s: float) -> Check:
     apart_s = max(0.0, began_s - now_s, now_s - ended_s)
     if apart_s > SKEW_S:
         return Check("clock", "warn", f"this machine's and the server's are {apart_s:,.0f} s apart",
-                     "keep both by NTP: claims go by the server's, approvals and sleeps by this one")  # fmt: skip
+                     "keep the server's by NTP: all deadlines are counted by it")  # fmt: skip
     return Check("clock", "ok", f"{when(int(now_s * 1000))}, here and at the server")
 
 

@@ -222,7 +222,7 @@ class FleetWorker:
             case Waits(until_ms=int() as until_ms):
                 await self._queue.at(run, until_ms)
             case Failed() as failed if self._settings.retry_failed:
-                await self._queue.at(run, retry_ms(failed, _now_ms()))
+                await self._queue.at(run, retry_ms(failed, self._store.now_ms()))
             case Quarantined(deaths):
                 self._tell(run, f"its process has died {deaths} times in a row: left alone until it is resumed")
             case Over():
@@ -362,7 +362,3 @@ class FleetWorker:
                 self._fail(wrong)
             for run in list(self._lives):
                 self._heard(run)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

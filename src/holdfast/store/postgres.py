@@ -81,6 +81,10 @@ class PostgresStore(PostgresReading):
                 wrong=self._refuse, ttl_s=ttl_s,
             )  # fmt: skip
 
+    def now_ms(self) -> int:
+        """The database's clock (ms since 1970), as it was last heard and has gone on since."""
+        return self.committer.lane.now_ms()
+
     def _refuse(self, wrong: RolledBack) -> None:
         self.read_only = wrong
 
