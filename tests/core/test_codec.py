@@ -26,6 +26,7 @@ from holdfast.core.record import (
 )
 from holdfast.errors import Corrupt
 from tests.core.lives import ANSWER, intent
+from tests.examples import examples
 
 # --- records as they can be built: each field by its type, with nothing known of what it means ---
 
@@ -59,7 +60,7 @@ LATER: dict[type[Record], set[str]] = {
     Checkpoint: {"capability"},
 }
 EACH = pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
-FEW = settings(max_examples=15)  # of each of the records
+FEW = settings(max_examples=examples(15))  # of each of the records
 
 
 @EACH

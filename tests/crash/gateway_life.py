@@ -110,7 +110,7 @@ def _arm_delivered(boundary: Boundary) -> None:
         if here and boundary.side == "before":
             boundary.reached()
         honest(self, *given)
-        if here:
+        if here and boundary.side == "after":
             boundary.reached()
 
     Ward.delivered = delivered  # type: ignore[method-assign]

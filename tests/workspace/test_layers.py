@@ -127,7 +127,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
     yield made
     made.let_go()
     for path in (made.root / "layers").glob("*"):
-        Layers(made.root).leave(path.name)
+        Layers(made.root).leave(path.name, patience_s=30)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "a mount was left behind"
 
 
@@ -241,7 +241,7 @@ def test_a_change_is_seen_and_is_what_it_would_be_in_a_restored_directory(ground
     assert captured == ground.stranger(shown) == ground.files(shown).capture().tree
     assert (captured == ground.tree) == (change == "nothing")
     ground.let_go()
-    assert Layers(ground.root).leave("r@b2")
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
     ground.held.append(Layers(ground.root).again("r@b2") or -1)
     assert ground.files(shown).capture().tree == captured, "shown again, it is the same"
     ground.files(shown).restore(ground.tree)
@@ -281,8 +281,16 @@ def test_it_is_not_taken_from_who_uses_it(ground: Ground) -> None:
     finally:
         process.kill()
         process.wait()
-    assert Layers(ground.root).leave("r@b2")
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
     assert not shown.exists()
+
+
+def test_who_uses_it_for_a_moment_only_is_waited_for(ground: Ground) -> None:
+    ground.spread()
+    last = threading.Timer(0.3, ground.let_go)
+    last.start()
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
+    last.join()
 
 
 def test_a_checkout_is_collected_when_nothing_stands_on_it(ground: Ground) -> None:
@@ -296,7 +304,7 @@ def test_a_checkout_is_collected_when_nothing_stands_on_it(ground: Ground) -> No
     ground.held.append(Layers(ground.root).again("r@b2") or -1)
     assert (shown / "many1").read_text() == "work of a day"
     ground.let_go()
-    assert Layers(ground.root).leave("r@b2")
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
     ground.done_with("r@b2")
     assert ground.collect() == 1
     assert list((ground.root / "checkouts").iterdir()) == []
@@ -313,7 +321,7 @@ def test_whoever_removes_all_that_he_sees_removes_nothing_of_the_checkout(ground
 def test_what_was_left_in_its_place_is_moved_aside(ground: Ground, caplog: pytest.LogCaptureFixture) -> None:
     shown = ground.spread()
     ground.let_go()
-    assert Layers(ground.root).leave("r@b2")
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
     shown.mkdir()
     (shown / "letter").write_text("from somebody")
     ground.spread()
@@ -338,7 +346,7 @@ def test_layers_that_are_put_aside_are_kept_whole_with_what_they_stand_on(ground
 def test_a_link_in_its_place_is_refused_and_nothing_is_mounted_behind_it(ground: Ground) -> None:
     shown, outside = ground.spread(), ground.folder / "outside"
     ground.let_go()
-    assert Layers(ground.root).leave("r@b2")
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
     outside.mkdir()
     shown.symlink_to(outside)
     with pytest.raises(Unwritable, match="cannot be mounted"):
@@ -356,7 +364,7 @@ def test_a_link_in_its_place_is_refused_and_nothing_is_mounted_behind_it(ground:
 def test_layers_that_stand_on_nothing_are_refused(ground: Ground, base: str) -> None:
     ground.spread()
     ground.let_go()
-    assert Layers(ground.root).leave("r@b2")
+    assert Layers(ground.root).leave("r@b2", patience_s=30)
     (ground.root / "layers" / "r@b2" / "base").write_text(base)
     with pytest.raises(Unwritable, match="cannot be mounted"):
         Layers(ground.root).again("r@b2")
@@ -365,7 +373,7 @@ def test_layers_that_stand_on_nothing_are_refused(ground: Ground, base: str) -> 
 def test_a_checkout_that_somebody_wrote_to_is_not_believed(ground: Ground) -> None:
     ground.spread("first")
     ground.let_go()
-    assert Layers(ground.root).leave("first")
+    assert Layers(ground.root).leave("first", patience_s=30)
     (ground.root / "checkouts" / ground.tree.hex() / "many1").write_text("9")
     assert census(ground.spread("second")) == ground.told
 
@@ -448,7 +456,7 @@ def test_without_the_right_to_mount_nothing_is_done(ground: Ground) -> None:
     assert not (ground.root / "checkouts").exists()
     ground.spread("r@b3")
     ground.let_go()
-    assert Layers(ground.root).leave("r@b3")
+    assert Layers(ground.root).leave("r@b3", patience_s=30)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert "run it where overlays may be mounted" in done.stderr
 
@@ -481,7 +489,7 @@ def whole_life(ground: Ground) -> None:
     mountable.cache_clear()
     ground.spread()
     ground.let_go()
-    Layers(ground.root).leave("r@b2")
+    Layers(ground.root).leave("r@b2", patience_s=30)
     ground.done_with("r@b2")
     ground.collect()
 
@@ -493,7 +501,7 @@ def test_a_death_at_any_step_is_mended_by_the_next_life(ground: Ground) -> None:
         shown = ground.spread()
         assert census(shown) == ground.told == ground.checkout()
         ground.let_go()
-        assert Layers(ground.root).leave("r@b2")
+        assert Layers(ground.root).leave("r@b2", patience_s=30)
         ground.done_with("r@b2")
         ground.collect()
         assert list((ground.root / "checkouts").iterdir()) == []

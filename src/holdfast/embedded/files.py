@@ -40,6 +40,7 @@ from holdfast.workspace import Kept, Layers, Packs, Workspace, frozen_below
 from holdfast.workspace.disk import barrier_folder, storing
 from holdfast.workspace.ignore import Ignore
 
+_PATIENCE_S = 1.0  # for those who only look at a directory while its life ends
 _told = logging.getLogger("holdfast")
 
 
@@ -187,7 +188,7 @@ class _Overlay:
     def _hold(self, fd: int | None) -> None:
         if fd is not None:
             self._shown = True
-            self._undo.callback(self._layers.leave, self._wanted.branch)
+            self._undo.callback(self._layers.leave, self._wanted.branch, patience_s=_PATIENCE_S)
             self._undo.callback(os.close, fd)
 
 

@@ -176,12 +176,12 @@ class AdminDoor:
         return taken is not None and taken.ward.mediator.line.branch == branch
 
     def _at_rest(self, branch: str) -> bool:
-        """Whether a branch that is taken up here waits, and nothing of it is in flight: then its doubts are for people,
-        while its program waits at a door."""
+        """Whether a branch that is taken up here waits, and nothing of it is in flight or on its way into the log: then
+        its doubts are for people, while its program waits at a door."""
         if not self._advances(branch):
             return False
         mediator = self._gate.wards.by_run[branch.partition("@")[0]].ward.mediator
-        return mediator.parked is not None and not mediator.open
+        return mediator.parked is not None and not mediator.open and mediator.line.settled
 
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         branch = str(asked["branch"])

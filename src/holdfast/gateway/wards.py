@@ -59,8 +59,8 @@ class Wanted:
 class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
     program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
-    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: it has asked for what it begins
-    with. `deciding`: what it decides now."""
+    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: the name (or none) by which it
+    has asked for what it begins with. `deciding`: what it decides now."""
 
     ward: Ward
     right: Right
@@ -70,7 +70,7 @@ class Taken:
     restores: bool
     answer: Packed | None = None
     error: str | None = None
-    begun: bool = False
+    begun: str | None = None
     waits: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
     deciding: dict[str, asyncio.Task[dict[str, JSON]]] = field(

@@ -96,6 +96,8 @@ class Batch:
         self._placed: list[tuple[int, Entry]] = []
         self._blobs: dict[bytes, Row] = {}
         self._recalled: set[int] = set()
+        self._believed = -1
+        self._relied: set[bytes] = set()
 
     def place(self, head: Head, epoch: int, drafts: Sequence[Draft], stands_on: Entry | None = None) -> list[Entry]:
         """Give each draft its position, time and digest; after `stands_on`, if the branch begins with them. Raises
@@ -121,11 +123,18 @@ class Batch:
         for row in rows:
             self._blobs.setdefault(row[0], row)
 
+    def rely(self, count: int | None, relied: Iterable[bytes]) -> None:
+        """What is not sent is there, by a count of deletions (the oldest counts); None: all is sent."""
+        if count is not None:
+            self._believed = count if self._believed < 0 else min(count, self._believed)
+            self._relied.update(relied)
+
     def values(self, worker: str, lane: int, number: int, durability: str) -> tuple[object, ...]:
-        """The arguments of `holdfast.place_1`."""
+        """The arguments of `holdfast.place_2`."""
         heads, placed = list(self.heads.values()), [entry for _, entry in self._placed]
         blobs = sorted(self._blobs.values())  # in one order everywhere, so that nobody waits in a circle
         return (
+            self._believed, byteas(sorted(self._relied - self._blobs.keys())),
             worker, lane, number, durability,
             int8s([head.id for head in heads]), int8s([head.found[0] for head in heads]),
             int8s([head.found[1] for head in heads]), texts([head.found[2] or None for head in heads]),

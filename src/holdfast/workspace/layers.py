@@ -101,15 +101,28 @@ class Layers:
         ):
             mount(lower, upper, work, target)
 
-    def leave(self, name: str) -> bool:
-        """Show it no longer, unless somebody uses it; whether it is gone from sight. What is in it stays."""
-        with contextlib.suppress(OSError), self._locked(name), self._opened(self._root / "work") as work:
-            if mounted(name, work):
-                unmount(name, work)
-                with contextlib.suppress(OSError):
-                    os.rmdir(name, dir_fd=work)
-                return True
-        return False
+    def leave(self, name: str, *, patience_s: float = 0.0) -> bool:
+        """Show it no longer, unless somebody uses it for longer than `patience_s`; whether it is gone from sight. What
+        is in it stays. Whoever only looks at a process of ours, in /proc, uses it too, for a moment."""
+        until, pause = time.monotonic() + patience_s, 0.001
+        while True:
+            try:
+                return self._hidden(name)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() >= until:
+                    return False
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+
+    def _hidden(self, name: str) -> bool:
+        """Take it from sight; False if it was not shown. Raises OSError."""
+        with self._locked(name), self._opened(self._root / "work") as work:
+            if not mounted(name, work):
+                return False
+            unmount(name, work)
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=work)
+            return True
 
     def aside(self, name: str) -> Path | None:
         """Keep the layers under another name, if there are any: the directory `name` begins anew."""
@@ -218,7 +231,7 @@ class Layers:
                 if path.name.startswith("."):
                     _remove(path)
                 else:
-                    self.leave(path.name)
+                    self.leave(path.name, patience_s=0.1)
             dead = self.dead()
             for path in dead:
                 beside = path.with_name(f".{secrets.token_hex(8)}")

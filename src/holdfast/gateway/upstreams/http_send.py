@@ -18,15 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import aiohttp
-from yarl import URL
-
 from holdfast.errors import BadCall, HoldfastError, Misuse, NotHappened, Refused
 from holdfast.gateway.credential import Credential
+from holdfast.gateway.exchange import Client, Heard, Unanswered, Unreached
 from holdfast.gateway.hosts import Origin, take_apart
 from holdfast.gateway.minted import HANDLE
 from holdfast.gateway.receipt import Receipt
-from holdfast.gateway.scrub import Scrubber, Unpackable
+from holdfast.gateway.scrub import NOTHING, Scrubber, Unpackable
 from holdfast.gateway.upstreams.http_answer import ANSWER_MAX, Answer, scrubbed
 from holdfast.gateway.upstreams.http_config import HttpConfig, Inject
 from holdfast.gateway.upstreams.http_path import Fields, fields_of, path_of, query_of, segments_of
@@ -35,7 +33,6 @@ from holdfast.gateway.upstreams.http_routes import Table
 from holdfast.gateway.upstreams.kit import Kit
 
 REDIRECTS_MOST: Final = 5
-CONNECT_S: Final = 10.0
 _MOVED: Final = (301, 302, 303, 307, 308)
 _VALUE: Final = re.compile(r"[\x20-\x7e\t]*")
 _OVER_THERE: Final = ("accept", "accept-language", "if-none-match", "if-modified-since", "range", "user-agent")
@@ -52,16 +49,10 @@ class _Wire:
     headers: Mapping[str, str]
     data: bytes | None
 
-    def url(self) -> URL:
-        """Built from parts, each in its one spelling."""
-        return URL.build(
-            scheme=self.origin.scheme,
-            host=self.origin.host,
-            port=self.origin.port,
-            path=self.path,
-            query_string=query_of(self.query),
-            encoded=True,
-        )
+    @property
+    def target(self) -> str:
+        """Path and query, each in its one spelling."""
+        return f"{self.path}?{query_of(self.query)}" if self.query else self.path
 
     def __repr__(self) -> str:
         return f"<{self.method} to {self.origin}>"
@@ -90,15 +81,12 @@ class Sender:
         stray = {origin for origins in self._given.values() for origin in origins} - {self.base, *self._others}
         if stray:
             raise Misuse(f"`{name}` gives a credential to `{min(map(str, stray))}`, which is none of its hosts")
-        hosts = [_dialled(origin) for origin in (self.base, *self._others)]
         ca = None if config.ca_file is None else _trust(kit.folder / config.ca_file)
-        self._kept = self._dialer.client(hosts, ca=ca)
-        self._fresh = self._dialer.client(hosts, ca=ca, kept=False)
+        self._client = Client(self._dialer, (self.base, *self._others), ca)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._kept.close()
-        await self._fresh.close()
+        await self._client.close()
 
     async def answer(
         self, request: Request, receipt: Receipt, timeout_s: float, *, key: str = "", again: bool = False
@@ -108,7 +96,7 @@ class Sender:
 
         Raises NotHappened where nothing was sent; any other error is doubt."""
         request, secrets = await self._resolved(request, receipt)
-        scrubber = Scrubber(secrets)
+        scrubber = Scrubber(secrets) if secrets else NOTHING
         origin, path = self.base, self._path + request.path
         for _ in range(REDIRECTS_MOST + 1):
             wire, known = await self._prepared(request, origin, path, receipt, key)
@@ -139,17 +127,16 @@ class Sender:
             headers = {"accept": "*/*", "user-agent": "holdfast", **request.headers, "accept-encoding": "identity"}
             if key and self._config.idempotency_header:
                 headers[self._config.idempotency_header.lower()] = key
-            request = replace(request, headers=headers)
             secrets: list[Credential] = []
             also: list[tuple[str, bytes]] = []
             for inject, origins in self._given.items():
                 if origin in origins:
                     credential = await self._vault.open(inject.credential, receipt)
-                    request, text = _injected(request, inject, credential)
+                    request, text = _injected(request, headers, inject, credential)
                     secrets.append(credential)
                     also.append((inject.credential, text.encode()))
             scrubber = Scrubber(secrets, also)
-            wire = _Wire(origin, request.method, path, request.query, request.headers, request.data())
+            wire = _Wire(origin, request.method, path, request.query, headers, request.data())
         except NotHappened:
             raise
         except HoldfastError as error:
@@ -157,30 +144,33 @@ class Sender:
         return wire, scrubber
 
     async def _sent(self, wire: _Wire, scrubber: Scrubber, timeout_s: float, again: bool, *, read: bool) -> Answer:
-        client = self._kept if again else self._fresh
         try:
             try:
-                status, reason, headers, body = await _exchanged(client, wire, timeout_s)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError):
-                if not read:
+                heard = await self._exchanged(wire, timeout_s, fresh=not again)
+            except Unanswered as error:
+                if not (read and error.silent):
                     raise
                 # A kept connection was closed at the other end while it was taken up: a read is asked once more.
-                status, reason, headers, body = await _exchanged(self._fresh, wire, timeout_s)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            why = scrubber.text(f"{type(error).__name__}: {error}")
-            raise NotHappened(f"`{self._name}` could not be reached: {why}") from None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            # Its text may quote what the system has sent, in spellings that nobody looks for.
-            raise HoldfastError(f"no whole answer came from `{self._name}`: {type(error).__name__}") from None
+                heard = await self._exchanged(wire, timeout_s, fresh=True)
+        except Unreached as error:
+            raise NotHappened(f"`{self._name}` could not be reached: {scrubber.text(str(error))}") from None
+        except Unanswered as error:
+            raise HoldfastError(f"no whole answer came from `{self._name}`: {error}") from None
         shown = self._config.set_cookie
         try:
-            if body is None:
+            if heard.body is None:
                 raise Unpackable(f"it is larger than {ANSWER_MAX} bytes")
-            return scrubbed(status, reason, headers, body, scrubber, set_cookie=shown)
+            return scrubbed(heard.status, heard.reason, heard.headers, heard.body, scrubber, set_cookie=shown)
         except Unpackable as error:
-            bare = [(name, value) for name, value in headers if name.lower() != "content-encoding"]
-            told = scrubbed(status, reason, bare, b"", scrubber, set_cookie=shown)
+            bare = [(name, value) for name, value in heard.headers if name.lower() != "content-encoding"]
+            told = scrubbed(heard.status, heard.reason, bare, b"", scrubber, set_cookie=shown)
             return replace(told, trouble=f"the answer cannot be passed on: {error.what}")
+
+    async def _exchanged(self, wire: _Wire, timeout_s: float, *, fresh: bool) -> Heard:
+        return await self._client.exchange(
+            wire.origin, wire.method, wire.target, wire.headers, wire.data,
+            timeout_s=timeout_s, most=ANSWER_MAX, fresh=fresh,
+        )  # fmt: skip
 
     def _followed(self, location: str | None, wire: _Wire, request: Request) -> tuple[Origin, str, Request]:
         """Where a redirect leads. Raises Refused, with the reason, where it is not followed."""
@@ -212,33 +202,8 @@ class Sender:
         return Refused(f"a redirect of `{self._name}` is not followed: {why}")
 
 
-async def _exchanged(
-    client: aiohttp.ClientSession, wire: _Wire, timeout_s: float
-) -> tuple[int, str, list[tuple[str, str]], bytes | None]:
-    """Send it, and hear the whole answer: status, reason, headers, and the body as `_read` has it."""
-    timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s / 2, CONNECT_S))
-    async with client.request(
-        wire.method, wire.url(), headers=wire.headers, data=wire.data, allow_redirects=False, timeout=timeout
-    ) as response:
-        body = await _read(response)
-        return response.status, response.reason or "", list(response.headers.items()), body
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body as it came; None if it is too large."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_chunked(1 << 16):
-        size += len(piece)
-        if size > ANSWER_MAX:
-            response.close()
-            return None
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _injected(request: Request, inject: Inject, credential: Credential) -> tuple[Request, str]:
-    """The request with a credential, and the text that carries it."""
+def _injected(request: Request, headers: dict[str, str], inject: Inject, credential: Credential) -> tuple[Request, str]:
+    """The request with a credential (or the `headers` that it will have), and the text that carries it."""
     value = credential.reveal()
     if inject.header is not None:
         if inject.user is not None:
@@ -248,7 +213,8 @@ def _injected(request: Request, inject: Inject, credential: Credential) -> tuple
             text = f"{inject.prefix}{value}"
         if not _VALUE.fullmatch(text):
             raise Misuse(f"the credential `{inject.credential}` cannot stand in a header")
-        return replace(request, headers={**request.headers, inject.header.lower(): text}), text
+        headers[inject.header.lower()] = text
+        return request, text
     text = f"{inject.prefix}{value}"
     if inject.query is not None:
         return replace(request, query={**request.query, inject.query: text}), text
@@ -283,11 +249,6 @@ def _origin(text: str) -> Origin:
     if path != "/" or query is not None:
         raise BadCall(f"`{text}` is no origin", fix="write https://HOST")
     return origin
-
-
-def _dialled(origin: Origin) -> str:
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    return f"{host}:{origin.port}"
 
 
 def _trust(path: Path) -> ssl.SSLContext:
