@@ -47,7 +47,7 @@ from holdfast.gateway.servers import start_confined
 from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
-from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
+from holdfast.gateway.wards import Taken, Wanted, Wards
 from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
 
@@ -226,8 +226,8 @@ class Gateway:
         if setting not in tuple(OnDivergence):
             raise BadCall(f"`{setting}` is nothing to do on a divergence", fix="choose brief, ask or stop")
         wanted = Wanted(
-            run=checked_name(run), agent=agent, terms=declared.terms(now_ms()), by=by, input=asked.get("input"),
-            containment=asked.get("containment"), on_divergence=OnDivergence(setting),
+            run=checked_name(run), agent=agent, terms=declared.terms(self.wards.now_ms()), by=by,
+            input=asked.get("input"), containment=asked.get("containment"), on_divergence=OnDivergence(setting),
             restore=declared.restores,
         )  # fmt: skip
         return await self.wards.open(wanted)
@@ -265,7 +265,7 @@ class Gateway:
 
     async def news(self, asked: Mapping[str, JSON]) -> None:
         """As `Starter.news`."""
-        await news(self.opening.store, heard_in(asked), now_ms)
+        await news(self.opening.store, heard_in(asked), self.wards.now_ms)
 
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
         """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
@@ -296,7 +296,7 @@ class Gateway:
         declared = self.config.agents.get(agent)
         if declared is None:
             raise Misuse(f"there is no agent `{agent}`", fix="holdfast config check lists what is declared")
-        return declared.terms(now_ms()).text()
+        return declared.terms(self.wards.now_ms()).text()
 
 
 def runner() -> asyncio.Runner:

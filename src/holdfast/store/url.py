@@ -141,7 +141,7 @@ def postgres_address(url: str) -> str:
     """What libpq is told of a postgresql URL: all but our own options."""
     parts = urlsplit(url)
     given = [(name, value) for name, value in parse_qsl(parts.query) if name not in _POSTGRES_OPTIONS]
-    return parts._replace(scheme="postgresql", query=urlencode(given)).geturl()
+    return f"postgresql://{parts.netloc}{parts.path}?{urlencode(given)}"
 
 
 def _options(query: str) -> dict[str, str]:

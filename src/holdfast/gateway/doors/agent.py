@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, cast
 
@@ -208,7 +207,7 @@ class _Agent:
         asked = await body_of(request, WaitBody)
         ward = visit.ward
         if asked.signal is None:
-            await ward.memory.sleep(asked.seconds or 0.0, lambda: time.time_ns() // 1_000_000)
+            await ward.memory.sleep(asked.seconds or 0.0, ward.mediator.sender.now_ms)
             return {"value": None}
         signal = await ward.memory.wait_for(asked.signal)
         data = await ward.mediator.line.payload(signal.value)
