@@ -50,6 +50,8 @@ class Heard:
 
     def asked(self, args: Mapping[str, JSON]) -> None:
         """The agent has said this."""
+        if not self._whole:
+            return
         for _, value in _leaves(args, ()):
             self.take(value.encode("utf-8", "replace"), trusted=False)
 
