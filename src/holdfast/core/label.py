@@ -50,10 +50,8 @@ class Heard:
 
     def asked(self, args: Mapping[str, JSON]) -> None:
         """The agent has said this."""
-        if not self._whole:
-            return
-        for _, value in _leaves(args, ()):
-            self.take(value.encode("utf-8", "replace"), trusted=False)
+        if self._whole:
+            self.take("\n".join(value for _, value in _leaves(args, ())).encode("utf-8", "replace"), trusted=False)
 
     def unvouched(self, args: Mapping[str, JSON]) -> frozenset[str]:
         """The arguments that hold a text or a number which nobody trusted has said first: by their names, those inside
