@@ -83,6 +83,14 @@ def test_what_the_agent_says_itself_is_not_vouched_for_by_its_echo() -> None:
     assert said.unvouched({"to": "eve@evil.example", "n": 5}) == {"to", "n"}
 
 
+def test_a_backslash_is_a_sign_like_any_other() -> None:
+    said = Heard()
+    said.begin(b'{"ask": "HOUSE\\\\ann"}')
+    said.asked({"to": "HOUSE\\eve"})
+    said.take(b'["HOUSE\\\\eve"]', trusted=True)
+    assert said.unvouched({"to": "HOUSE\\eve", "cc": "house\\ann"}) == {"to"}
+
+
 def test_where_something_was_said_that_is_not_here_only_the_task_vouches() -> None:
     said = heard(CRM, whole=False)
     assert said.unvouched({"to": "bob@example.com", "cc": "ann@example.com"}) == {"to"}

@@ -119,9 +119,9 @@ def _unpacked(value: JSON) -> JSON:
 
 
 def _plain(data: bytes) -> str:
-    """Words as they are compared: without the escapes of JSON, and of one case."""
+    """Words as they are compared: of one case; as they are, and without the escapes of JSON."""
     text = data.decode("utf-8", "replace")
     if "\\" in text:
-        text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else _PLAIN.get(found[2], found[2]), text)
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # two halves are one letter
+        read = _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else _PLAIN.get(found[2], found[2]), text)
+        text += "\n" + read.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # two halves are one letter
     return text.casefold()
