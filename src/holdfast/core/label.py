@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from holdfast.core.canonical import JSON
 
 TRUSTED = "trusted"
-LARGEST, LEAST = 1 << 20, 256  # bytes of all that was said and is remembered; what each saying counts for at least
+LARGEST, LEAST = 512 << 10, 256  # bytes of all that was said and is remembered; what each saying counts for at least
 MOST, LONGEST = 64, 4096  # values of one call that are looked for, and the signs of one
 LOOKS = 20_000  # places at which the values of one call are looked at
 _ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
