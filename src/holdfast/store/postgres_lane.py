@@ -84,6 +84,7 @@ class Lane:
         self._worker = worker
         self._guard = guard
         self._number, self._next, self._acknowledged = 1, 0, 0
+        self._cursor: psycopg.Cursor[tuple[Any, ...]] | None = None
         self._ahead_ms = 0.0  # of the database's clock before the monotonic one of this process
         try:
             self._connection = connect(conninfo)
@@ -107,7 +108,9 @@ class Lane:
     def _ask(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         """The rows that a statement gives. Raises psycopg.Error, also if no answer comes."""
         with self._guard.over(self._connection):
-            return self._connection.execute(sql, values, binary=True).fetchall()
+            if self._cursor is None or self._cursor.connection is not self._connection:
+                self._cursor = self._connection.cursor(binary=True)  # kept: to make one costs as much as to use it
+            return self._cursor.execute(sql, values).fetchall()
 
     def _see_clock(self, now_ms: float) -> None:
         self._ahead_ms = now_ms - time.monotonic() * 1000
