@@ -204,7 +204,7 @@ PIECES = st.sampled_from([
 CHANGES = st.tuples(st.sampled_from(["insert", "cut", "replace", "twice"]), st.integers(0, 300), PIECES)
 
 
-@settings(max_examples=2 * EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(name=st.sampled_from(sorted(WHOLE)), changes=st.lists(CHANGES, max_size=4), ends=st.booleans())
 def test_the_answer_behind_a_broken_one_is_its_own(
     name: str, changes: list[tuple[str, int, bytes]], ends: bool

@@ -230,7 +230,7 @@ class FleetWorker:
             case Waits(until_ms=int() as until_ms):
                 await self._queue.at(run, until_ms)
             case Failed() as failed if self._settings.retry_failed:
-                await self._queue.at(run, retry_ms(failed, _now_ms()))
+                await self._queue.at(run, retry_ms(failed, self._store.now_ms()))
             case Quarantined(deaths):
                 self._tell(run, f"its process has died {deaths} times in a row: left alone until it is resumed")
             case Over():
@@ -365,11 +365,10 @@ class FleetWorker:
     async def _look_for_words(self) -> None:
         while True:
             await asyncio.sleep(WORDS_S)
+            wrong = self._store.committer.failed or self._store.read_only
+            if wrong is not None:  # also where nothing is to be written just now
+                self._fail(wrong)
             for run in list(self._lives):
                 self._heard(run)
             if self._settings.calls:
                 await self._calls.tidy()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -38,6 +38,11 @@ class Room(Protocol):
         """While the block lasts, nothing is collected of what is captured in it."""
         ...
 
+    async def look(self) -> None:
+        """Let whoever holds the files take them, if that is not this process. What is done meanwhile is done before:
+        then they are looked at again. Raises as `capture`."""
+        ...
+
     def capture(self) -> Capture | None:
         """The files as they are now, durably; None where there are none. Raises Unreadable, Busy, Stopped, with nothing
         captured."""
@@ -55,6 +60,9 @@ class Roomless:
     async def held(self) -> AsyncGenerator[None]:
         """As `Room.held`."""
         yield
+
+    async def look(self) -> None:
+        """As `Room.look`."""
 
     def capture(self) -> None:
         """As `Room.capture`."""

@@ -33,6 +33,7 @@ _OWN: Final = frozenset({"host", "connection", "content-length", "transfer-encod
 _LINE: Final = re.compile(r"[A-Z]+ /[!-~]* HTTP/1\.1")
 _NAMES: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-z]*")
 _PLAIN: Final = bytes(range(0x20, 0x7F)) + b"\t"
+_LATE: Final = "it does not take a connection in time"
 _WITHOUT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # their body, where there is none, has no length
 
 
@@ -141,12 +142,14 @@ class Client:
                         async with asyncio.timeout((until_s - loop.time()) / left):
                             connection = await self._at(origin, address)
                     except OSError as error:
-                        why = f"{type(error).__name__}: {error}"
+                        why = _LATE if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
                     else:
                         self._answering[origin] = address
                         return connection
         except TimeoutError:
-            why = "it does not take a connection in time"
+            why = _LATE
+        except Refused:
+            raise
         except NotHappened as error:
             why = error.what
         raise Unreached(why)
