@@ -21,7 +21,8 @@ from holdfast.errors import Conflict, Corrupt, Fenced, Misuse, Stopped, Unwritab
 from holdfast.store import Grant, postgres_schema
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_arrays import byteas, int8s, texts
-from holdfast.store.postgres_schema import MIGRATIONS, Migration, connect
+from holdfast.store.postgres_schema import MIGRATIONS, Migration
+from holdfast.store.postgres_ways import connect
 from holdfast.store.url import open_url
 from tests.postgres import Postgres
 from tests.store.shelf import Shelf, assert_whole, blob, bodies, drafts, heard, start

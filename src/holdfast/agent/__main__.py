@@ -4,7 +4,7 @@ names.
 Rules
 1. It ends with 0 when the agent has returned, with 75 when the run waits, with 1 when the agent raised, with 2 when it
    cannot be run like this.
-2. The answer goes to stdout as JSON, and to the gateway.
+2. The answer goes to stdout as JSON, as the gateway has it: whoever asks for it again later is told the same.
 3. An agent that is restored from checkpoints is one that its gateway restores, and the other way round.
 """
 
@@ -15,6 +15,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import sys
 import threading
 import traceback
@@ -26,7 +27,7 @@ from holdfast.agent.client import Client, RemoteBranches, RemoteDoor, sent_as
 from holdfast.agent.named import agent_named
 from holdfast.agent.run import Agent, Run
 from holdfast.core.effect import legible
-from holdfast.errors import HoldfastError, Misuse, waiting_in
+from holdfast.errors import BadCall, HoldfastError, Misuse, waiting_in
 from holdfast.shape import Shape
 
 FAILED, USAGE, WAITS, INTERRUPTED = 1, 2, 75, 130
@@ -65,7 +66,7 @@ def _told(error: BaseException) -> int:
 
 async def _advance(agent: Agent, client: Client) -> object:
     """The agent's answer, which the gateway has then, too."""
-    begun = await client.get("/v1/begin")
+    begun = await client.get(f"/v1/begin?maker={secrets.token_hex(8)}")
     _check(agent, begun)
     offered = (await client.get("/v1/operations"))["operations"]
     door = RemoteDoor(client, agent, sorted(cast("dict[str, object]", offered)))
@@ -75,6 +76,7 @@ async def _advance(agent: Agent, client: Client) -> object:
         workspace=Path.cwd() if agent.workspace else None, services=tuple(begun["services"]),
     )  # fmt: skip
     try:
+        await _begin(run, agent, untouched=begun["untouched"])
         answer = _ANY.write(await agent.advance(run, begun["input"]))
         sent = sent_as(answer, "the agent's answer")
     except BaseException as raised:
@@ -85,7 +87,7 @@ async def _advance(agent: Agent, client: Client) -> object:
                 await client.post("/v1/finish", error=why, waits=waits)
         raise
     await client.post("/v1/finish", **sent)
-    return {"base64": base64.b64encode(answer.data).decode()} if "answer_b64" in sent else answer.woven
+    return {"base64": base64.b64encode(answer.data).decode()} if "answer_b64" in sent else json.loads(answer.data)
 
 
 def _check(agent: Agent, begun: dict[str, Any]) -> None:
@@ -97,9 +99,23 @@ def _check(agent: Agent, begun: dict[str, Any]) -> None:
     if agent.state is not None and not begun["restores"]:
         raise Misuse("this agent has a state, and its gateway does not restore it", where=begun["run"],
                      fix="write `restores = true` into its [agents.NAME] of holdfast.toml")  # fmt: skip
-    if agent.workspace and agent.state is not None:
-        raise Misuse("behind a gateway, checkpoints do not hold the files of a workspace", where=begun["run"],
-                     fix="take workspace=True out, or the state")  # fmt: skip
+    if agent.workspace and agent.state is not None and not begun["workspace"]:
+        raise Misuse("this agent's checkpoints hold its files, and its gateway keeps none", where=begun["run"],
+                     fix="write `workspace = true` into its [agents.NAME] of holdfast.toml")  # fmt: skip
+    if begun["workspace"] and not agent.workspace:
+        raise Misuse("the gateway keeps the files of this agent, and it has none", where=begun["run"],
+                     fix="declare @agent(workspace=True), or take `workspace` out of its [agents.NAME]")  # fmt: skip
+
+
+async def _begin(run: Run, agent: Agent, *, untouched: bool) -> None:
+    """Before the first step of a run that will go on from its checkpoints: one of how its files are now. Raises BadCall
+    if there is no state yet."""
+    if not (agent.workspace and agent.state is not None and untouched):
+        return
+    if run.state is None:
+        fix = "let its type be made without arguments: give its fields defaults"
+        raise BadCall("the state of an agent with a workspace must be there from the beginning", fix=fix)
+    await run.checkpoint()
 
 
 @cache
@@ -111,7 +127,12 @@ def _side() -> asyncio.AbstractEventLoop:
 
 
 def _state(agent: Agent, begun: dict[str, Any]) -> object:
-    return Shape(agent.state).from_json(begun["state"]) if begun["restored"] else agent.state()
+    if begun["restored"]:
+        return Shape(agent.state).from_json(begun["state"])
+    try:
+        return agent.state()
+    except TypeError:  # it cannot be made without arguments: the agent makes it
+        return None
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from holdfast.errors import HoldfastError
 from holdfast.store.heads import Heads, load_key
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_reader import PostgresReader
-from holdfast.store.postgres_schema import MIGRATIONS, Connection, check, connect, known, place_of, translate
+from holdfast.store.postgres_schema import MIGRATIONS, check, known, place_of, translate
+from holdfast.store.postgres_ways import Connection, connect
 from holdfast.store.url import Keepsakes, keepsakes, postgres_address
 
 _SERVER = (
     "SELECT current_setting('server_version'), current_setting('synchronous_commit'),"
     " current_setting('data_checksums'), current_setting('synchronous_standby_names'),"
-    " (extract(epoch FROM clock_timestamp()))::float8"
+    " (extract(epoch FROM clock_timestamp()))::float8, (SELECT count(*) FROM pg_stat_replication)"
 )
 _UNSIGNED = (
     "SELECT count(*) FROM holdfast.branch b JOIN (SELECT DISTINCT branch FROM holdfast.grown) g ON g.branch = b.id"
@@ -65,7 +66,7 @@ def checks(url: str) -> Iterator[Check]:
 def _of_server(connection: Connection, where: str) -> Iterator[Check]:
     """Raises Unwritable where the server has a setting under which a promise would not hold."""
     began = time.time()
-    ((version, level, checksums, standbys, now_s),) = connection.execute(_SERVER).fetchall()
+    ((version, level, checksums, standbys, now_s, followers),) = connection.execute(_SERVER).fetchall()
     _, lazy, pooled = check(connection, where)
     yield Check("server", "ok", f"PostgreSQL {version} at {where}; its settings are as they must be")
     if lazy != "off":
@@ -73,6 +74,9 @@ def _of_server(connection: Connection, where: str) -> Iterator[Check]:
     else:
         told = f", and waits for {standbys}" if standbys else ""
         yield Check("flush", "ok", f"barriers are flushed, whatever synchronous_commit says ({level}){told}")
+    if followers and not standbys:
+        yield Check("standby", "warn", f"no flush waits for what follows this server: {followers}",
+                    "name a standby in synchronous_standby_names; a failover loses what it did not have")  # fmt: skip
     if checksums != "on":
         yield Check("checksums", "warn", "data_checksums is off: a page that its disk has changed is not noticed",
                     "pg_checksums --enable, while the server is down")  # fmt: skip
@@ -88,7 +92,7 @@ def _clock(now_s: float, began_s: float, ended_s: float) -> Check:
     apart_s = max(0.0, began_s - now_s, now_s - ended_s)
     if apart_s > SKEW_S:
         return Check("clock", "warn", f"this machine's and the server's are {apart_s:,.0f} s apart",
-                     "keep both by NTP: claims go by the server's, approvals and sleeps by this one")  # fmt: skip
+                     "keep the server's by NTP: all deadlines are counted by it")  # fmt: skip
     return Check("clock", "ok", f"{when(int(now_s * 1000))}, here and at the server")
 
 

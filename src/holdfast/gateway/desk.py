@@ -8,7 +8,6 @@ Rules
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from holdfast.core.codec import encode
@@ -23,6 +22,7 @@ from holdfast.gateway.family import read_tree
 from holdfast.gateway.history import read_log
 from holdfast.gateway.line import key_for, node_of
 from holdfast.store import Draft, Store
+from holdfast.store.clock import clock_of
 
 APPROVAL_MS = 24 * 3600 * 1000
 TRIES = 20
@@ -53,7 +53,7 @@ class Desk:
             assert slot.hold is not None
             if name in slot.approvals:
                 raise Misuse(f"{name} has agreed already; a second person must", where=node, fix="another approves it")
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = clock_of(self._store)()
             if now_ms >= slot.hold.expires_ms:
                 raise Misuse(
                     f"`{node}` has expired: nobody answered in time",

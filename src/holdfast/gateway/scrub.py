@@ -87,6 +87,8 @@ class Scrubber:
 
     def with_all(self, other: Scrubber) -> Scrubber:
         """One that looks for what either looks for."""
+        if not self._forms or not other._forms:
+            return self if self._forms else other
         both = Scrubber(())
         both._forms = tuple(dict.fromkeys((*self._forms, *other._forms)))
         both._longest = max(self._longest, other._longest)
@@ -145,6 +147,10 @@ class Scrubber:
                 break
         here = [(begin, min(end, upto), instead) for begin, end, instead in found if begin < upto]
         return _replaced(data[:upto], here), data[upto:]
+
+
+NOTHING: Final = Scrubber(())
+"""Looks for nothing."""
 
 
 class Stream:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,6 +22,7 @@ from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
 from holdfast.errors import BadCall, Claimed, Misuse, Waiting
 from holdfast.gateway.closing import Closer, worker_name
+from holdfast.gateway.closure import Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, read_tree
@@ -36,6 +36,7 @@ from holdfast.gateway.upstreams import Upstream
 from holdfast.gateway.ward import Ward
 from holdfast.gateway.whole import whole
 from holdfast.store import Grant, Store
+from holdfast.store.clock import clock_of
 
 CONTAINMENT = "holdfast.containment"
 
@@ -59,8 +60,9 @@ class Wanted:
 class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
     program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
-    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: it has asked for what it begins
-    with. `deciding`: what it decides now."""
+    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: the name (or none) by which it
+    has asked for what it begins with. `deciding`: what it decides now. `room`: its files, for its
+    checkpoints."""
 
     ward: Ward
     right: Right
@@ -68,9 +70,10 @@ class Taken:
     opened: Opened
     grant: Grant
     restores: bool
+    room: Room = field(default_factory=Roomless)
     answer: Packed | None = None
     error: str | None = None
-    begun: bool = False
+    begun: str | None = None
     waits: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
     deciding: dict[str, asyncio.Task[dict[str, JSON]]] = field(
@@ -96,11 +99,12 @@ class Wards:
         find: Callable[[str], tuple[Contract, Upstream] | None] = lambda _tool: None,
     ) -> None:
         self.store = store
+        self.now_ms = clock_of(store)
         self.by_run: dict[str, Taken] = {}
         self.tally = Tally()
         self._policy = policy
         self._patience_s = patience_s
-        self._closer = Closer(store, now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
+        self._closer = Closer(store, self.now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
 
     async def open(self, wanted: Wanted) -> Taken:
         """Take a run up. Raises Claimed while another has it, Misuse if it has ended, Cancelled."""
@@ -133,9 +137,9 @@ class Wards:
         line = Line(self.store, opened, grant.epoch, family)
         await line.recall_adopted()
         await self._begin(line, opened, wanted, grant)
-        mediator = Mediator(line, family.run, now_ms, wanted.on_divergence, self._closer.open)
+        mediator = Mediator(line, family.run, self.now_ms, wanted.on_divergence, self._closer.open)
         line.lost = mediator.close
-        rights = Rights(self.store, wanted.run, now_ms)
+        rights = Rights(self.store, wanted.run, self.now_ms)
         await rights.read()
         right, handle = await rights.issue(wanted.terms, by=wanted.by)
         await line.refresh()
@@ -156,8 +160,9 @@ class Wards:
         elif opened.started.agent != wanted.agent:
             raise BadCall(f"this run is one of `{opened.started.agent}`", where=line.branch, fix="choose another id")
         if wanted.containment is not None:
-            asked, proven = _packed({"epoch": grant.epoch}), _packed(wanted.containment)
-            identity = identity_of(CONTAINMENT, canonical(grant.epoch), None)
+            life: JSON = {"branch": line.family.name, "epoch": grant.epoch}  # a branch inherits what was proven before
+            asked, proven = _packed(life), _packed(wanted.containment)
+            identity = identity_of(CONTAINMENT, canonical(life), None)
             records.append(
                 Seal(
                     intent=None, tool=CONTAINMENT, identity=identity.hex(), n=0, args=asked.payload,
@@ -201,11 +206,6 @@ class Wards:
     async def _give_back(self, branch: str, epoch: int) -> None:
         with contextlib.suppress(Exception):  # the store is gone, or somebody has taken it over: it is not ours
             await self.store.append(branch, [], epoch=epoch, release=True)
-
-
-def now_ms() -> int:
-    """The wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def _packed(value: JSON) -> Packed:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 
-from holdfast.errors import HoldfastError, Misuse, Stopped, Unwritable
+from holdfast.errors import HoldfastError, Misuse, RolledBack, Stopped, Unwritable
 from holdfast.store.postgres_batch import Batch, Head, Job
 from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_lane import Forgotten, Lane
@@ -179,7 +179,7 @@ class PostgresCommitter:
             self.lane.beat()
         except psycopg.Error as error:
             self.lane.lost(error)
-        except Forgotten as error:
+        except (Forgotten, RolledBack) as error:
             self.failed = error
         except Stopped:
             pass
@@ -219,7 +219,7 @@ class PostgresCommitter:
         try:
             written = self.lane.renew(until)
         except Stopped as error:
-            if self.lane.in_doubt or isinstance(error, Forgotten):
+            if self.lane.in_doubt or isinstance(error, Forgotten | RolledBack):
                 self.failed = error
             raise
         return [job for job in jobs if job not in self._sent] if written else jobs
@@ -245,7 +245,11 @@ class PostgresCommitter:
         """A batch on the heads as they are read now; None if every job was refused."""
         names = sorted({name for job in jobs for name in job.branches})
         stands_on = [job.stands_on for job in jobs if job.stands_on is not None]
-        standing = self.lane.standing(names, self._heads.keys(), stands_on)
+        try:
+            standing = self.lane.standing(names, self._heads.keys(), stands_on)
+        except RolledBack as error:
+            self.failed = error
+            raise
         batch = Batch(standing.heads, self.lane.now_ms(), standing.owners, standing.there)
         return batch if sum(job.fill(batch) for job in jobs) else None
 

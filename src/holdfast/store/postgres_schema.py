@@ -1,4 +1,4 @@
-"""The PostgreSQL database: how it is reached, what must be true of it, and its numbered migrations.
+"""The PostgreSQL database: what must be true of it, and its numbered migrations.
 
 Rules
 1. Nothing rests on a session: a pooler may give each transaction another one. What it needs, a transaction sets itself.
@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from typing import Any, LiteralString, TypeAlias, cast
+from typing import LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
-from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
-from holdfast.store.postgres_arrays import register
+from holdfast.errors import Conflict, Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
 from holdfast.store.postgres_numbering import NUMBERING
-
-Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
+from holdfast.store.postgres_pruning import COUNTED_ON, GONE, OVERTAKEN, pruning
+from holdfast.store.postgres_ways import Connection, LeftBehind
 
 OLDEST_SERVER = 140000
 LOCK_S = 10  # longer than any statement of ours holds a branch
@@ -182,11 +181,25 @@ MIGRATIONS: tuple[Migration, ...] = (
             ),
         )
     ),
+    Migration(pruning(_PLACE)),  # whoever prunes first shuts out the workers that do not know of it
 )
+PRUNABLE = 4  # migrations, which a worker must know to write beside one that prunes
 
 
 class Over(Unwritable):
     """What was put outside the database was put in an age that is over: put it again."""
+
+
+class Pruned(Unwritable):
+    """What this process takes for stored may be gone: send all that is named. `count`: of deletions, by now."""
+
+    def __init__(self, what: str, *, where: str, fix: str, count: int) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.count = count
+
+
+class Gone(Unwritable):
+    """What a payload rests on is gone, or goes: send that too."""
 
 
 _ASK = (
@@ -212,38 +225,6 @@ class Server:
     barrier: str
     lazy: str
     pooled: bool
-
-
-def connect(conninfo: str, *, timeout_s: int = 10) -> Connection:
-    """A connection that commits by itself. Raises psycopg.Error. Its TCP connection is given up when nothing is heard
-    for about 10 seconds."""
-    found = psycopg.connect(
-        conninfo,
-        autocommit=True,
-        prepare_threshold=None,
-        **_defaults(conninfo, timeout_s),
-    )
-    register(found)
-    if not _pooled(found):
-        found.prepare_threshold = 2
-    return found
-
-
-def _defaults(conninfo: str, timeout_s: int) -> dict[str, Any]:
-    """What a URL did not say by itself."""
-    given = conninfo_to_dict(conninfo)
-    wanted = {
-        "connect_timeout": timeout_s, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
-        "tcp_user_timeout": 10_000, "client_encoding": "utf8", "application_name": "holdfast",
-        "target_session_attrs": "read-write",
-    }  # fmt: skip
-    return {name: value for name, value in wanted.items() if name not in given}
-
-
-def _pooled(connection: Connection) -> bool:
-    """Whether somebody stands between: then the process that answers is not the one that greeted."""
-    rows = connection.execute("SELECT pg_backend_pid()").fetchall()
-    return rows[0][0] != connection.info.backend_pid
 
 
 def place_of(conninfo: str) -> str:
@@ -355,12 +336,21 @@ def translate(error: psycopg.Error, where: str) -> HoldfastError:
             )
         case _ if error.sqlstate == OVER:
             return Over("sweeps follow each other too fast", where=where, fix="let fewer of them run, then resume")
+        case _ if error.sqlstate == COUNTED_ON:
+            count = int(error.diag.message_detail or 0)
+            return Pruned("the store was pruned meanwhile", where=where, fix="resume", count=count)
+        case _ if error.sqlstate == GONE:
+            return Gone("what a payload rests on was pruned", where=where, fix="resume")
+        case _ if error.sqlstate == OVERTAKEN:
+            return Conflict("another process prunes this store", where=where, fix="do it again")
         case pg.LockNotAvailable():
             return Unwritable(
                 f"a branch was locked for {LOCK_S} s", where=where, fix="end the session that holds it: pg_locks"
             )
         case pg.InsufficientPrivilege() | pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
             return Unwritable(f"PostgreSQL refuses: {_said(error)}", where=where, fix="check the role and its rights")
+        case LeftBehind():
+            return Unwritable(_said(error), where=where, fix="name the one that was promoted; end this one")
         case psycopg.ProgrammingError() if error.sqlstate is None:
             return Misuse(f"the URL cannot be used: {_said(error)}", where=where, fix="postgresql://USER@HOST/DATABASE")
         case _:

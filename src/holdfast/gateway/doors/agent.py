@@ -3,8 +3,9 @@
 Rules
 1. A decision is made in the agent's process and recorded here before the agent sees it: it asks, is told to go and find
    out, and says what it found. Whoever does not come back has decided nothing.
-2. Who asked for a decision and is gone before it has a ticket has asked for nothing.
-3. The state of a checkpoint is JSON; with it stands what the agent may do, never its handle.
+2. One program of a run begins. It may be told again what it begins with, as long as it says the same name.
+3. Who asked for a decision and is gone before it has a ticket has asked for nothing.
+4. The state of a checkpoint is JSON; with it stands what the agent may do, never its handle.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, cast
 
@@ -21,6 +21,7 @@ from pydantic import Field
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Kind
+from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Refused, Waiting
 from holdfast.gateway.boundary import Policy
@@ -31,7 +32,7 @@ from holdfast.gateway.gate import Gate, Visit
 from holdfast.gateway.left import left_behind
 from holdfast.gateway.line import read_payload
 from holdfast.gateway.upstreams import Reply
-from holdfast.gateway.wards import Taken
+from holdfast.gateway.wards import CONTAINMENT, Taken
 from holdfast.shape import Shape, Written
 
 MOST = 1000  # decisions of one run that are being made
@@ -206,7 +207,7 @@ class _Agent:
         asked = await body_of(request, WaitBody)
         ward = visit.ward
         if asked.signal is None:
-            await ward.memory.sleep(asked.seconds or 0.0, lambda: time.time_ns() // 1_000_000)
+            await ward.memory.sleep(asked.seconds or 0.0, ward.mediator.sender.now_ms)
             return {"value": None}
         signal = await ward.memory.wait_for(asked.signal)
         data = await ward.mediator.line.payload(signal.value)
@@ -222,7 +223,7 @@ class _Agent:
                 return {"node": None}
         closure = Closure(
             state=lambda: _packed(asked.state, visit),
-            room=Roomless(),
+            room=taken.room,
             services=tuple(asked.services),
             labels=tuple(dict.fromkeys((*asked.labels, *sorted(visit.ward.labels)))),
             restores=taken.restores,
@@ -245,11 +246,14 @@ class _Agent:
     # --- beginning and end ---
 
     async def begin(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
-        """What a run's program begins with: its input, settings, and the state that it goes on from."""
-        if taken.begun:  # what a second program asked for would be counted as the first one's
+        """What a run's program begins with: its input, settings, and the state that it goes on from. A program that has
+        given itself a name (`?maker=`) is told once more."""
+        maker = request.query.get("maker", "")[:200]
+        if taken.begun is not None and (not maker or maker != taken.begun):
+            # what a second program asked for would be counted as the first one's
             raise Misuse("a program of this run has begun already", where=visit.ward.rights.run,
                          fix="end it, and take the run up anew: the same command as before")  # fmt: skip
-        taken.begun = True
+        taken.begun = maker
         line, opened = visit.ward.mediator.line, taken.opened
         assert opened.started is not None or line.log.started is not None, "a run that was taken up has begun"
         started = opened.started or line.log.started
@@ -271,6 +275,8 @@ class _Agent:
             "restored": restored is not None,
             "state": None if state is None or restored is None else _ANY.read(state, restored.state.encoding).woven,
             "services": [] if restored is None else [*restored.services],
+            "workspace": not isinstance(taken.room, Roomless),
+            "untouched": _untouched(line.log),
         }
 
     async def finish(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
@@ -281,6 +287,12 @@ class _Agent:
             taken.answer = pack_bytes(written.data, written.encoding)
         taken.over.set()
         return {}
+
+
+def _untouched(log: Log) -> bool:
+    """Whether a run has asked for nothing yet."""
+    asked = any(slot.tool != CONTAINMENT for slot in log.slots.values())
+    return not (asked or log.lanes or log.draws or log.sleeps or log.checkpoint)
 
 
 def _pass_on(task: asyncio.Task[dict[str, JSON]], told: asyncio.Future[dict[str, JSON]]) -> None:

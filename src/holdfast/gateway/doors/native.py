@@ -100,7 +100,7 @@ class _Native:
     async def _call(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         asked = await body_of(request, CallBody)
         system, _, operation = asked.tool.partition(".")
-        mark = None if asked.maker is None else Mark(asked.maker, asked.made)
+        mark = None if asked.maker is None else Mark(f"{visit.right.id} {asked.maker}", asked.made)
         try:
             prepared = await self._gate.prepare(visit, system, operation, cast("dict[str, JSON]", asked.args))
         except BaseException:
@@ -115,7 +115,7 @@ class _Native:
         else:
             sent = await send(request, web.json_response(_answer(reply)))
         if mark is None:
-            visit.ward.delivered(prepared, asked.again)
+            visit.ward.delivered(prepared)
         return sent
 
     async def narrow(self, request: web.Request) -> web.StreamResponse:
@@ -211,14 +211,23 @@ async def handle_refused(
 async def send(request: web.Request, response: web.Response) -> web.Response:
     """Write a response to its last byte. Raises what the connection raises when the client is gone, or does not read
     what it has asked for."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    cut: list[None] = []
+
+    def end() -> None:
+        cut.append(None)
+        transport.abort()
+
+    late = asyncio.get_running_loop().call_later(ANSWER_S, end)
     try:
-        async with asyncio.timeout(ANSWER_S):
-            await response.prepare(request)
-            await response.write_eof()
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the answer was not taken") from None
+        await response.prepare(request)
+        await response.write_eof()
+    finally:
+        late.cancel()
+    if cut:
+        raise ConnectionResetError("the answer was not taken")
     return response
 
 
@@ -231,17 +240,24 @@ async def bytes_of(request: web.Request, most: int) -> bytes:
     """The bytes of a body, at most `most`. Raises BadCall."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise BadCall("the body is packed", fix="send it as it is")
+    if not request.body_exists:
+        return b""
     data = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.content.iter_any():
-                data += chunk
-                if len(data) > most:
-                    raise BadCall(f"the body is larger than {most} bytes", fix="send less, or a reference")
+        if request.content.is_eof():  # it is all there
+            data += request.content.read_nowait()
+        else:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.content.iter_any():
+                    data += chunk
+                    if len(data) > most:
+                        break
     except TimeoutError:
         raise BadCall(f"the body did not come within {BODY_S:.0f} s", fix="send it at once") from None
     except web.RequestPayloadError:
         raise BadCall("the body cannot be read: it does not end as it began", fix="send it anew") from None
+    if len(data) > most:
+        raise BadCall(f"the body is larger than {most} bytes", fix="send less, or a reference")
     return bytes(data)
 
 

@@ -25,7 +25,7 @@ from holdfast.gateway.exchange import Client
 from holdfast.gateway.hosts import Origin, take_apart
 from holdfast.gateway.minted import HANDLE
 from holdfast.gateway.receipt import Receipt
-from holdfast.gateway.scrub import Scrubber, Unpackable
+from holdfast.gateway.scrub import NOTHING, Scrubber, Unpackable
 from holdfast.gateway.upstreams.http_answer import ANSWER_MAX, Answer, scrubbed
 from holdfast.gateway.upstreams.http_config import HttpConfig, Inject
 from holdfast.gateway.upstreams.http_path import Fields, fields_of, path_of, query_of, segments_of
@@ -97,7 +97,7 @@ class Sender:
 
         Raises NotHappened where nothing was sent; any other error is doubt."""
         request, secrets = await self._resolved(request, receipt)
-        scrubber = Scrubber(secrets)
+        scrubber = Scrubber(secrets) if secrets else NOTHING
         origin, path = self.base, self._path + request.path
         for _ in range(REDIRECTS_MOST + 1):
             wire, known = await self._prepared(request, origin, path, receipt, key)
@@ -128,17 +128,16 @@ class Sender:
             headers = {"accept": "*/*", "user-agent": "holdfast", **request.headers, "accept-encoding": "identity"}
             if key and self._config.idempotency_header:
                 headers[self._config.idempotency_header.lower()] = key
-            request = replace(request, headers=headers)
             secrets: list[Credential] = []
             also: list[tuple[str, bytes]] = []
             for inject, origins in self._given.items():
                 if origin in origins:
                     credential = await self._vault.open(inject.credential, receipt)
-                    request, text = _injected(request, inject, credential)
+                    request, text = _injected(request, headers, inject, credential)
                     secrets.append(credential)
                     also.append((inject.credential, text.encode()))
             scrubber = Scrubber(secrets, also)
-            wire = _Wire(origin, request.method, path, request.query, request.headers, request.data())
+            wire = _Wire(origin, request.method, path, request.query, headers, request.data())
         except NotHappened:
             raise
         except HoldfastError as error:
@@ -204,8 +203,8 @@ class Sender:
         return Refused(f"a redirect of `{self._name}` is not followed: {why}")
 
 
-def _injected(request: Request, inject: Inject, credential: Credential) -> tuple[Request, str]:
-    """The request with a credential, and the text that carries it."""
+def _injected(request: Request, headers: dict[str, str], inject: Inject, credential: Credential) -> tuple[Request, str]:
+    """The request with a credential (or the `headers` that it will have), and the text that carries it."""
     value = credential.reveal()
     if inject.header is not None:
         if inject.user is not None:
@@ -215,7 +214,8 @@ def _injected(request: Request, inject: Inject, credential: Credential) -> tuple
             text = f"{inject.prefix}{value}"
         if not _VALUE.fullmatch(text):
             raise Misuse(f"the credential `{inject.credential}` cannot stand in a header")
-        return replace(request, headers={**request.headers, inject.header.lower(): text}), text
+        headers[inject.header.lower()] = text
+        return request, text
     text = f"{inject.prefix}{value}"
     if inject.query is not None:
         return replace(request, query={**request.query, inject.query: text}), text
