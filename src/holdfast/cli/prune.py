@@ -102,14 +102,12 @@ def verb(
     url = existing(store)
     if compact:
         _refuse_outside(url)
-    planned, chosen = _planned(
-        url, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
-    )
+    nothing = not runs and older_than is None
+    planned, chosen = _planned(url, runs or [], before_ms, behind=before_checkpoint, nothing=nothing)
     if runs and chosen.kept:
         kept = chosen.kept[0]
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
-    compact = compact and not dry_run
-    if compact:
+    if compact := compact and not dry_run:
         _refuse_compaction(url)
     went = 0 if dry_run else _prune(url, planned, by)
     if compact:
