@@ -94,16 +94,14 @@ def verb(
     """Delete payloads of runs that have ended. Entries and digests stay, so that the log still verifies."""
     if blobs:
         alone = not (runs or older_than is not None or before_checkpoint or compact)
-        return _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
+        _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
+        return
     if not runs and older_than is None and not (compact and not dry_run):
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
     url = existing(store)
-    if compact and is_postgres(url):
-        fix = (
-            "leave it out; the server uses again what its autovacuum has found; VACUUM FULL holdfast.blob gives it back"
-        )
-        raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
+    if compact:
+        _refuse_outside(url)
     planned, chosen = _planned(
         url, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
     )
@@ -123,7 +121,6 @@ def verb(
         out(json_text(result, indent=2))
     else:
         _print(result, url, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
-    return None
 
 
 def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
@@ -224,6 +221,14 @@ def _room(url: str) -> Room:
     reader = cast("PostgresReader", reader_of(url))
     with reader:
         return Room(reader.room(), 0)
+
+
+def _refuse_outside(url: str) -> None:
+    if is_postgres(url):
+        fix = (
+            "leave it out; the server uses again what its autovacuum has found; VACUUM FULL holdfast.blob gives it back"
+        )
+        raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
 
 
 def _refuse_compaction(url: str) -> None:

@@ -140,7 +140,6 @@ def tree_of(record: Checkpoint, where: str) -> bytes | None:
     return tree
 
 
-async def trees(store: Readable) -> set[bytes]:
-    """The files of all checkpoints of a store: what a collection leaves alone."""
-    made = [each for branch in await store.branches() for each in await _own(store, branch.name, None)]
-    return {tree for each in made if (tree := each.tree) is not None}
+async def all_checkpoints(store: Readable) -> list[Made]:
+    """Those of all branches of a store."""
+    return [made for branch in await store.branches() for made in await _own(store, branch.name, None)]

@@ -97,6 +97,15 @@ def sqlite_files(url: str) -> SqliteFiles:
     )
 
 
+def workspaces(url: str) -> Path | None:
+    """Where this machine has the files of the runs of the store at a URL; None: nowhere that lasts. Raises Misuse for a
+    URL that names neither a file nor a database."""
+    if not is_postgres(url):
+        return sqlite_files(url).workspaces
+    found = _postgres_options(url).get("workspaces")
+    return None if found is None else Path(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Keepsakes:
     """What a log has outside its database: its key, and its anchor (None: it has none)."""
