@@ -49,6 +49,7 @@ class Fleet:
         self._nursery = nursery
         self._ttl_s = ttl_s
         self.workers: list[int] = []
+        self.surroundings: dict[str, str] = {}  # of its workers
         install(postgres_address(self.url))
 
     def url_by(self, folder: str | None, base: str | None = None, ttl_s: float | None = None) -> str:
@@ -64,8 +65,9 @@ class Fleet:
         """A new worker's pid, once it works."""
         speech = self.place / f"speech-{len(self.workers)}"
         pid = self._nursery.bear(
-            ["worker", *words], self.place, speech, HOLDFAST_STORE=url or self.url, HOLDFAST_AGENTS=agents, **more
-        )
+            ["worker", *words], self.place, speech, HOLDFAST_STORE=url or self.url, HOLDFAST_AGENTS=agents,
+            **self.surroundings, **more,
+        )  # fmt: skip
         self.workers.append(pid)
         soon(lambda: self._enrolled(pid) or self.code(pid) is not None, "it works")
         assert self.code(pid) is None, speech.read_text()

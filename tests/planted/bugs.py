@@ -157,10 +157,10 @@ BUGS = (
     Bug(
         name="a checkpoint that is tried again does not look again",
         file="gateway/decide.py",
-        old="        if self._mediator.open:\n            return False\n        record, state = closure.close()\n"
-        "        if not await self._line.attempt(record, blobs=state.blobs):\n            return False\n",
-        new="        record, state = closure.close()\n"
-        "        while not await self._line.attempt(record, blobs=state.blobs):\n            self._mediator.enter()\n",
+        old="        if self._mediator.open:\n            return False\n        record, blobs = closure.close()\n"
+        "        if not await self._line.attempt(record, blobs=blobs):\n            return False\n",
+        new="        record, blobs = closure.close()\n"
+        "        while not await self._line.attempt(record, blobs=blobs):\n            self._mediator.enter()\n",
         found_by="tests/gateway/test_restore.py::"
         "test_a_call_that_begins_while_a_checkpoint_is_tried_again_is_not_behind_it_unfinished",
     ),
@@ -565,8 +565,8 @@ BUGS = (
     Bug(
         name="each branch has keys of its own",
         file="embedded/lives.py",
-        old="Mediator(line, line.family.run, now_ms,",
-        new="Mediator(line, line.branch, now_ms,",
+        old="Mediator(line, line.family.run, clock_of(self.store),",
+        new="Mediator(line, line.branch, clock_of(self.store),",
         found_by=FORK_MATRIX + "test_a_fork_of_a_run_that_died_anywhere[put-in acted 2]",
     ),
     Bug(

@@ -17,6 +17,7 @@ from holdfast.cli.checks import PLAUSIBLE_S, SKEW_S, Check, log_key_check, pytho
 from holdfast.cli.view import many, when
 from holdfast.errors import HoldfastError
 from holdfast.store.heads import Heads, load_key
+from holdfast.store.postgres_depot import WHERE
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_reader import PostgresReader
 from holdfast.store.postgres_schema import MIGRATIONS, check, known, place_of, translate
@@ -60,6 +61,7 @@ def checks(url: str) -> Iterator[Check]:
         yield log_key_check(kept.key)
         if found[0] >= len(MIGRATIONS):
             yield _signing(connection)
+            yield _files(connection)
             yield _anchor(address, found[1], kept)
 
 
@@ -112,6 +114,15 @@ def _signing(connection: Connection) -> Check:
         return Check("signing", "warn", f"{many(grown, 'branch')} with entries that nobody signs",
                      "start a worker: any of them signs")  # fmt: skip
     return Check("signing", "ok", "all is signed" if not grown else f"worker {worker} signs")
+
+
+def _files(connection: Connection) -> Check:
+    """Whether the files of agents are where every machine finds them."""
+    found = connection.execute(WHERE).fetchall()
+    if not found:
+        what = "those of agents stay on the machine that made them: a run with a workspace can be taken over there only"
+        return Check("files", "warn", what, "?blobs=s3://BUCKET/PREFIX, or a directory that every machine has")
+    return Check("files", "ok", f"large payloads, and files of agents, are in {found[0][0]}")
 
 
 def _anchor(address: str, log_id: str, kept: Keepsakes) -> Check:

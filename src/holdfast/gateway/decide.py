@@ -252,6 +252,10 @@ class Memory:
                             fix="settle it first",
                         )
                     )
+                before = self._line.log.seq
+                await closure.room.look()
+                if self._line.log.seq != before:
+                    continue  # the log holds what the files do not, or the other way round
                 if await whole(self._close(closure)):
                     return self._line.node(self._line.log.checkpoint_seq)
                 self._mediator.enter()  # what was placed before it would be behind it
@@ -260,9 +264,10 @@ class Memory:
         """Place a checkpoint, and count from it: never the one without the other. False if the run has moved on."""
         if self._mediator.open:
             return False
-        record, state = closure.close()
-        if not await self._line.attempt(record, blobs=state.blobs):
+        record, blobs = closure.close()
+        if not await self._line.attempt(record, blobs=blobs):
             return False
+        closure.room.placed(record.parcels or ())
         if closure.restores:  # from here on this life counts as one that is restored from here would
             self._counts.clear()
             self._counted_from = self._line.log.checkpoint_seq

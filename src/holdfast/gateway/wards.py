@@ -17,16 +17,18 @@ from holdfast.core.canonical import JSON, canonical
 from holdfast.core.capability import Terms
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
+from holdfast.core.label import LARGEST, Heard, marked
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
-from holdfast.errors import BadCall, Claimed, Misuse, Waiting
+from holdfast.errors import BadCall, Claimed, Corrupt, Misuse, Unknown, Waiting
 from holdfast.gateway.closing import Closer, worker_name
+from holdfast.gateway.closure import Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, read_tree
 from holdfast.gateway.history import Opened, read_log
-from holdfast.gateway.line import Line
+from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.meters import Tally
 from holdfast.gateway.rights import Right, Rights
@@ -60,7 +62,8 @@ class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
     program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
     `waits`: it is to be started again later; `over`: it has said one of these. `begun`: the name (or none) by which it
-    has asked for what it begins with. `deciding`: what it decides now."""
+    has asked for what it begins with. `deciding`: what it decides now. `room`: its files, for its
+    checkpoints."""
 
     ward: Ward
     right: Right
@@ -68,6 +71,7 @@ class Taken:
     opened: Opened
     grant: Grant
     restores: bool
+    room: Room = field(default_factory=Roomless)
     answer: Packed | None = None
     error: str | None = None
     begun: str | None = None
@@ -143,6 +147,8 @@ class Wards:
         agent = opened.started.agent if opened.started is not None else wanted.agent
         ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s, self.tally)
         ward.labels |= set(opened.restored.labels) if opened.restored is not None else set()
+        ward.heard = Heard(whole=not marked(ward.labels))  # the words before a checkpoint are not here
+        ward.heard.begin(await _task(line, opened))
         return Taken(ward, right, handle, opened, grant, wanted.restore)
 
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:
@@ -157,8 +163,9 @@ class Wards:
         elif opened.started.agent != wanted.agent:
             raise BadCall(f"this run is one of `{opened.started.agent}`", where=line.branch, fix="choose another id")
         if wanted.containment is not None:
-            asked, proven = _packed({"epoch": grant.epoch}), _packed(wanted.containment)
-            identity = identity_of(CONTAINMENT, canonical(grant.epoch), None)
+            life: JSON = {"branch": line.family.name, "epoch": grant.epoch}  # a branch inherits what was proven before
+            asked, proven = _packed(life), _packed(wanted.containment)
+            identity = identity_of(CONTAINMENT, canonical(life), None)
             records.append(
                 Seal(
                     intent=None, tool=CONTAINMENT, identity=identity.hex(), n=0, args=asked.payload,
@@ -202,6 +209,17 @@ class Wards:
     async def _give_back(self, branch: str, epoch: int) -> None:
         with contextlib.suppress(Exception):  # the store is gone, or somebody has taken it over: it is not ours
             await self.store.append(branch, [], epoch=epoch, release=True)
+
+
+async def _task(line: Line, opened: Opened) -> bytes:
+    """What a run was given, as far as it is looked at."""
+    started = opened.started or line.log.started
+    given = line.log.settings.get("input", None if started is None else started.input)
+    if given is None or given.size_bytes > LARGEST:
+        return b""
+    with contextlib.suppress(Unknown, Corrupt):
+        return await read_payload(line, given)
+    return b""
 
 
 def _packed(value: JSON) -> Packed:

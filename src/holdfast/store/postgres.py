@@ -22,12 +22,13 @@ from holdfast.store.heads import Heads
 from holdfast.store.postgres_batch import Batch, Head, Job
 from holdfast.store.postgres_belief import Belief, Load
 from holdfast.store.postgres_committer import PostgresCommitter
-from holdfast.store.postgres_depot import depot_of
+from holdfast.store.postgres_depot import LARGE, depot_of
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_pruning import COUNT
 from holdfast.store.postgres_reading import PostgresReading
 from holdfast.store.postgres_schema import Gone, Over, Pruned
 from holdfast.store.postgres_sequencer import TTL_S, Sequencer
+from holdfast.store.postgres_turns import Turns
 from holdfast.store.reading import packer
 from holdfast.store.worker import Worker, dead, here
 
@@ -56,6 +57,8 @@ class PostgresStore(PostgresReading):
         self.worker: Worker = here()
         self.claim_ttl_s = claim_ttl_s
         self._claims: set[str] = set()
+        self._turns = Turns()
+        self._asked: dict[str, int] = {}  # appends, by branch
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self.committer = PostgresCommitter(conninfo, self.worker, self._guard, beat_s=beat_s, patience_s=patience_s)
         self.committer.busy = lambda: bool(self._claims)
@@ -105,7 +108,6 @@ class PostgresStore(PostgresReading):
         """As `Store.append`."""
         if self.read_only is not None:
             raise self.read_only
-        load = await self._belief.load(blobs, self.depot)
 
         def work(batch: Batch) -> object:
             for other, seen in watch.items():
@@ -116,31 +118,51 @@ class PostgresStore(PostgresReading):
             if stands_on is not None and (head.seq or (stands_on.branch, stands_on.seq) not in batch.there):
                 raise Conflict("the branch is there already, or what it would stand on is not", where=branch)
             placed = batch.place(head, epoch, drafts, stands_on)
-            batch.keep(load.rows)
-            batch.rely(load.count, load.relied)
             if release:
                 head.worker = ""
             return placed
 
-        size = sum([len(row[2]) for row in load.rows]) + sum([len(draft.body) for draft in drafts])
+        size = sum([len(draft.body) for draft in drafts])
         job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on, size)
+        try:
+            await self._write_in_turn(job, blobs, alone=alone, guarded=after is not None)
+        except StoreFull:
+            if release:
+                self._given_up.add(branch)
+            raise
+        if release:
+            self._claims.discard(branch)
+            self._asked.pop(branch, None)
+        return cast("list[Entry]", job.result)
+
+    async def _write_in_turn(self, job: Job, blobs: Sequence[Blob], *, alone: bool, guarded: bool) -> None:
+        if self.depot is not None and any(len(blob.data) >= LARGE for blob in blobs):
+            async with self._turns.held(job.branches[0]):
+                await self._write(job, blobs, alone=False, guarded=guarded)
+        else:
+            await self._turns.passed(job.branches[0])
+            await self._write(job, blobs, alone=alone, guarded=guarded)
+
+    async def _write(self, job: Job, blobs: Sequence[Blob], *, alone: bool, guarded: bool) -> None:
+        """Write a job with its payloads. A refused one is sent anew, unless it was `guarded` and another of its branch
+        has come meanwhile: it could have been placed before."""
+        branch, size = job.branches[0], job.size
+        load = await self._belief.load(blobs, self.depot)
+        mine = self._asked[branch] = self._asked.get(branch, 0) + 1
         for tries in range(TRIES):
+            job.rows, job.relied, job.count = load.rows, load.relied, load.count
+            job.size = size + sum([len(row[2]) for row in load.rows])
             try:
                 if not alone or not self.committer.now(job):
                     await self.committer.soon(job)
                 break
-            except StoreFull:
-                if release:
-                    self._given_up.add(branch)
-                raise
             except (Over, Pruned, Gone) as refusal:
+                if guarded and self._asked.get(branch) != mine:
+                    raise Conflict("the log has moved on", where=branch) from None
                 if tries == TRIES - 1:
                     raise
                 load = await self._load_anew(blobs, refusal)
         load.remember()
-        if release:
-            self._claims.discard(branch)
-        return cast("list[Entry]", job.result)
 
     async def _load_anew(self, blobs: Sequence[Blob], refusal: Unwritable) -> Load:
         """What is to be sent after a refusal: what is large was put too long ago, or what is not sent may be gone."""

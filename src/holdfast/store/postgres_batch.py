@@ -8,7 +8,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -53,7 +53,7 @@ class Owner:
 class Job:
     """One unit of work inside a transaction. `branches`: of which it must know the heads; `looks`: it must know more
     (who holds them, or whether the entry is there that a branch is to stand on); `size`: about how much it writes
-    (bytes)."""
+    (bytes). `rows`: payloads that it stores; `relied` and `count`: see `Batch.rely`."""
 
     work: Callable[[Batch], object]
     branches: tuple[str, ...]
@@ -61,6 +61,9 @@ class Job:
     looks: bool = False
     stands_on: Entry | None = None
     size: int = 0
+    rows: Sequence[Row] = ()
+    relied: Collection[bytes] = ()
+    count: int | None = None
     future: asyncio.Future[object] | None = None
     result: object = None
     error: BaseException | None = field(default=None)
@@ -74,6 +77,8 @@ class Job:
         self.error = None
         try:
             self.result = self.work(batch)
+            batch.keep(self.rows)
+            batch.rely(self.count, self.relied)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's own, and is told to whoever waits
             self.error = error
         return self.error is None
