@@ -75,7 +75,10 @@ def test_an_open_effect_of_a_stopped_worker_waits_for_a_person(trial: Trial, too
     trial.attend(doubt)
     answers = trial.finish()
     before = len(trial.world.lines())
-    assert pair.wake()["raised"] == "Fenced"
+    late = pair.wake()
+    assert late["raised"] == "Fenced"
+    if stop != "after Intent 1":
+        assert f"`{tool}`, which it had sent, happened; but `trial@4` is settled already" in late["text"]
     assert [line for line in trial.world.lines()[before:] if "did" in line] == [], "one that was fenced has sent"
     trial.census([tool], NAMES)
     assert answers == trial.finish() == [trial.world.living(tool, name)[0] for name in NAMES]

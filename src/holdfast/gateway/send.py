@@ -162,13 +162,13 @@ class Sender:
         sent = slot.sent
         try:
             await self.line.write(record, blobs=blobs, barrier=True)
-        except Fenced:
-            await self._attest(slot, outcome, packed, sent)
-            raise
+        except Fenced as fenced:
+            untold = await self._attest(slot, outcome, packed, sent)
+            raise Fenced(fenced.what + untold, where=fenced.where, fix=fenced.fix) from fenced
 
-    async def _attest(self, slot: Slot, outcome: Outcome, packed: Packed | None, sent: int) -> None:
+    async def _attest(self, slot: Slot, outcome: Outcome, packed: Packed | None, sent: int) -> str:
         """This worker was overtaken while it sent: it writes nothing under its claim any more, but what it was told is
-        the best that anybody can know. It is placed as a verdict, unless the doubt has ended otherwise."""
+        the best that anybody can know. It is placed as a verdict; where it cannot be, it is for people to read."""
         until_s, me = time.monotonic() + ATTEST_S, here()
         by = f"process {me.pid} on {me.host}, which sent it"
         while True:
@@ -178,9 +178,10 @@ class Sender:
                 if time.monotonic() < until_s:
                     await asyncio.sleep(ATTEST_EVERY_S)
                     continue
-            except HoldfastError:
-                pass  # it is settled, or cannot be: then people find the doubt as it is
-            return
+            except HoldfastError as error:
+                happened = "happened" if isinstance(outcome, Happened) else f"did not happen: {outcome.reason}"
+                return f"; `{slot.tool}`, which it had sent, {happened}; but {error.what}"
+            return ""
 
     def receipt(self, slot: Slot) -> Receipt:
         """The proof that the intent of `slot` is durable."""
