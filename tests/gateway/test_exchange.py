@@ -14,7 +14,15 @@ from holdfast.gateway.connection import Unanswered, Unreached
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.exchange import Client
 from holdfast.gateway.hosts import Origin
-from tests.gateway.far_end import OK, Line, authority, caller, deaf, far_end, saying
+from tests.gateway.far_end import BOTH_LOOPS, NO_LOOPS_WARNING, OK, Line, authority, caller, deaf, far_end, saying
+
+pytestmark = NO_LOOPS_WARNING
+
+
+@pytest.fixture(**BOTH_LOOPS)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """A gateway runs on either loop, and their connections end in different ways."""
+    return request.param()
 
 
 async def silence(line: Line) -> None:

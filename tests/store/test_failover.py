@@ -65,7 +65,7 @@ async def test_a_wait_for_the_standby_that_is_cancelled_acknowledges_nothing(pai
     grant = await store.claim(BRANCH)
     pair.b.kill()
     writing = asyncio.ensure_future(store.append(BRANCH, drafts("once"), epoch=grant.epoch, barrier=True))
-    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%%place_1%%'"
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%%place_%%'"
     await until(lambda: pair.a.says(waits) == 1)
     cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
     pair.a.says(cancel)

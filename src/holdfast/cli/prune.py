@@ -94,7 +94,8 @@ def verb(
     """Delete payloads of runs that have ended. Entries and digests stay, so that the log still verifies."""
     if blobs:
         alone = not (runs or older_than is not None or before_checkpoint or compact)
-        return _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
+        _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
+        return
     if not runs and older_than is None and not (compact and not dry_run):
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
@@ -105,8 +106,7 @@ def verb(
     if runs and chosen.kept:
         kept = chosen.kept[0]
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
-    compact = compact and not dry_run
-    if compact:
+    if compact := compact and not dry_run:
         _refuse_compaction(url)
     went = 0 if dry_run else _prune(url, planned, by)
     if compact:
@@ -117,7 +117,6 @@ def verb(
         out(json_text(result, indent=2))
     else:
         _print(result, url, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
-    return None
 
 
 def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:

@@ -17,17 +17,18 @@ from holdfast.core.canonical import JSON, canonical
 from holdfast.core.capability import Terms
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
+from holdfast.core.label import LARGEST, Heard, marked
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
-from holdfast.errors import BadCall, Claimed, Misuse, Waiting
+from holdfast.errors import BadCall, Claimed, Corrupt, Misuse, Unknown, Waiting
 from holdfast.gateway.closing import Closer, worker_name
 from holdfast.gateway.closure import Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, read_tree
 from holdfast.gateway.history import Opened, read_log
-from holdfast.gateway.line import Line
+from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.meters import Tally
 from holdfast.gateway.rights import Right, Rights
@@ -146,6 +147,8 @@ class Wards:
         agent = opened.started.agent if opened.started is not None else wanted.agent
         ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s, self.tally)
         ward.labels |= set(opened.restored.labels) if opened.restored is not None else set()
+        ward.heard = Heard(whole=not marked(ward.labels))  # the words before a checkpoint are not here
+        ward.heard.begin(await _task(line, opened))
         return Taken(ward, right, handle, opened, grant, wanted.restore)
 
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:
@@ -206,6 +209,17 @@ class Wards:
     async def _give_back(self, branch: str, epoch: int) -> None:
         with contextlib.suppress(Exception):  # the store is gone, or somebody has taken it over: it is not ours
             await self.store.append(branch, [], epoch=epoch, release=True)
+
+
+async def _task(line: Line, opened: Opened) -> bytes:
+    """What a run was given, as far as it is looked at."""
+    started = opened.started or line.log.started
+    given = line.log.settings.get("input", None if started is None else started.input)
+    if given is None or given.size_bytes > LARGEST:
+        return b""
+    with contextlib.suppress(Unknown, Corrupt):
+        return await read_payload(line, given)
+    return b""
 
 
 def _packed(value: JSON) -> Packed:

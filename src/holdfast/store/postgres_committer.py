@@ -33,6 +33,7 @@ from holdfast.store.postgres_schema import translate
 from holdfast.store.worker import Worker
 
 BATCH = 512
+AHEAD = 64  # jobs of one turn of a loop that do not wait for its end: written while the others are thought up
 BATCH_BYTES = 16 << 20  # of a gigabyte that PostgreSQL takes in one message
 REMEMBERED = 50_000  # heads
 IDLE_BEAT_S = 3600.0
@@ -100,10 +101,13 @@ class PostgresCommitter:
             loop.call_soon(self._send, loop)  # after everybody who is ready to write in this turn
         else:
             ready.append(job)
+            if len(ready) == AHEAD:
+                self._send(loop)
         return job.future
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._queue.put(self._ready.pop(loop))
+        if (ready := self._ready.pop(loop, None)) is not None:
+            self._queue.put(ready)
 
     @property
     def queued(self) -> int:

@@ -109,6 +109,7 @@ class Lane:
     def _connected(self) -> tuple[Connection, int]:
         connection, timeline = found(self._conninfo)
         self._warnings = warnings_of(connection)
+        self._cursor = connection.cursor(binary=True)  # kept: to make one costs as much as to use it
         return connection, timeline
 
     def _enrol(self) -> None:
@@ -123,7 +124,7 @@ class Lane:
         not waited for a standby."""
         self._warnings.clear()
         with self._guard.over(self._connection):
-            rows = self._connection.execute(sql, values, binary=True).fetchall()
+            rows = self._cursor.execute(sql, values).fetchall()
         if self._warnings:
             self._connection.close()
             raise psycopg.OperationalError(f"it is in doubt what was done: {self._warnings[0]}")
