@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdfast.errors import Corrupt
+from holdfast.errors import Conflict, Corrupt
 from holdfast.store import postgres_prune, postgres_schema
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_reader import PostgresReader
@@ -166,6 +166,25 @@ def test_writers_that_name_again_and_again_what_is_pruned_again_and_again_lose_n
         pruning.join(60)
     assert [error for error in failed if "has moved on" not in str(error)] == []
     assert has(shelf, *words) == [True] * 6
+
+
+def test_a_second_prune_that_gives_up_does_not_put_back_on_the_list_what_was_named_again(shelf: Shelf) -> None:
+    with teller(shelf) as told:
+        told("a@main one two")
+        told("z@main kept")
+        found, late = planned(shelf, "a@main"), planned(shelf, "a@main")
+        with pruner_of(shelf, found) as first, pruner_of(shelf, late) as second:
+            look = first._look
+
+            def looked() -> None:
+                look()
+                told("b@main one")
+                with pytest.raises(Conflict, match="another process prunes"):
+                    second.prune(lambda _number: None)
+
+            first._look = looked
+            assert first.prune(lambda _number: None).payloads == 1
+    assert has(shelf, "one", "two", "kept") == [True, False, True]
 
 
 def test_no_transaction_deletes_more_than_it_should(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
