@@ -18,9 +18,9 @@ from holdfast.core.entry import Entry
 from holdfast.core.retention import Mark
 from holdfast.errors import RolledBack, Unknown
 from holdfast.store.heads import Heads
+from holdfast.store.postgres_ahead import PostgresAhead
 from holdfast.store.postgres_leaves import PAGE, PostgresLeaves
-from holdfast.store.postgres_reading import PostgresReading
-from holdfast.store.postgres_schema import Connection, connect, known, translate
+from holdfast.store.postgres_schema import PAGED, Connection, connect, known, translate
 from holdfast.store.reading import LARGEST_BYTES
 from holdfast.store.rope import gather
 from holdfast.store.worker import Worker
@@ -33,7 +33,7 @@ _OWNERS = (
 )
 
 
-class PostgresReader(PostgresReading):
+class PostgresReader(PostgresAhead):
     """The reading side of the store at `conninfo`. Raises Unknown if there is none, Corrupt if it is not ours,
     Unwritable if the server cannot be reached."""
 
@@ -48,7 +48,7 @@ class PostgresReader(PostgresReading):
             raise translate(error, self.where) from error
         if found is None:
             raise Unknown("there is no store here", where=self.where, fix="`holdfast run` makes one")
-        self.log_id = found[1]
+        self.log_id, self.paged = found[1], found[0] >= PAGED
 
     async def close(self) -> None:
         """Let go of the connections. Idempotent."""

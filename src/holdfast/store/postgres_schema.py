@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
 from holdfast.store.postgres_arrays import register
+from holdfast.store.postgres_large import LARGE
 from holdfast.store.postgres_numbering import NUMBERING
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
@@ -182,7 +183,10 @@ MIGRATIONS: tuple[Migration, ...] = (
             ),
         )
     ),
+    Migration(LARGE),
 )
+PAGED = 1 + next(number for number, each in enumerate(MIGRATIONS) if each.statements is LARGE)
+"""From which schema on there are pages of branches."""
 
 
 class Over(Unwritable):
