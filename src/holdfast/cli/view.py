@@ -91,6 +91,7 @@ class Looked:
         """Begin behind a checkpoint that the run goes on from: nothing before it is open, or waited for."""
         self.log = Log(self.branch, checkpoint.seq)
         self.log.fold(checkpoint)
+        self.log.epoch = checkpoint.epoch
         self.digest, self.claim_seq = checkpoint.digest, checkpoint.seq
         self.started_ms = self.newest_ms = checkpoint.at_ms
         self.rest.restored(checkpoint)

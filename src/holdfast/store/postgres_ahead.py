@@ -95,7 +95,7 @@ class PostgresAhead(PostgresReading):
         for row in await self._rows(_OWNERS, (texts(names),)):
             self._owned[str(row[0])] = Worker(*cast(Any, row[1:]))
         for named in (False, True):
-            some = [each for each in asked if (each.key is not None) == named]
+            some = [each for each in dict.fromkeys(asked) if (each.key is not None) == named]
             if not some:
                 continue
             self._answers.update((each, []) for each in some)
