@@ -41,8 +41,9 @@ bench: .venv/.dev system-packages ## the table of docs/performance.md, and build
 	@$(RUN)/python -m bench.model_door
 	@$(RUN)/python -m bench.gateway
 
-soak: .venv/.dev system-packages ## kills at random moments, by the thousand
+soak: .venv/.dev system-packages ## kills at random moments, and properties, by the thousand
 	@$(RUN)/python -m pytest -q -m soak
+	@HOLDFAST_EXAMPLES=2000 $(RUN)/python -m pytest -q -m "hypothesis and not soak"
 
 manifests: .venv/.dev ## lint the files under deploy/, with the linters of their kinds
 	$(UV) tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict \

@@ -35,7 +35,7 @@ from bench import machine
 from holdfast.core.policy import Allowed, Facts, Verdict
 from holdfast.gateway.config import load
 from holdfast.gateway.launcher import Starting
-from holdfast.gateway.process import Gateway
+from holdfast.gateway.process import Gateway, runner
 from holdfast.gateway.rules import FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -408,7 +408,8 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.system or options.gateway:
-        asyncio.run(be_system() if options.system else be_gateway(options.gateway, options.plain))
+        with runner() if options.gateway else asyncio.Runner() as loop:
+            loop.run(be_gateway(options.gateway, options.plain) if options.gateway else be_system())
         return 0
     result = asyncio.run(measured(options.rounds, options.reads, options.cuts))
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import hashlib
 import json
 import os
@@ -19,8 +20,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -34,75 +36,134 @@ from holdfast.store.postgres import PostgresStore
 
 ROOT = Path(__file__).parent.parent
 BODY = b"x" * 300
+WARM = 4  # steps of each run, or commits of each connection, before it is measured
+FLOOR: LiteralString = "INSERT INTO floor (key, args, result) VALUES (%s, %s, %s)"
 
 
-def floor(url: str, connections: int, seconds: float) -> float:
-    """Commits a second of one row each, by so many connections."""
+def floor(url: str, connections: int, seconds: float, used_s: Callable[[], float]) -> Found:
+    """Commits of one row each, by so many connections."""
     counts = [0] * connections
-    ends = time.perf_counter() + seconds
+    ready = threading.Barrier(connections + 1)
+    ends = [0.0]
 
     def commit(which: int) -> None:
         with psycopg.connect(url, autocommit=True) as connection:
-            while time.perf_counter() < ends:
+            for warm in range(WARM):
+                connection.execute(FLOOR, (b"%d/%d/%d" % (time.time_ns(), which, warm), BODY, BODY * 3))
+            ready.wait()
+            ready.wait()
+            while time.perf_counter() < ends[0]:
                 key = hashlib.sha256(b"%d/%d" % (which, counts[which])).digest()
-                connection.execute("INSERT INTO floor (key, args, result) VALUES (%s, %s, %s)", (key, BODY, BODY * 3))
+                connection.execute(FLOOR, (key, BODY, BODY * 3))
                 counts[which] += 1
 
     threads = [threading.Thread(target=commit, args=(which,)) for which in range(connections)]
     for thread in threads:
         thread.start()
+    ready.wait()
+    before_s, began = used_s(), time.perf_counter()
+    ends[0] = began + seconds
+    ready.wait()
     for thread in threads:
         thread.join()
-    return sum(counts) / seconds
+    count = sum(counts)
+    return Found(count / (time.perf_counter() - began), (used_s() - before_s) / count * 1000)
 
 
-def appends(url: str, runs: int, seconds: float, *, barrier: bool) -> float:
-    """Appends a second of one entry each, by so many runs of one process."""
+def appends(url: str, runs: int, seconds: float, used_s: Callable[[], float], *, barrier: bool) -> Found:
+    """Appends of one entry each, by so many runs of one process."""
+    window = Window(runs, seconds, used_s)
 
-    async def measured() -> float:
+    async def measured() -> Found:
         store = PostgresStore(url)
-        ends, count = 0.0, 0
 
         async def append(branch: str, epoch: int) -> None:
-            nonlocal count
-            while time.perf_counter() < ends:
-                await store.append(branch, [Draft(b"k" * 32, BODY)], epoch=epoch, barrier=barrier, alone=runs == 1)
-                count += 1
+            drafts = [Draft(b"k" * 32, BODY)]
+            for _ in range(WARM):
+                await store.append(branch, drafts, epoch=epoch, barrier=barrier, alone=runs == 1)
+            await window.opens()
+            while window.open():
+                await store.append(branch, drafts, epoch=epoch, barrier=barrier, alone=runs == 1)
+                window.count += 1
 
         branches = [f"floor-{number}-{time.time_ns()}@main" for number in range(runs)]
         grants = await asyncio.gather(*(store.claim(branch) for branch in branches))
-        ends = time.perf_counter() + seconds
         await asyncio.gather(*(append(branch, grant.epoch) for branch, grant in zip(branches, grants, strict=True)))
         await store.close()
-        return count / seconds
+        return window.found()
 
     return asyncio.run(measured())
 
 
-def steps(url: str, runs: int, seconds: float, kind: str) -> float:
-    """Steps a second of one kind through the whole of Holdfast, by so many runs of one process."""
-    ends, count = [0.0], [0]
+class Window:
+    """The time that is measured: from the moment at which the last run is warm, for `seconds`. Whatever comes before
+    (connecting, claiming, beginning) and after is none of a step's."""
+
+    def __init__(self, runs: int, seconds: float, used_s: Callable[[], float]) -> None:
+        self._cold = runs
+        self._seconds = seconds
+        self._used_s = used_s
+        self._warm = asyncio.Event()
+        self._began = self._ended = 0.0
+        self._from_s = self._to_s = 0.0
+        self.count = 0
+
+    async def opens(self) -> None:
+        """One more run is warm; returns when all are."""
+        self._cold -= 1
+        if self._cold == 0:
+            self._from_s, self._began = self._used_s(), time.perf_counter()
+            self._warm.set()
+        await self._warm.wait()
+
+    def open(self) -> bool:
+        """Whether there is time for one more step, which is counted if there was."""
+        if self._ended:
+            return False
+        self._ended = now if (now := time.perf_counter()) - self._began >= self._seconds else 0.0
+        if self._ended:
+            self._to_s = self._used_s()
+            return False
+        return True
+
+    def found(self) -> Found:
+        """A second, and ms of a processor for each."""
+        return Found(self.count / (self._ended - self._began), (self._to_s - self._from_s) / self.count * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """So many a second, and how many ms of a processor each has cost, client and server."""
+
+    per_s: float
+    cpu_ms: float
+
+
+def steps(url: str, runs: int, seconds: float, kind: str, used_s: Callable[[], float]) -> Found:
+    """Steps of one kind through the whole of Holdfast, by so many runs of one process."""
+    window = Window(runs, seconds, used_s)
 
     @agent
     async def stepping(run: Run, _task: object) -> None:
         step = step_of(run, kind)
-        await step()
-        while ends[0] and time.perf_counter() < ends[0]:
+        for _ in range(WARM):
             await step()
-            count[0] += 1
+        await window.opens()
+        while window.open():
+            await step()
+            window.count += 1
 
     with open_store(url) as house:
-        ends[0] = time.perf_counter() + seconds
+        began = time.time_ns()
         if runs == 1:
-            house.run(stepping, id=f"steps-{time.time_ns()}")
+            house.run(stepping, id=f"steps-{began}")
         else:
 
             async def all_runs() -> None:
-                began = time.time_ns()
                 await asyncio.gather(*(house.arun(stepping, id=f"steps-{began}-{number}") for number in range(runs)))
 
             asyncio.run(all_runs())
-    return count[0] / seconds
+    return window.found()
 
 
 def round_trips(url: str, kind: str, count: int = 200) -> float:
@@ -150,24 +211,24 @@ def _cpu_s(server: int) -> float:
 def measure(url: str, texts: Texts, server: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Everything, in turns."""
     SHELF.texts = texts
-    ways: dict[str, Callable[[], float]] = {
-        "floor, 1 connection": lambda: floor(url, 1, seconds),
-        "floor, 32 connections": lambda: floor(url, 32, seconds),
-        "appends, barrier, 1 run": lambda: appends(url, 1, seconds, barrier=True),
-        "appends, no barrier, 1 run": lambda: appends(url, 1, seconds, barrier=False),
-        "appends, barrier, 256 runs": lambda: appends(url, 256, seconds, barrier=True),
-        "idempotent steps, 1 run": lambda: steps(url, 1, seconds, "idempotent"),
-        "irreversible steps, 1 run": lambda: steps(url, 1, seconds, "irreversible"),
-        "idempotent steps, 256 runs": lambda: steps(url, 256, seconds, "idempotent"),
+    used_s = functools.partial(_cpu_s, server)
+    ways: dict[str, Callable[[], Found]] = {
+        "floor, 1 connection": lambda: floor(url, 1, seconds, used_s),
+        "floor, 32 connections": lambda: floor(url, 32, seconds, used_s),
+        "appends, barrier, 1 run": lambda: appends(url, 1, seconds, used_s, barrier=True),
+        "appends, no barrier, 1 run": lambda: appends(url, 1, seconds, used_s, barrier=False),
+        "appends, barrier, 256 runs": lambda: appends(url, 256, seconds, used_s, barrier=True),
+        "idempotent steps, 1 run": lambda: steps(url, 1, seconds, "idempotent", used_s),
+        "irreversible steps, 1 run": lambda: steps(url, 1, seconds, "irreversible", used_s),
+        "idempotent steps, 256 runs": lambda: steps(url, 256, seconds, "idempotent", used_s),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            before = _cpu_s(server)
-            rate = way()
-            rates[name].append(rate)
-            costs[name].append((_cpu_s(server) - before) / (rate * seconds) * 1000)
+            found = way()
+            rates[name].append(found.per_s)
+            costs[name].append(found.cpu_ms)
     one, many = rates["floor, 1 connection"], rates["floor, 32 connections"]
     return {
         "rates": {name: spread(found, 1) for name, found in rates.items()},

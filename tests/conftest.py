@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.examples import examples
 from tests.postgres import Postgres
 
 # No deadline: a shared machine stalls, and time is never an assertion.
-settings.register_profile("house", deadline=None, print_blob=True)
+settings.register_profile("house", deadline=None, print_blob=True, max_examples=examples(100))
 settings.load_profile("house")
 
 # Anchors of the stores that tests make stay out of the user's own state directory, for the processes of tests too.

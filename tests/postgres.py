@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
+from psycopg import sql
 
 
 class Postgres:
@@ -51,6 +52,17 @@ class Postgres:
             )
             connection.execute("DROP SCHEMA IF EXISTS holdfast, holdfast_fleet CASCADE")
         return self.url
+
+    def copy(self, source: str, name: str) -> str:
+        """The URL of a database `name` that is a copy of the database `source`; one of that name is replaced."""
+        with self.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()",
+                (source,),
+            )
+            for statement in ("DROP DATABASE IF EXISTS {} WITH (FORCE)", "CREATE DATABASE {} TEMPLATE {}"):
+                connection.execute(sql.SQL(statement).format(sql.Identifier(name), sql.Identifier(source)))
+        return urlsplit(self.url)._replace(path=f"/{name}").geturl()
 
     @property
     def socket(self) -> Path:

@@ -268,7 +268,7 @@ async def test_an_agent_and_a_gateway_that_do_not_agree_about_restoring_do_not_b
 
 async def test_a_signal_ends_a_wait_in_a_task_group(place: Place) -> None:
     ended, _, complaint = await place.live("waits", "waiting")
-    assert (ended.code, ended.waiting and ended.waiting["what"]) == (75, "the run waits for the signal `go`"), complaint
+    assert (ended.code, ended.waiting and ended.waiting.what) == (75, "the run waits for the signal `go`"), complaint
     await place.desk.signal("waiting", "go", pack_bytes(b'{"a":1}', Encoding.JSON), by="root")
     assert await place.answer("waits", "waiting") == [{"a": 1}, "sent 9"]
     assert not [each for each in await place.records("waiting") if isinstance(each, Finished) and each.error]

@@ -60,11 +60,21 @@ def test_what_a_user_gets_wrong_is_told(
     assert "Traceback" not in said
 
 
-def test_a_run_that_has_ended_is_not_started_again(capfd: pytest.CaptureFixture[str]) -> None:
-    line = (*BESIDE, "--agent", "a", "--id", "r", "--", "/bin/true")
+def test_a_run_that_has_ended_is_not_started_again(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    line = (*BESIDE, "--agent", "a", "--id", "r", "--input", "7", "--", "/bin/sh", "-c", "echo once >> lives")
     assert main(line) == 0
-    assert main(line) == 2
-    assert "use a new id" in capfd.readouterr().err
+    assert main(line) == 0
+    assert (here / "lives").read_text() == "once\n"
+    assert 'the run has ended, with {"exit": 0}' in capfd.readouterr().err
+
+
+def test_a_run_that_has_ended_tells_nothing_to_whoever_asks_for_another(capfd: pytest.CaptureFixture[str]) -> None:
+    line = (*BESIDE, "--agent", "a", "--id", "r", "--input", "7", "--", "/bin/true")
+    assert main(line) == 0
+    assert main(["8" if word == "7" else word for word in line]) == 2
+    assert "another input" in capfd.readouterr().err
+    assert main(["b" if word == "a" else word for word in line]) == 2
+    assert "this run is one of `a`" in capfd.readouterr().err
 
 
 def test_a_run_of_another_agent_is_not_taken_up(capfd: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ SHOW = {
 NEED = {"why", "node", "what", "args", "about", "commands"}
 EFFECT = {
     "node", "tool", "kind", "args", "outcome", "answer", "at_ms", "sent", "settled_by", "undone", "key", "inherited",
-    "adopted",
+    "adopted", "capability", "policy", "rule",
 }  # fmt: skip
 LINE = {"node", "branch", "inherited", "seq", "at_ms", "epoch", "digest", "name", "words", "record"}
 ENTRY = {"node", "seq", "at_ms", "epoch", "digest", "name", "words", "fields"}

@@ -20,18 +20,21 @@ from holdfast.core.record import (
     Draw,
     Finished,
     Intent,
+    Parcel,
     Record,
     Seal,
     Settled,
 )
 from holdfast.errors import Corrupt
 from tests.core.lives import ANSWER, intent
+from tests.examples import examples
 
 # --- records as they can be built: each field by its type, with nothing known of what it means ---
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NATURAL = st.integers(0, 2**70)
-PAYLOAD = st.builds(Payload, st.text("0123456789abcdef", min_size=64, max_size=64), st.sampled_from(Encoding), NATURAL)
+HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
+PAYLOAD = st.builds(Payload, HEX, st.sampled_from(Encoding), NATURAL)
 OF_TYPE: dict[object, st.SearchStrategy[object]] = {
     str: TEXT,
     int: NATURAL,
@@ -43,6 +46,7 @@ OF_TYPE: dict[object, st.SearchStrategy[object]] = {
     str | None: st.none() | TEXT,
     int | None: st.none() | NATURAL,
     Payload | None: st.none() | PAYLOAD,
+    tuple[Parcel, ...] | None: st.none() | st.lists(st.builds(Parcel, HEX, PAYLOAD), max_size=3).map(tuple),
 }
 
 
@@ -56,10 +60,10 @@ LATER: dict[type[Record], set[str]] = {
     Decision: {"capability", "cost"},
     Intent: {"capability", "policy", "rule"},
     Seal: {"capability"},
-    Checkpoint: {"capability"},
+    Checkpoint: {"capability", "parcels"},
 }
 EACH = pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
-FEW = settings(max_examples=15)  # of each of the records
+FEW = settings(max_examples=examples(15))  # of each of the records
 
 
 @EACH
@@ -182,7 +186,7 @@ def fits(value: object, hint: object) -> bool:
         case int():
             return value >= 0 and hint in (int, int | None)
         case []:
-            return hint in (tuple[int, ...], tuple[str, ...])
+            return hint in (tuple[int, ...], tuple[str, ...], tuple[Parcel, ...] | None)
         case [str()]:
             return hint == tuple[str, ...]
         case _:
@@ -279,6 +283,20 @@ def test_what_a_system_said_no_with_stands_in_its_outcome() -> None:
         + b"b2" * 32
         + b'","json",7],"not_happened":"no"},"t":"seal","tool":"t","v":1}'
     )
+
+
+def test_the_parcels_of_a_checkpoint_are_pairs_of_a_tree_and_a_payload() -> None:
+    parcels = (Parcel("c3" * 32, ANSWER),)
+    made = Checkpoint(state=ANSWER, workspace="c3" * 32, services=(), labels=(), parcels=parcels)
+    assert b'"parcels":[["' + b"c3" * 32 + b'",["' + b"b2" * 32 + b'","json",7]]],' in encode(made)
+    assert decode(encode(made)) == made
+
+
+@pytest.mark.parametrize("parcels", [[[DIGEST]], [["ab", [DIGEST, "json", 7]]], [[DIGEST, 7]], [{}], {}, ["a"]])
+def test_what_is_no_list_of_parcels_is_corrupt(parcels: object) -> None:
+    made = Checkpoint(state=ANSWER, workspace=None, services=(), labels=())
+    with pytest.raises(Corrupt, match="parcels`: a"):
+        decode(spelt({**json.loads(encode(made)), "parcels": parcels}))
 
 
 @pytest.mark.parametrize("version", [0, 2, -1, 1.0, True, "1", None, 10**30])

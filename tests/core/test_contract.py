@@ -120,3 +120,17 @@ def test_no_two_promises_have_one_digest() -> None:
 def test_the_same_promises_have_the_same_digest() -> None:
     one = Contract(name="t", identity=("a", "b"), late_ms=7)
     assert one.digest() == one.digest() == Contract(name="t", identity=("a", "b"), late_ms=7).digest()
+
+
+def test_under_a_policy_only_the_level_and_the_rules_are_others() -> None:
+    plain = Contract(name="t", kind=Kind.IDEMPOTENT, identity=("a",), timeout_ms=5, secret=("key",))
+    judged = plain.under(Level.TWO, "ab" * 16)
+    assert judged == dataclasses.replace(plain, approval=Level.TWO, policy="ab" * 16)
+    assert judged.digest() != plain.digest() == Contract(**fields_of(plain)).digest()
+    assert plain.under(Level.TWO, "ab" * 16) is judged, "it is made once"
+    assert {plain.under(Level.NONE, str(n)).policy for n in range(100)} == {str(n) for n in range(100)}
+    assert (plain.approval, plain.policy) == (Level.NONE, "")
+
+
+def fields_of(contract: Contract) -> dict[str, object]:
+    return {each.name: getattr(contract, each.name) for each in dataclasses.fields(contract) if each.init}

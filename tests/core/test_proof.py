@@ -23,6 +23,7 @@ from holdfast.core.verify import Fault, verify_growth, verify_proof
 from tests.core.attacks import sample
 from tests.core.bundle_writer import OTHER_SEED, Writer, check_signature, mth
 from tests.core.test_note import LEAVES, ROOTS
+from tests.examples import examples
 
 HASHED = [sha256(b"\0" + data).digest() for data in LEAVES]
 
@@ -197,7 +198,7 @@ def test_no_changed_byte_of_a_proof_is_passed_over(flip: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_no_missing_or_added_text_of_a_proof_is_passed_over(data: st.DataObject) -> None:
     log = sample()
     proof = evidence(log, 13)

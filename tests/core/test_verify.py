@@ -22,6 +22,7 @@ from holdfast.core import verify
 from holdfast.core.verify import Report, Verifier, verify_bundle
 from tests.core.attacks import ATTACKS, RUNS, cut_with_heads, delete_run_and_heads, edit, edit_and_chain, sample
 from tests.core.bundle_writer import OTHER_SEED, Story, Writer, base64, body, check_signature, line, sha256
+from tests.examples import examples
 
 
 def judged(log: Writer, run: str | None = None, **asked: object) -> Report:
@@ -208,7 +209,7 @@ def test_entries_that_no_good_head_covers_are_named_before_later_faults() -> Non
     assert broken(judged(log))[:2] == ("root", 8)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(choices, st.data())
 def test_a_changed_byte_of_a_body_is_named(steps: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     log = written([*steps, (0, 0, False)])
@@ -219,7 +220,7 @@ def test_a_changed_byte_of_a_body_is_named(steps: list[tuple[int, int, bool]], d
     assert broken(judged(log)) == ("chain", index, f"{row.branch}:{row.seq}")
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(choices, st.data())
 def test_a_cut_below_a_head_is_found(steps: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     log = written([*steps, (0, 0, True)])

@@ -149,7 +149,7 @@ class Census(apsw.VFS):
         if boundary is not None and here and boundary.side == "before":
             boundary.reached()
         operation()
-        if boundary is not None and here:
+        if boundary is not None and here and boundary.side == "after":
             boundary.reached()
 
 

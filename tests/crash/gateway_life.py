@@ -110,7 +110,7 @@ def _arm_delivered(boundary: Boundary) -> None:
         if here and boundary.side == "before":
             boundary.reached()
         honest(self, *given)
-        if here:
+        if here and boundary.side == "after":
             boundary.reached()
 
     Ward.delivered = delivered  # type: ignore[method-assign]
@@ -196,15 +196,17 @@ class _Program:
         until = time.monotonic() + self._life.get("patience_s", 60.0)
         while True:
             try:
-                return await gateway.ask({"open": dict(wanted)})
+                taken = await gateway.ask({"open": dict(wanted)})
             except Stopped:
                 raise
             except HoldfastError as error:
-                if "has ended" in str(error):
-                    raise Told({"ended": True}) from None
                 if time.monotonic() > until:
                     raise Told({"raised": type(error).__name__, "text": str(error)}) from None
                 await asyncio.sleep(0.01)
+            else:
+                if "ended" in taken:
+                    raise Told({"ended": True})
+                return taken
 
     def _does(self) -> dict[str, Any]:
         """A thought, then each tool on each name, one after another; what it is told it shows to the world."""

@@ -65,7 +65,32 @@ async def note(what: str) -> None:
     write("note", what)
 
 
-TOOLS = {"mail": mail, "wire": wire, "put": put}
+async def _counted(name: str) -> str:
+    write("begins", name)
+    await _while(f"stuck-{name}")
+    write("ends", name)
+    return name
+
+
+@tool(kind="irreversible", name="crm.send")
+async def crm_send(name: str) -> str:
+    return await _counted(name)
+
+
+@tool(kind="read", name="crm.find")
+async def crm_find(name: str) -> str:
+    return await _counted(name)
+
+
+@tool(kind="idempotent", name="crm.put")
+def crm_put(name: str) -> str:
+    write("begins", name)
+    write("ends", name)
+    return name
+
+
+CRM = {"crm.send": crm_send, "crm.find": crm_find, "crm.put": crm_put}
+TOOLS = {"mail": mail, "wire": wire, "put": put, **CRM}
 
 
 @agent

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Generator
@@ -65,9 +66,11 @@ server.serve_forever()
 
 @dataclass
 class Premises:
-    """A directory with a configuration, and the shop that it speaks of."""
+    """A directory with a configuration, and the shop that it speaks of. `state`: where the gateway's sockets are; its
+    path is short, whatever the test is called."""
 
     place: Path
+    state: Path
     port: int
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -82,6 +85,7 @@ class Premises:
             textwrap.dedent(f"""
                 [gateway]
                 store = "runs.db"
+                state = "{self.state}"
                 [credentials]
                 shop = "env:SHOP_KEY"
                 [upstreams.shop]
@@ -149,7 +153,7 @@ class Premises:
 
     @property
     def admin(self) -> Path:
-        return self.place / "holdfast-state" / "admin.sock"
+        return self.state / "admin.sock"
 
     @property
     def sent(self) -> list[str]:
@@ -186,12 +190,13 @@ def premises(place: Path, certificate: Path | None = None) -> Generator[Premises
     shop = subprocess.Popen([sys.executable, "-c", SHOP, str(place), SECRET, *more], stdout=subprocess.PIPE, text=True)
     try:
         assert shop.stdout is not None
-        found = Premises(place, int(shop.stdout.readline()))
-        found.configure()
-        try:
-            yield found
-        finally:
-            found.close()
+        with tempfile.TemporaryDirectory() as state:
+            found = Premises(place, Path(state), int(shop.stdout.readline()))
+            found.configure()
+            try:
+                yield found
+            finally:
+                found.close()
     finally:
         shop.kill()
         shop.communicate()

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from holdfast.core.capability import Budget, Limit, Terms
+from holdfast.core.codec import decode
 from holdfast.core.contract import Level
 from holdfast.core.policy import Allowed, Denied, Facts, Verdict
 from holdfast.core.policy import Held as Held_
-from holdfast.core.record import Intent, Issued, Refusal
+from holdfast.core.record import Intent, Issued, Refusal, Seal
 from holdfast.core.tree import ForkKind
 from holdfast.errors import Held, Refused
 from holdfast.gateway import ward as ward_of
@@ -28,6 +29,7 @@ from holdfast.gateway.order import Mark
 from holdfast.gateway.upstreams import Prepared
 from holdfast.gateway.wards import Wanted
 from holdfast.store.memory import MemoryStore
+from holdfast.store.sqlite import SqliteStore
 from tests.gateway.lodge import ALL, RUN, Lodge, budget
 from tests.gateway.threshold import NAME, Shop, Threshold, heard, request, shop, threshold
 
@@ -330,6 +332,35 @@ async def test_a_budget_is_of_the_run_and_of_all_its_branches(lodge: Lodge) -> N
         with pytest.raises(Refused, match="budget of calls"):
             await lodge.send(taken, "d")
     assert [to for to, _ in lodge.office.sent] == ["a", "b"]
+
+
+async def _agreed(lodge: Lodge, amount: int) -> int:
+    """Send a letter to a about an amount; people agree where they are asked. How many calls the run has used up."""
+    for _ in range(2):
+        async with lodge.open(crash=True) as taken:
+            await lodge.look(taken)
+            prepared = await lodge.office.prepare("send", {"to": "a", "amount": amount})
+            try:
+                await taken.ward.call(taken.right, prepared)
+            except Held as held:
+                await Desk(taken.ward.mediator.line.store).approve(held.where, by="ann")
+                continue
+            return taken.ward.rights.spent.calls
+    raise AssertionError("it was held again")
+
+
+@pytest.mark.parametrize("where", ["on the same branch", "on another branch"])
+async def test_what_is_sent_again_with_other_arguments_is_paid_for(lodge: Lodge, where: str) -> None:
+    assert await _agreed(lodge, 1) == 2
+    if where == "on another branch":
+        store = SqliteStore(lodge.path)
+        reading = next(entry.seq for entry in await store.read(f"{RUN}@main") if isinstance(decode(entry.body), Seal))
+        await fork(store, Cutting(f"{RUN}@main", reading, ForkKind.RECOVERY, "ann", "another way", None, []))
+        await store.close()
+    assert await _agreed(lodge, 2) == 3
+    assert len(lodge.office.sent) == 2
+    async with lodge.open(crash=True) as taken:
+        assert taken.ward.rights.spent.calls == 3
 
 
 async def test_what_is_allowed_is_not_told_apart_by_the_spelling_of_an_argument(here: Threshold) -> None:

@@ -17,6 +17,7 @@ from holdfast.core.effect import Kind
 from holdfast.core.policy import Allowed, Denied, Facts, Held, Verdict
 from holdfast.gateway.cedar import MOST_ITEMS, MOST_SIGNS, Cedar
 from holdfast.gateway.rules import schema_text
+from tests.examples import examples
 
 ALL = '@id("all") permit (principal, action, resource);'
 MAIL = """
@@ -118,7 +119,7 @@ def test_a_hold_always_says_why() -> None:
 
 
 @given(st.lists(st.sampled_from(Level), min_size=1, max_size=6))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_of_all_permits_that_hold_the_strictest_counts(levels: list[Level]) -> None:
     rules = [f'@id("r{n}") @level("{level}") permit (principal, action, resource);' for n, level in enumerate(levels)]
     verdict = said("\n".join(rules))
@@ -128,7 +129,7 @@ def test_of_all_permits_that_hold_the_strictest_counts(levels: list[Level]) -> N
 
 
 @given(st.lists(st.sampled_from(Level), min_size=1, max_size=3), st.sampled_from(Level))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_a_further_permit_never_makes_a_level_looser(levels: list[Level], more: Level) -> None:
     rules = "\n".join(
         f'@id("r{n}") @level("{level}") permit (principal, action, resource);' for n, level in enumerate(levels)
@@ -341,7 +342,7 @@ def test_a_value_of_a_subclass_is_judged_as_what_is_written_down(to: str) -> Non
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1)))  # noqa: DTZ001 - made aware below
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_the_hour_and_the_day_are_those_of_the_calendar(moment: datetime) -> None:
     now_ms = int(moment.replace(tzinfo=UTC).timestamp() * 1000)
     then = datetime.fromtimestamp(now_ms / 1000, tz=UTC)
@@ -372,7 +373,7 @@ when { context.flag.hasTag("d") && context.flag.getTag("d") };
     st.dictionaries(st.sampled_from(["to", "a", "c", "d"]) | st.text(max_size=3), ANY, max_size=5),
     st.text(max_size=5), st.frozensets(st.text(max_size=5), max_size=3), st.none() | st.integers(), st.integers(),
 )  # fmt: skip
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_no_arguments_whatever_make_it_raise_or_pass_by_a_rule(
     args: dict[str, Any], name: str, labels: frozenset[str], blast: int | None, number: int
 ) -> None:

@@ -21,12 +21,14 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from holdfast.core.canonical import canonical
+from holdfast.core.record import Refusal
 from holdfast.errors import BadCall
 from holdfast.gateway.doors import agent
 from holdfast.gateway.doors.native import LARGEST_BODY, CallBody, model_of
 from holdfast.gateway.doors.openapi import document
 from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.gate import handle_in
+from tests.examples import examples
 from tests.gateway.threshold import Threshold, request, threshold
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -61,12 +63,13 @@ def apart(tmp_path: Path) -> Generator[Threshold]:
     loop.close()
 
 
+@pytest.mark.hypothesis  # what schemathesis makes, hypothesis draws
 @pytest.mark.parametrize(("path", "method"), ASKED)
 def test_the_door_answers_as_its_description_says_and_never_fails(apart: Threshold, path: str, method: str) -> None:
     operation = schemathesis.openapi.from_dict(document())[path][method.upper()]
     url = f"http://127.0.0.1:{apart.port}"
 
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples(8), deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
         response = case.call(base_url=url)
@@ -138,10 +141,24 @@ async def test_a_body_beyond_all_measure_is_refused_and_nothing_is_sent(here: Th
     assert answer.what == f"the body is larger than {LARGEST_BODY} bytes"
 
 
+@pytest.mark.parametrize("size", [1, 16 << 20])
+async def test_what_is_asked_once_is_answered_once(here: Threshold, size: int) -> None:
+    """A second answer to one request would be taken for that of the next one on the same connection."""
+    body = json.dumps({"tool": "post.send", "args": {"to": "a" * size}})
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+    writer.write(request("POST", "/v1/call", body))  # it asks for the connection to be closed behind the answer
+    async with asyncio.timeout(60):
+        said = await reader.read()
+    writer.close()
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
 async def test_arguments_that_are_too_large_to_be_written_down_are_refused(here: Threshold) -> None:
     answer = await here.call(args={"to": "a" * (16 << 20)})
     assert (answer.status, here.office.sent) == (400, [])
     assert "at most 16777216 are written down" in answer.what
+    refused = [each.reason for each in await here.records() if isinstance(each, Refusal)]
+    assert refused == [answer.what]
 
 
 NARROWED = {
@@ -196,7 +213,7 @@ FIELDS = st.fixed_dictionaries(
 ).map(lambda value: json.dumps(value).encode())  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(TEXTS)
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
@@ -210,7 +227,7 @@ def test_what_is_read_can_be_written_down_and_read_again(data: bytes) -> None:
     assert canonical(object_of(canonical(found))) == canonical(found)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.one_of(TEXTS, FIELDS))
 def test_a_body_is_a_call_or_refused(data: bytes) -> None:
     try:
@@ -223,7 +240,7 @@ def test_a_body_is_a_call_or_refused(data: bytes) -> None:
     assert len(refused) < 1000
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["authorization", "x-api-key", "api-key", "proxy-authorization", "x-holdfast-capability"]),

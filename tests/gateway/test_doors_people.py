@@ -46,6 +46,7 @@ from holdfast.gateway.admin import get_blob, get_entry, put_entry
 from holdfast.gateway.history import read_log
 from holdfast.gateway.line import key_for
 from holdfast.gateway.upstreams import Prepared
+from tests.examples import examples
 from tests.gateway.house_rules import ANN, RUN, STRANGER, House, house
 
 MAIN = f"{RUN}@main"
@@ -359,7 +360,7 @@ PARTS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(PARTS)
 @example({"digest": "00" * 32, "data": "é", "rope": False})
 @example({"branch": "r", "seq": float("inf"), "epoch": 0, "at_ms": 0, "key": "", "body": "", "digest": ""})
@@ -370,7 +371,7 @@ def test_an_entry_and_a_payload_are_read_or_corrupt(found: dict[str, Any]) -> No
             read(found)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(max_size=9), st.integers(0), st.integers(0), st.integers(0), st.binary(max_size=40), st.binary())
 def test_an_entry_comes_back_as_it_was(branch: str, seq: int, epoch: int, at_ms: int, key: bytes, body: bytes) -> None:
     entry = Entry(branch, seq, epoch, at_ms, key, body, b"\1" * 32)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from holdfast.core.record import Claim
 from holdfast.errors import BadCall, HoldfastError
 from holdfast.gateway.launching import LARGEST, receive, say
+from tests.examples import examples
 from tests.gateway.house_rules import ANN, RUN, STRANGER, House, descriptors, house, pair
 
 
@@ -288,7 +289,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.one_of(st.binary(min_size=1, max_size=200), JSON.map(lambda value: json.dumps(value).encode())),
     st.integers(0, 20),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from holdfast.gateway import front, serve
 from holdfast.gateway.doors import native
+from tests.examples import examples
 from tests.gateway.threshold import DEADLINE_S, NAME, RUN, Shop, Threshold, heard, request, shop, threshold
 
 CALL = '{"tool":"post.send","args":{"to":"a"}}'
@@ -472,7 +473,7 @@ WORDS = st.sampled_from(
 PIECES = st.lists(st.one_of(WORDS, st.binary(max_size=40)), min_size=1, max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(PIECES)
 def test_whatever_comes_first_is_handed_on_whole_or_read_as_a_connect(pieces: list[bytes]) -> None:
     admitted: list[front.Tunnel] = []

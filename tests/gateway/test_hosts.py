@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.errors import BadCall
 from holdfast.gateway.hosts import canonical_host, is_address, origin_of, take_apart
-
-EXAMPLES = int(os.environ.get("HOLDFAST_EXAMPLES", "60"))
+from tests.examples import examples
 
 ONE_FORM = {
     "Example.COM": "example.com",
@@ -140,7 +138,7 @@ hostlike = st.text(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(hostlike)
 def test_the_one_form_of_a_host_is_its_own_one_form(text: str) -> None:
     try:
@@ -156,7 +154,7 @@ def test_the_one_form_of_a_host_is_its_own_one_form(text: str) -> None:
         assert canonical_host(host) == host
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(hostlike)
 def test_what_the_system_takes_for_an_address_is_one_here_or_is_refused(text: str) -> None:
     """`inet_aton` reads every odd spelling that resolvers read."""
@@ -174,7 +172,7 @@ def test_what_the_system_takes_for_an_address_is_one_here_or_is_refused(text: st
     assert socket.inet_ntoa(packed) == host
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text(alphabet="htps:/@\\?#.[]%aA1① \t", max_size=40))
 def test_taking_a_url_apart_is_total(rest: str) -> None:
     try:

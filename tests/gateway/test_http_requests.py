@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,8 @@ from holdfast.errors import BadCall, BadContract, Misuse
 from holdfast.gateway.upstreams.http_config import HttpConfig, Inject, Probe, Route, Undo
 from holdfast.gateway.upstreams.http_path import fields_of, path_of, query_of, segments_of
 from holdfast.gateway.upstreams.http_request import recorded
+from tests.examples import examples
 from tests.gateway.stand_in import system
-
-EXAMPLES = int(os.environ.get("HOLDFAST_EXAMPLES", "60"))
 
 MAILS = {"method": "GET", "path": "/mails", "name": "list"}
 MAIL = {"method": "GET", "path": "/mails/{id}", "name": "get"}
@@ -487,7 +485,7 @@ async def test_a_file_that_is_no_openapi_is_refused(text: str, tmp_path: Path) -
 texts = st.text(alphabet=st.one_of(st.sampled_from("/%.;\\?#2eEfF5cC0 ~é①"), st.characters()), max_size=30)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(texts)
 def test_the_one_spelling_of_a_path_is_its_own_one_spelling(text: str) -> None:
     try:
@@ -502,7 +500,7 @@ def test_the_one_spelling_of_a_path_is_its_own_one_spelling(text: str) -> None:
     assert "//" not in path
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(texts)
 def test_the_one_spelling_of_a_query_is_its_own_one_spelling(text: str) -> None:
     try:
@@ -519,7 +517,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.dictionaries(st.text(max_size=4), values, max_size=4),
     st.dictionaries(st.text(min_size=1), st.text(), max_size=3),

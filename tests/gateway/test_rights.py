@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator
@@ -19,6 +20,7 @@ from holdfast.errors import BadCall, Corrupt, HoldfastError, Refused
 from holdfast.gateway import rights as rights_of
 from holdfast.gateway.rights import Rights, digest_of, run_of
 from holdfast.store.memory import MemoryStore
+from tests.examples import examples
 from tests.gateway.lodge import ALL, RUN, Lodge
 
 NOW_MS = 1_700_000_000_000
@@ -88,6 +90,59 @@ async def test_narrowing_side_by_side_comes_to_an_end(monkeypatch: pytest.Monkey
         with pytest.raises(Refused, match="has 10 capabilities already"):
             await rights.narrow(right, ALL, by="the agent")
         assert len(await store.read(f"{RUN}@main")) == 10
+
+
+async def test_narrowing_in_one_moment_gives_no_more_than_narrowing_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(rights_of, "MOST", 10)
+    lodge = Lodge(tmp_path / "runs.db")
+    async with lodge.open() as taken:
+        rights = taken.ward.rights
+        narrowing = [rights.narrow(taken.right, ALL, by="the agent") for _ in range(30)]
+        given = await asyncio.gather(*narrowing, return_exceptions=True)
+        assert sum(isinstance(each, tuple) for each in given) == 9
+        assert all("has 10 capabilities already" in str(each) for each in given if not isinstance(each, tuple))
+    assert sum(isinstance(record, Issued) for record in await lodge.records()) == 10
+
+
+async def test_what_could_not_be_written_down_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights_of, "MOST", 3)
+    async with begun() as (_, rights):
+        right, _ = await rights.issue(ALL, by="tester")
+        for _ in range(5):
+            with pytest.raises(BadCall):
+                await rights.narrow(right, Terms(tools=("*",), budget=Budget(calls=-1)), by="the agent")
+        await rights.narrow(right, ALL, by="the agent")
+
+
+async def test_a_capability_that_nobody_waits_for_any_more_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(rights_of, "MOST", 3)
+    lodge = Lodge(tmp_path / "runs.db")
+    async with lodge.open() as taken:
+        for _ in range(4):
+            narrowing = asyncio.ensure_future(taken.ward.rights.narrow(taken.right, ALL, by="the agent"))
+            await asyncio.sleep(0)
+            narrowing.cancel()
+            await asyncio.wait([narrowing])
+        issued = sum(isinstance(record, Issued) for record in await lodge.records(taken.ward.mediator.line.store))
+        assert issued == len(taken.ward.rights.by_id) == 3
+
+
+async def test_a_capability_that_is_revoked_while_it_is_narrowed_gives_none_that_lives(tmp_path: Any) -> None:
+    lodge = Lodge(tmp_path / "runs.db")
+    async with lodge.open(crash=True) as taken:
+        rights = taken.ward.rights
+        parent, _ = await rights.narrow(taken.right, ALL, by="the agent")
+        narrowing = asyncio.ensure_future(rights.narrow(parent, ALL, by="the agent"))
+        await asyncio.sleep(0)
+        await rights.revoke(parent.id, by="ann", reason="enough")
+        child, handle = await narrowing
+        assert rights.lapsed(child) == "the capability was revoked by ann: enough"
+        with pytest.raises(Refused, match="revoked"):
+            rights.shown(handle, "native")
 
 
 async def test_a_run_that_is_full_is_still_taken_up_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -208,7 +263,7 @@ async def test_neither_the_log_nor_an_error_tells_a_handle() -> None:
         assert handle not in str(refused.value)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(max_size=80))
 @example(f"hfc_{'a' * 43}_{RUN}@main")
 def test_the_run_that_a_handle_says_is_what_stands_behind_its_secret(text: str) -> None:
@@ -224,7 +279,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.one_of(
         st.text(max_size=60),
@@ -262,7 +317,7 @@ TERMS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(TERMS, TERMS, st.text(max_size=8), st.dictionaries(st.text(max_size=8), SCALARS, max_size=3))
 def test_what_a_narrowed_capability_covers_its_parent_covers(
     parent: Terms, wanted: Terms, tool: str, args: dict[str, Any]

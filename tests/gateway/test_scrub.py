@@ -7,7 +7,6 @@ import gzip
 import html
 import itertools
 import json
-import os
 import tracemalloc
 import urllib.parse
 import zlib
@@ -19,8 +18,8 @@ from hypothesis import strategies as st
 
 from holdfast.errors import Misuse
 from holdfast.gateway.scrub import Scrubber, Unpackable, unpacked
+from tests.examples import examples
 
-EXAMPLES = int(os.environ.get("HOLDFAST_EXAMPLES", "60"))
 SECRET = 'sk-live/7+Q"v&9=zK<hello>\\w42'
 PLAIN = "sk-live-0123456789abcdefghijklmn"
 
@@ -146,7 +145,7 @@ def test_a_chunk_that_ends_in_nothing_suspicious_is_not_held_back() -> None:
     assert stream.feed(b"y\n") == b"sky\n"
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(
         st.sampled_from(["x", "sk-", "k-live-", PLAIN, PLAIN[:20], PLAIN[-22:], PLAIN.encode().hex(), "\n"]), max_size=8

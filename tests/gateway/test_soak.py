@@ -107,6 +107,8 @@ class Crowd:
         async with AsyncExitStack() as open_:
             starting = await open_.enter_async_context(Starting(self.config.launching))
             taken = await starting.ask({"open": {"run": run, "agent": "clerk", "place": "local"}})
+            if "ended" in taken:  # the gateway had died before it could say so
+                return
             to = aiohttp.UnixConnector(str(self.config.door))
             shown = {"authorization": f"Bearer {taken['handle']}"}
             client = await open_.enter_async_context(aiohttp.ClientSession(connector=to, headers=shown))

@@ -175,6 +175,7 @@ async def threshold(
     terms: Terms = ALL,
     store: Store | None = None,
     strict: bool = False,
+    restore: bool = False,
     **shop_terms: Any,
 ) -> AsyncGenerator[Threshold]:
     """A run that was taken up, at its listeners. `port`: of the shop; `shop_terms`: what else its system declares."""
@@ -194,7 +195,7 @@ async def threshold(
     }  # fmt: skip
     system = await open_http("shop", HttpConfig.model_validate(given), Kit(vault=vault, dialer=Dialer()))
     wards = Wards(store, lambda: rules, patience_s=0.0)
-    taken = await wards.open(Wanted(run=RUN, agent="clerk", terms=terms, by="tester"))
+    taken = await wards.open(Wanted(run=RUN, agent="clerk", terms=terms, by="tester", restore=restore))
     hosts = {f"127.0.0.1:{port}": "shop", f"{NAME}:443": "shop", f"{NAME}:80": "shop"}
     gate = Gate(
         wards, {"shop": system, "post": office}, kinds={"shop": "http", "post": "python"}, hosts=hosts,

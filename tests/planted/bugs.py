@@ -523,7 +523,7 @@ BUGS = (
         file="store/prune.py",
         old="            self._look(connection)\n",
         new="            place_blobs(connection)\n",
-        found_by=PRUNE + "test_what_is_named_while_it_is_being_pruned_stays[one]",
+        found_by=PRUNE + "test_what_is_named_while_it_is_being_pruned_stays[sqlite-one]",
     ),
     Bug(
         name="a rope is pruned after its pieces",
@@ -537,7 +537,7 @@ BUGS = (
         file="store/prune.py",
         old="            connection.execute(_PLACED)  # rows are numbered anew from the newest that is left\n",
         new="",
-        found_by=PRUNE + "test_a_payload_that_comes_back_after_the_newest_ones_went_is_found",
+        found_by="tests/store/test_prune_sqlite.py::test_a_payload_that_comes_back_after_the_newest_ones_went_is_found",
     ),
     Bug(
         name="a rope is kept though a piece that it rests on was pruned",

@@ -1,6 +1,6 @@
 """A process that keeps one store open, and so remembers what it has stored.
 
-python -m tests.store.rememberer PATH
+python -m tests.store.rememberer PLACE
 
 Each line that it is told is `BRANCH TEXT…`: it places an entry that names these texts as payloads, and says `placed`.
 A text `A+B` is a rope of the payloads `A` and `B`, which are placed with it; not those of `~A+B`.
@@ -8,14 +8,12 @@ A text `A+B` is a rope of the payloads `A` and `B`, which are placed with it; no
 
 import asyncio
 import sys
-from pathlib import Path
 
-from holdfast.store.sqlite import SqliteStore
-from tests.store.shelf import naming, texts
+from tests.store.shelf import naming, open_at, texts
 
 
-async def main(path: Path) -> None:
-    store = SqliteStore(path, anchor=None)
+async def main(place: str) -> None:
+    store = open_at(place)
     print("open", flush=True)
     for line in sys.stdin:
         branch, *words = line.split()
@@ -25,4 +23,4 @@ async def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(sys.argv[1]))

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import psycopg
 import pytest
 
 from holdfast import AwaitingSignal, open_store
 from holdfast.cli import main
 from holdfast.embedded import House
+from tests.postgres import Postgres
 from tests.stage import life
 from tests.store.shelf import ROOT, heard, start
 from tests.store.talkers import answerer, quoter, talker, walker
@@ -32,9 +34,13 @@ class Place:
     """A store, its anchor, and the world of its runs."""
 
     folder: Path
+    database: str = ""
 
     @property
     def url(self) -> str:
+        if self.database:
+            apart = "&" if "?" in self.database else "?"
+            return f"{self.database}{apart}key={self.folder}/key&anchor={self.folder}/anchor"
         return f"sqlite:///{self.folder}/runs.db?anchor={self.folder}/anchor"
 
     def copy(self, to: Path) -> Place:
@@ -49,6 +55,9 @@ class Place:
         return json.loads(said.getvalue())
 
     def stored(self) -> set[bytes]:
+        if self.database:
+            with psycopg.connect(self.database) as database:
+                return {digest for (digest,) in database.execute("SELECT digest FROM holdfast.blob")}
         with contextlib.closing(apsw.Connection(f"{self.folder}/runs.db")) as connection:
             return {digest for (digest,) in connection.execute("SELECT digest FROM blob")}
 
@@ -56,10 +65,14 @@ class Place:
         return sorted(self.folder.joinpath("told").read_text().split("\n"))
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+IN_A_FILE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Three runs that have ended, and two that wait for a signal, one of which keeps a state."""
-    found = Place(tmp_path / "place")
+    server: Postgres | None = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    found = Place(tmp_path / "place", "" if server is None else server.empty())
     found.folder.mkdir()
     monkeypatch.chdir(found.folder)
     with open_store(found.url) as house:
@@ -118,7 +131,7 @@ def test_a_living_run_does_not_rest_on_pieces_that_nothing_holds(
 
 
 def test_processes_that_run_agents_beside_a_prune_lose_nothing(place: Place) -> None:
-    talking = [start_in(place.folder, "talk", place.url, str(seed), "12") for seed in range(2)]
+    talking = [start_in(place.folder, "talk", place.url, str(seed), "20") for seed in range(2)]
     went = 0
     try:
         while any(process.poll() is None for process in talking):
@@ -202,6 +215,7 @@ def through(
     assert deaths > 3, "nobody was killed"
 
 
+@IN_A_FILE
 def test_a_prune_that_is_killed_leaves_a_whole_log_and_is_ended_by_the_next(
     pruner: subprocess.Popen[str], place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +223,7 @@ def test_a_prune_that_is_killed_leaves_a_whole_log_and_is_ended_by_the_next(
 
 
 @pytest.mark.soak
+@IN_A_FILE
 def test_a_prune_may_be_killed_at_every_write(
     pruner: subprocess.Popen[str], place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

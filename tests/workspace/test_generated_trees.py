@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast.workspace import Added, Changed, Moved, Packs, Removed, Workspace, diff
+from tests.examples import examples
 from tests.workspace.census import Census, census
 
 # Few names and contents, so that a second tree often meets the first; some that are not UTF-8, or look like something.
@@ -92,7 +93,7 @@ class Trial:
         shutil.rmtree(self.folder)
 
 
-house = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+house = settings(max_examples=examples(20), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @house

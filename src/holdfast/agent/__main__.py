@@ -4,7 +4,7 @@ names.
 Rules
 1. It ends with 0 when the agent has returned, with 75 when the run waits, with 1 when the agent raised, with 2 when it
    cannot be run like this.
-2. The answer goes to stdout as JSON, and to the gateway.
+2. The answer goes to stdout as JSON, as the gateway has it: whoever asks for it again later is told the same.
 3. An agent that is restored from checkpoints is one that its gateway restores, and the other way round.
 """
 
@@ -15,6 +15,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import sys
 import threading
 import traceback
@@ -65,7 +66,7 @@ def _told(error: BaseException) -> int:
 
 async def _advance(agent: Agent, client: Client) -> object:
     """The agent's answer, which the gateway has then, too."""
-    begun = await client.get("/v1/begin")
+    begun = await client.get(f"/v1/begin?maker={secrets.token_hex(8)}")
     _check(agent, begun)
     offered = (await client.get("/v1/operations"))["operations"]
     door = RemoteDoor(client, agent, sorted(cast("dict[str, object]", offered)))
@@ -85,7 +86,7 @@ async def _advance(agent: Agent, client: Client) -> object:
                 await client.post("/v1/finish", error=why, waits=waits)
         raise
     await client.post("/v1/finish", **sent)
-    return {"base64": base64.b64encode(answer.data).decode()} if "answer_b64" in sent else answer.woven
+    return {"base64": base64.b64encode(answer.data).decode()} if "answer_b64" in sent else json.loads(answer.data)
 
 
 def _check(agent: Agent, begun: dict[str, Any]) -> None:

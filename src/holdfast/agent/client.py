@@ -4,7 +4,8 @@ Rules
 1. The body of a tool is never run here: its name and its arguments go to the gateway, which has what it needs.
 2. Arguments and answers are JSON values, or types that pydantic can dump and load by the annotation.
 3. Calls are numbered here, when they are made, and counted there in that order: equal calls in parallel stay two.
-4. Nothing is sent twice. A request that is not answered stops the program; started again, it goes on from its log.
+4. Nothing is sent twice, but for what only asks. Any other request that is not answered stops the program; started
+   again, it goes on from its log.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from holdfast.shape import Function, Shape, Written
 
 CONNECT_S = 30.0
 IDLE_S = 20.0  # after which a connection is not used again: the other side may be about to close it
+TRIES = 3  # of what only asks
 TURNS = 4
 _ANY = Shape(object)
 _WAITING: Mapping[str, type[Waiting]] = {"held": Held, "in_doubt": InDoubt, "asleep": Asleep, "waiting": AwaitingSignal}
@@ -81,23 +83,28 @@ class Client:
         return cast("dict[str, Any]", await in_thread(lambda: self._ask("POST", path, data)))
 
     async def get(self, path: str) -> dict[str, Any]:
-        """As `post`, for what only asks."""
+        """As `post`, for what only asks: where no answer comes, it is asked again."""
         return cast("dict[str, Any]", await in_thread(lambda: self._ask("GET", path, None)))
 
     def _ask(self, method: str, path: str, body: str | None) -> dict[str, Any]:
-        connection = self._taken()
-        try:
-            connection.request(method, path, body, self._headers)
-            answer = connection.getresponse()
-            status, data = answer.status, answer.read()
-            told: object = json.loads(data)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            connection.close()
-            why = f"the gateway does not answer: {_why(error)}"
-            raise Stopped(why, where=self._url, fix="is it running?") from None
-        except BaseException:
-            connection.close()
-            raise
+        tries = TRIES if body is None else 1
+        while True:
+            tries -= 1
+            connection = self._taken()
+            try:
+                connection.request(method, path, body, self._headers)
+                answer = connection.getresponse()
+                status, data = answer.status, answer.read()
+                told: object = json.loads(data)
+                break
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                connection.close()
+                if not tries:
+                    why = f"the gateway does not answer: {_why(error)}"
+                    raise Stopped(why, where=self._url, fix="is it running?") from None
+            except BaseException:
+                connection.close()
+                raise
         with self._lock:
             self._idle.append((time.monotonic(), connection))
         if status == 200 and isinstance(told, dict):

@@ -118,7 +118,8 @@ def open_(
         sys.stdout.flush()
         say(f"the run {safe(run)} is held for its program until that is over; Ctrl-C lets go of it")
 
-    return ended(asyncio.run(until_told(hold_for(program, starting, tell))), "the same command")
+    store = f" --store {shlex.quote(f'gateway://{path}')}"
+    return ended(asyncio.run(until_told(hold_for(program, starting, tell))), "the same command", store)
 
 
 VERBS = {"open": open_, "list": list_, "issue": issue, "narrow": narrow, "revoke": revoke}

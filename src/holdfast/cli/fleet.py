@@ -40,6 +40,7 @@ class Fleet:
     workers: list[standing.Member]
     backlog: list[standing.Backlog]
     limits: list[standing.Limit]
+    calls: list[standing.CallLimit]
     claims: list[standing.Claimed]
     people: list[Row]
     looked_at: int
@@ -100,8 +101,8 @@ async def _read(reader: PostgresReader, ttl_s: float) -> Fleet:
             one = await row(cast(Reader, reader), branch, branch.at_ms, 1)
             people += [one] if one.status in PEOPLE else []
     return Fleet(
-        workers, standing.backlog(reader, workers), standing.limits(reader), standing.claims(reader, LOOKED_AT), people,
-        min(len(resting), LOOKED_AT), len(resting) > LOOKED_AT,
+        workers, standing.backlog(reader, workers), standing.limits(reader), standing.calls(reader),
+        standing.claims(reader, LOOKED_AT), people, min(len(resting), LOOKED_AT), len(resting) > LOOKED_AT,
     )  # fmt: skip
 
 
@@ -127,6 +128,8 @@ def _show(found: Fleet, store: str) -> None:
         _show_backlog(each)
     for limit in found.limits:
         out(f"{safe(limit.agent)}: {limit.at_work} of {limit.most} at work, {limit.in_line} in line")
+    for each in found.calls:
+        out(f"calls of {safe(each.tools)}: {each.under_way} of {each.most} under way, {each.in_line} in line")
     if found.people:
         out()
         table(

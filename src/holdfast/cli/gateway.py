@@ -20,8 +20,10 @@ def verb(
 ) -> None:
     """Run the gateway of a configuration, until told to stop. Its doors' places go to stdout when it is ready."""
     from holdfast.gateway.config import load
+    from holdfast.gateway.process import runner
 
-    asyncio.run(_run(load(config)))
+    with runner() as loop:
+        loop.run(_run(load(config)))
 
 
 async def _run(config: object) -> None:

@@ -12,8 +12,10 @@ import asyncio
 import re
 import time
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -26,9 +28,14 @@ from holdfast.errors import BadCall, Busy, Misuse
 from holdfast.gateway.retention import Chosen, Kept, Needs, choose, named
 from holdfast.store import prune as deletion
 from holdfast.store.heads import Heads, load_key
-from holdfast.store.prune import Plan, Pruner, plan, room
-from holdfast.store.url import SqliteFiles, keepsakes, needing_psycopg, postgres_address, shown
+from holdfast.store.prune import Plan, Pruner, Room, plan, room
+from holdfast.store.url import is_postgres, keepsakes, needing_psycopg, postgres_address, shown
 from holdfast.store.worker import dead
+
+if TYPE_CHECKING:
+    from holdfast.store.postgres_depot import PostgresDepot
+    from holdfast.store.postgres_prune import PostgresPruner
+    from holdfast.store.postgres_reader import PostgresReader
 
 UNITS_MS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 
@@ -47,7 +54,8 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Pruned:
     """The result as JSON. `left` is what an interrupted prune had left behind; `kept` are runs that were old enough, or
-    named, and may not be pruned; `file_bytes` and `free_bytes` are the file's size and what of it is free."""
+    named, and may not be pruned; `file_bytes` and `free_bytes` are the file's size and what of it is free (on
+    PostgreSQL: the size of the tables, and 0); `objects` were deleted outside the database."""
 
     dry_run: bool
     runs: list[Row]
@@ -58,6 +66,7 @@ class Pruned:
     file_bytes: int
     free_bytes: int
     compacted: bool
+    objects: int
 
 
 def verb(
@@ -90,23 +99,30 @@ def verb(
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
     url = existing(store)
-    files = files_of(url)
+    if compact and is_postgres(url):
+        fix = (
+            "leave it out; the server uses again what its autovacuum has found; VACUUM FULL holdfast.blob gives it back"
+        )
+        raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
     planned, chosen = _planned(
-        url, files, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
+        url, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
     )
     if runs and chosen.kept:
         kept = chosen.kept[0]
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
-    if compact and not dry_run:
+    compact = compact and not dry_run
+    if compact:
         _refuse_compaction(url)
-    went = 0 if dry_run else _prune(files, planned, by)
-    if compact and not dry_run:
-        _compact(files)
-    result = _result(planned, chosen, files, dry_run=dry_run, compacted=compact and not dry_run)
+    went = 0 if dry_run else _prune(url, planned, by)
+    if compact:
+        with busy("compacting"):
+            deletion.compact(files_of(url).path)
+    objects = 0 if dry_run or not went else _swept(url)
+    result = _result(planned, chosen, _room(url), dry_run=dry_run, compacted=compact, objects=objects)
     if json:
         out(json_text(result, indent=2))
     else:
-        _print(result, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
+        _print(result, url, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
     return None
 
 
@@ -114,13 +130,9 @@ def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
     """Delete large payloads that no row of a store on PostgreSQL names."""
     if not alone:
         raise BadCall("`--blobs` goes with `--dry-run` alone", fix="prune runs by a second command")
-    if not url.startswith(("postgresql:", "postgres:")):
+    if not is_postgres(url):
         raise Misuse("this store keeps no payloads outside", where=url, fix="leave out --blobs")
-    with needing_psycopg():
-        from holdfast.store.postgres_depot import depot_of
-        from holdfast.store.postgres_reader import PostgresReader
-    with PostgresReader(postgres_address(url)) as reader, busy("looking"):
-        depot = depot_of(reader, reader.log_id, None, where=shown(url))
+    with _outside(url) as depot, busy("looking"):
         if depot is None:
             raise Misuse("this store keeps no payloads outside", where=shown(url), fix="leave out --blobs")
         swept = depot.sweep(dry_run=dry_run)
@@ -133,9 +145,19 @@ def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
     else:
         out(f"{'would delete' if dry_run else 'deleted'} {many(swept.objects, 'object')}, {size_text(swept.bytes)}")
         for name in swept.missing:
-            say(f"missing, and needed by the log: {depot.url}/{reader.log_id}/{name}")
+            say(f"missing, and needed by the log: {depot.place(name)}")
     if swept.missing:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _outside(url: str) -> Generator[PostgresDepot | None]:
+    """Where a store on PostgreSQL keeps large payloads, while the block lasts."""
+    with needing_psycopg():
+        from holdfast.store.postgres_depot import depot_of
+        from holdfast.store.postgres_reader import PostgresReader
+    with PostgresReader(postgres_address(url)) as reader:
+        yield depot_of(reader, reader.log_id, None, where=shown(url))
 
 
 def age_ms(text: str) -> int:
@@ -146,33 +168,62 @@ def age_ms(text: str) -> int:
     return int(parts[1]) * UNITS_MS[parts[2]]
 
 
-def _planned(
-    url: str, files: SqliteFiles, runs: list[str], before_ms: int | None, *, behind: bool, nothing: bool
-) -> tuple[Plan, Chosen]:
+def _planned(url: str, runs: list[str], before_ms: int | None, *, behind: bool, nothing: bool) -> tuple[Plan, Chosen]:
     """What goes, all as it is at one moment. Raises RolledBack if the anchor knows another log."""
+    if not is_postgres(url):
+        files_of(url)  # or it says that this cannot be done
     reader = reader_of(url)
     try:
-        heads = Heads(load_key(files.key, reader.log_id, new=False), keepsakes(url, reader.log_id).anchor)
-        wrong = reader.against(heads)
+        kept = keepsakes(url, reader.log_id)
+        wrong = reader.against(Heads(load_key(kept.key, reader.log_id, new=False), kept.anchor))
         if wrong is not None:
             raise wrong
         with reader.moment(), progress("looking", reader.size()) as tick:
             chosen = Chosen({}, []) if nothing else asyncio.run(choose(reader, runs, before_ms, behind=behind))
             marks = [mark for of_run in chosen.marks.values() for mark in of_run]
-            return plan(reader, marks, named, Needs([*reader.marks(), *marks]), tick), chosen
+            needs = Needs([*reader.marks(), *marks])
+            if not is_postgres(url):
+                return plan(reader, marks, named, needs, tick), chosen
+            from holdfast.store.postgres_prune import planned
+
+            return planned(cast("PostgresReader", reader), marks, named, needs, tick), chosen
     finally:
         asyncio.run(reader.close())
 
 
-def _prune(files: SqliteFiles, planned: Plan, by: str | None) -> int:
+def _pruner(url: str, planned: Plan, by: str) -> Pruner | PostgresPruner:
+    if not is_postgres(url):
+        return Pruner(files_of(url).path, planned, by)
+    from holdfast.store.postgres_prune import PostgresPruner
+
+    return PostgresPruner(postgres_address(url), planned, by)
+
+
+def _prune(url: str, planned: Plan, by: str | None) -> int:
     """Delete what is planned; how many payloads went."""
     if not (planned.marks or planned.doomed):
         return 0
     with (
         progress("pruning", len(planned.doomed)) as tick,
-        Pruner(files.path, planned, legible(name_of(by), 200)) as pruner,
+        _pruner(url, planned, legible(name_of(by), 200)) as pruner,
     ):
         return pruner.prune(tick).payloads
+
+
+def _swept(url: str) -> int:
+    """Delete the objects of what went, where large payloads are kept outside the database; how many."""
+    if not is_postgres(url):
+        return 0
+    with _outside(url) as depot, busy("looking outside"):
+        return 0 if depot is None else depot.sweep().objects
+
+
+def _room(url: str) -> Room:
+    if not is_postgres(url):
+        return room(files_of(url).path)
+    reader = cast("PostgresReader", reader_of(url))
+    with reader:
+        return Room(reader.room(), 0)
 
 
 def _refuse_compaction(url: str) -> None:
@@ -191,12 +242,7 @@ def _refuse_compaction(url: str) -> None:
         )
 
 
-def _compact(files: SqliteFiles) -> None:
-    with busy("compacting"):
-        deletion.compact(files.path)
-
-
-def _result(planned: Plan, chosen: Chosen, files: SqliteFiles, *, dry_run: bool, compacted: bool) -> Pruned:
+def _result(planned: Plan, chosen: Chosen, size: Room, *, dry_run: bool, compacted: bool, objects: int) -> Pruned:
     rows = [
         Row(
             run,
@@ -209,14 +255,13 @@ def _result(planned: Plan, chosen: Chosen, files: SqliteFiles, *, dry_run: bool,
     ]
     left = Row("", "left", 0, planned.left.payloads, planned.left.bytes) if planned.left.payloads else None
     parts = rows if left is None else [*rows, left]
-    size = room(files.path)
     return Pruned(
         dry_run, rows, left, sum(row.payloads for row in parts), sum(row.bytes for row in parts), chosen.kept,
-        size.file_bytes, size.free_bytes, compacted,
+        size.file_bytes, size.free_bytes, compacted, objects,
     )  # fmt: skip
 
 
-def _print(result: Pruned, store: str, *, stayed: int) -> None:
+def _print(result: Pruned, url: str, store: str, *, stayed: int) -> None:
     shown = result.runs if result.left is None else [*result.runs, result.left]
     if shown:
         _table(shown)
@@ -228,8 +273,10 @@ def _print(result: Pruned, store: str, *, stayed: int) -> None:
         say(f"{many(stayed, 'payload')} stayed: others have named them meanwhile")
     for why, number in Counter(kept.why for kept in result.kept).items():
         say(safe(f"{many(number, 'run')} kept: {why}"))
+    if result.objects:
+        say(f"{many(result.objects, 'object')} deleted outside the database")
     free = f", of which {size_text(result.free_bytes)} are free for what comes" if result.free_bytes else ""
-    say(f"the file has {size_text(result.file_bytes)}{free}")
+    say(f"{'the tables have' if is_postgres(url) else 'the file has'} {size_text(result.file_bytes)}{free}")
     if result.dry_run and result.payloads:
         hint("there is no way back but a backup; the same without --dry-run")
     elif result.free_bytes > result.file_bytes // 4 and not result.dry_run:

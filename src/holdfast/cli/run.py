@@ -95,6 +95,7 @@ def verb(
         asked = Asked(
             command=command or [], run=id, agent=name, config=config, read_only=read_only or [], sandbox=sandbox,
             input=None if input is None else json_value(input, "--input"), workspace=workspace, on_divergence=setting,
+            wait=wait,
         )  # fmt: skip
         return run_program(asked)
     if command is not None and len(command) > 1:

@@ -1,4 +1,9 @@
-"""`holdfast run --sandbox`: a program of any language, confined, behind a gateway."""
+"""`holdfast run --sandbox`: a program of any language, confined, behind a gateway.
+
+Rules
+1. A run that waits has no program: it is ended, and started again when what the run waits for has come.
+2. What it waits for, and the command that ends the wait, is said once for each wait.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,24 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from holdfast.agent.note import is_name
-from holdfast.cli.terminal import hint, safe, say
+from holdfast.cli.terminal import busy, hint, json_text, out, safe, say
 from holdfast.core.canonical import JSON
-from holdfast.errors import Busy, Misuse, Refused
+from holdfast.errors import AwaitingSignal, Busy, Claimed, Held, InDoubt, Misuse, Refused, Waiting
+from holdfast.gateway.launcher import until_news
+from holdfast.store.url import shown
 
 if TYPE_CHECKING:
     from holdfast.gateway.config import Config
@@ -28,7 +36,8 @@ if TYPE_CHECKING:
     from holdfast.gateway.launcher import Ended
 
 WAITS, KILLED = 3, 128
-PATIENCE_S, PAUSE_S = 30.0, 0.05
+PATIENCE_S, PAUSE_S, AWAY_S = 30.0, 0.05, 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +53,7 @@ class Asked:
     read_only: Sequence[str]
     sandbox: bool
     on_divergence: str
+    wait: bool
     python: bool = False
 
 
@@ -65,15 +75,28 @@ def run_program(asked: Asked) -> int:
     run = asked.run or uuid.uuid4().hex[:12]
     if asked.run is None:
         say(f"run {run}")
-    return ended(asyncio.run(_seen_through(asked, config, run)), f"the same command with --id {safe(run)}")
+    found, store = asyncio.run(_seen_through(asked, config, run))
+    if found.answer is not None:
+        _tell_again(found.answer, on_stdout=asked.python)
+        return 0
+    return ended(found, f"the same command with --id {safe(run)}", store)
 
 
-def ended(found: Ended, way: str) -> int:
-    """Say how a program ended; the exit code. `way`: what goes on with its run."""
+def _tell_again(told: Mapping[str, JSON], *, on_stdout: bool) -> None:
+    """The answer of a run that had ended before, on stdout as its agent wrote it; what a program wrote is not kept."""
+    answer = {"base64": told["answer_b64"]} if "answer_b64" in told else told["answer"]
+    if on_stdout:
+        out(json.dumps(answer))
+        return
+    say(f"the run has ended, with {json_text(answer)}; what its program wrote is not kept")
+
+
+def ended(found: Ended, way: str, store: str) -> int:
+    """Say how a program ended; the exit code. `way`: what goes on with its run; `store`: what the commands that answer
+    it need to name the store."""
     if found.waiting is not None:
-        say(f"the run waits: {safe(found.waiting['what'])} [{safe(found.waiting['where'])}]")
-        first = f"{safe(found.waiting['fix'])}; then " if found.waiting["fix"] else "when that is over: "
-        hint(f"{first}{way}")
+        _tell(found.waiting, store)
+        hint(f"when that is over, it goes on with {way}")
         return WAITS
     if found.code:
         hint(f"it goes on from its log with {way}")
@@ -87,23 +110,60 @@ def _as_program(asked: Asked) -> Asked:
     return replace(asked, command=(sys.executable, "-m", "holdfast.agent", asked.command[0]), python=True)
 
 
-async def _seen_through(asked: Asked, config: Config, run: str) -> Ended:
+def _tell(waiting: Waiting, store: str) -> None:
+    """Say what is waited for, and what ends the wait."""
+    from holdfast.cli.remedies import ways_on
+    from holdfast.cli.view import when
+
+    until = f", until {when(waiting.until_ms)}" if waiting.until_ms is not None else ""
+    say(f"waiting: {safe(waiting.what)}{until} [{safe(waiting.where)}]")
+    if isinstance(waiting, Held | InDoubt | AwaitingSignal):
+        for way in ways_on(waiting, "", "", store):
+            hint(safe(way))
+
+
+async def _seen_through(asked: Asked, config: Config, run: str) -> tuple[Ended, str]:
+    """How the run's program ended, at last; and how a command names the store of its gateway."""
+    async with _gateway(config) as own:
+        beyond = shown(config.store) if own and not asked.wait else f"gateway://{config.socket}"
+        store = f" --store {shlex.quote(beyond)}"
+        waited = False
+        while True:
+            try:
+                found = await until_told(_life(asked, config, run))
+            except Claimed:
+                if not waited:
+                    raise
+                await until_told(asyncio.sleep(AWAY_S))
+                continue
+            if found.heard is None or not asked.wait:
+                return found, store
+            if found.waiting is not None:
+                _tell(found.waiting, store)
+                hint(f"Ctrl-C is safe: the same command with --id {safe(run)} comes back to it")
+            what = "" if found.waiting is None else safe(found.waiting.what)
+            with busy(f"waiting; {what}"):
+                await until_told(until_news(found.heard, config.launching))
+            say("going on")
+            waited = True
+
+
+async def _life(asked: Asked, config: Config, run: str) -> Ended:
+    """One life of the run's program."""
     from holdfast.gateway.launcher import Program, run_beside, run_confined, shown_for
 
     program = Program(
         run=run, agent=_agent(asked, config), argv=asked.command, input=asked.input,
         on_divergence=asked.on_divergence, passed=config.sandbox.environment, extra=_modules(asked, config),
     )  # fmt: skip
-    async with _gateway(config):
-        if not asked.sandbox:
-            say("UNSAFE: the program is not confined: it may reach everything that you may")
-            return await until_told(run_beside(program, config.launching))
-        command, shown = shown_for(asked.command[0])
-        confinement = _confinement(asked, config, run, shown)
-        argv = (command, *asked.command[1:])
-        receipt = await asyncio.to_thread(_receipt, confinement)
-        program = replace(program, argv=argv)
-        return await until_told(run_confined(program, confinement, config.launching, receipt))
+    if not asked.sandbox:
+        say("UNSAFE: the program is not confined: it may reach everything that you may")
+        return await run_beside(program, config.launching)
+    command, seen = shown_for(asked.command[0])
+    confinement = _confinement(asked, config, run, seen)
+    argv = (command, *asked.command[1:])
+    receipt = await asyncio.to_thread(_receipt, confinement)
+    return await run_confined(replace(program, argv=argv), confinement, config.launching, receipt)
 
 
 def _modules(asked: Asked, config: Config) -> dict[str, str]:
@@ -115,9 +175,9 @@ def _modules(asked: Asked, config: Config) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(given)} if given else {}
 
 
-async def until_told(work: object) -> Ended:
-    """The end of the program; or, when this process is told to stop, its death: the run goes on later."""
-    task = asyncio.ensure_future(cast("asyncio.Future[Ended]", work))
+async def until_told(work: Awaitable[T]) -> T:
+    """What comes of `work`; or, when this process is told to stop, the death of its program: the run goes on later."""
+    task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
@@ -128,21 +188,23 @@ async def until_told(work: object) -> Ended:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(config: Config) -> AsyncGenerator[None]:
-    """A gateway of this configuration: the one that runs, or one for as long as this block."""
+async def _gateway(config: Config) -> AsyncGenerator[bool]:
+    """A gateway of this configuration: the one that runs, or one for as long as this block (True)."""
     from holdfast.gateway.process import Gateway
 
     until_s = time.monotonic() + PATIENCE_S
     async with contextlib.AsyncExitStack() as own:
+        made = False
         while not _runs(config.launching):
             try:
                 await own.enter_async_context(Gateway(config))
+                made = True
                 break
             except Busy:  # another is beginning, or ending, at this moment
                 if time.monotonic() > until_s:
                     raise
                 await asyncio.sleep(PAUSE_S)
-        yield
+        yield made
 
 
 def _runs(launching: Path) -> bool:

@@ -42,7 +42,9 @@ _Asking: TypeAlias = Intent | Seal | Adopted | Planned
 class Effect:
     """One call as JSON. `outcome`: happened, not_happened, doubt, held, refused, open (its owner lives), retry or
     planned (held until a promotion). `args` and `answer` are the beginnings of their texts. `inherited`: it stands on
-    another branch, which `node` names; `adopted`: the place at which another branch made it happen."""
+    another branch, which `node` names; `adopted`: the place at which another branch made it happen. Behind a gateway,
+    of what was sent: the `capability` by which it was asked for, and the `rule` of the `policy` (digest, hex) that
+    allowed it."""
 
     node: str
     tool: str
@@ -57,6 +59,9 @@ class Effect:
     key: str | None
     inherited: bool
     adopted: str | None
+    capability: str | None
+    policy: str | None
+    rule: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +200,9 @@ async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
         key=slot.intent.key if slot.intent else None,
         inherited=looked.home(slot.intent_seq or slot.first_seq) != looked.branch,
         adopted=slot.adopted.node if slot.adopted else None,
+        capability=slot.intent.capability if slot.intent else None,
+        policy=slot.intent.policy if slot.intent else None,
+        rule=slot.intent.rule if slot.intent else None,
     )
 
 

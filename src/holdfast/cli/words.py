@@ -137,7 +137,8 @@ class Teller:
         match record:
             case Intent():
                 undo = f", takes back {self._looked.node(record.undoes)}" if record.undoes is not None else ""
-                return Words("intent", f"{record.tool} {await self._payload(record.args)} ({record.kind}{undo})")
+                asked = f"{record.tool} {await self._payload(record.args)}"
+                return Words("intent", f"{asked} ({record.kind}{undo}{_allowed(record)})")
             case Attempt():
                 why = _WHY_AGAIN.get(record.why, record.why)
                 return Words(
@@ -200,8 +201,15 @@ def _right(record: Issued | Revoked) -> Words:
     return Words("issued", f"{record.capability} by {record.by}{narrowed}: {record.terms}", "dim")
 
 
+def _allowed(record: Intent) -> str:
+    """By what right a call was made, where it came from another process: the capability, the rule and its policy."""
+    rule = "" if record.rule is None else f", rule `{record.rule}` of policy {(record.policy or '?')[:12]}"
+    return rule if record.capability is None else f"{rule}, by {record.capability}"
+
+
 def _closed(record: Checkpoint) -> str:
     """What a checkpoint holds besides its state."""
+    right = [] if record.capability is None else [f"capability {record.capability}"]
     files = [] if record.workspace is None else [f"files {record.workspace[:16]}"]
     services = [f"to start again: {', '.join(record.services)}"] if record.services else []
-    return "".join(f"; {each}" for each in [*files, *services, *record.labels])
+    return "".join(f"; {each}" for each in [*files, *services, *record.labels, *right])

@@ -9,6 +9,8 @@ Rules
 from __future__ import annotations
 
 import logging
+import os
+import re
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -24,11 +26,21 @@ if TYPE_CHECKING:
     from holdfast.store.postgres import PostgresStore
 
 
+LIMITS = "HOLDFAST_LIMITS"
+MOST = 1_000_000
+_TOOLS = re.compile(r"\*|[^\s*:,=]+(?:\.\*)?")  # as a capability names them
+_FIX = "--limit MODULE:AGENT=N, for its runs; --limit TOOL=N, SYSTEM.*=N or *=N, for calls"
+
+
 def verb(
     at_once: Annotated[int, typer.Option("--at-once", metavar="N", min=1, help="So many runs at a time.")] = 8,
     limit: Annotated[
         list[str] | None,
-        typer.Option("--limit", metavar="AGENT=N", help="So many runs of an agent in the whole fleet; repeat."),
+        typer.Option(
+            "--limit",
+            metavar="AGENT=N|TOOL=N",
+            help=f"So many runs of an agent, or calls of a tool (SYSTEM.*, *), in the whole fleet; repeat. [{LIMITS}]",
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try failed runs again, after growing pauses.")
@@ -49,7 +61,7 @@ def verb(
     Which agents may be run is said by HOLDFAST_AGENTS, or in the pyproject.toml of this directory."""
     from holdfast.cli.run import divergence
 
-    setting, limits = divergence(on_divergence), _limits(limit or [])
+    setting, (limits, calls) = divergence(on_divergence), _limits(limit or [])
     url, names = fleet_url(store), allowed_names()
     if not names:
         fix = f'{ALLOWED}=MODULE; or agents = ["MODULE"] under [tool.holdfast] in the pyproject.toml of this directory'
@@ -58,7 +70,7 @@ def verb(
         from holdfast.fleet.worker import Settings
     for name in ("procrastinate", "psycopg", "asyncio"):  # what they would say is said by the worker
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    _work(url, Settings(frozenset(names), at_once, limits, retry_failed, setting), health)
+    _work(url, Settings(frozenset(names), at_once, limits, calls, retry_failed, setting), health)
     say("stopped")
 
 
@@ -107,14 +119,22 @@ def fleet_url(store: str | None) -> str:
     return url
 
 
-def _limits(given: list[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for text in given:
-        name, _, number = text.partition("=")
-        if not is_name(name) or ":" not in name or not number.isdigit() or int(number) < 1:
-            raise BadCall(f"`{text}` is no limit", fix="--limit MODULE:AGENT=N")
-        found[name] = int(number)
-    return found
+def _limits(given: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Limits of agents, and limits of tools: those of the environment, and these, which come before them."""
+    agents: dict[str, int] = {}
+    tools: dict[str, int] = {}
+    there = [text.strip() for text in os.environ.get(LIMITS, "").split(",")]
+    for text in [*filter(None, there), *given]:
+        name, _, number = text.rpartition("=")
+        if not (number.isascii() and number.isdigit() and 1 <= int(number) <= MOST):
+            raise BadCall(f"`{text}` is no limit", fix=_FIX)
+        if ":" in name and is_name(name):
+            agents[name] = int(number)
+        elif _TOOLS.fullmatch(name):
+            tools[name] = int(number)
+        else:
+            raise BadCall(f"`{text}` limits neither an agent nor a tool", fix=_FIX)
+    return agents, tools
 
 
 def _tell(run: str, what: str) -> None:

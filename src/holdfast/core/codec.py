@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TypeAlias, cast
 
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Outcome, Payload
-from holdfast.core.record import RECORDS, Record
+from holdfast.core.record import RECORDS, Parcel, Record
 from holdfast.errors import Corrupt
 
 VERSION = 1
@@ -106,6 +106,23 @@ def _put_payload(value: object) -> object:
     return [payload.digest, payload.encoding, payload.size_bytes]
 
 
+def _parcels(value: object) -> tuple[Parcel, ...]:
+    if not isinstance(value, list):
+        raise Corrupt("a list of parcels was expected")
+    return tuple(_parcel(item) for item in cast("list[object]", value))
+
+
+def _parcel(value: object) -> Parcel:
+    found = cast("list[object]", value) if isinstance(value, list) else []
+    if len(found) == 2 and isinstance(found[0], str) and len(found[0]) == 64 and _HEX.issuperset(found[0]):
+        return Parcel(found[0], _payload(found[1]))
+    raise Corrupt("a parcel was expected")
+
+
+def _put_parcels(value: object) -> object:
+    return [[each.tree, _put_payload(each.payload)] for each in cast("tuple[Parcel, ...]", value)]
+
+
 def _outcome(value: object) -> Outcome:
     if not isinstance(value, dict):
         raise Corrupt("an outcome was expected")
@@ -141,6 +158,7 @@ _FIELDS: dict[str, tuple[_Put, _Put]] = {
     "Outcome": (_put_outcome, _outcome),
     "tuple[int, ...]": (_put_naturals, _naturals),
     "tuple[str, ...]": (_put_texts, _texts),
+    "tuple[Parcel, ...]": (_put_parcels, _parcels),
 }
 
 

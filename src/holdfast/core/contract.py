@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from holdfast.core.canonical import JSON, canonical
 from holdfast.core.effect import Kind
+
+POLICIES = 16  # of which the contracts that they make are remembered
 
 
 class Repeat(StrEnum):
@@ -47,9 +49,12 @@ class Level(StrEnum):
         return {Level.ONE: 1, Level.TWO: 2}.get(self, 0)
 
 
+_STRICTNESS = {level: place for place, level in enumerate(Level)}
+
+
 def strictest(*levels: Level) -> Level:
     """The level that all of these are content with."""
-    return max(levels, key=list(Level).index, default=Level.NONE)
+    return max(levels, key=_STRICTNESS.__getitem__, default=Level.NONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,18 @@ class Contract:
     policy: str = ""
 
     _digest: list[str] = field(default_factory=list[str], init=False, repr=False, compare=False)
+    _under: dict[tuple[Level, str], Contract] = field(
+        default_factory=dict[tuple[Level, str], "Contract"], init=False, repr=False, compare=False
+    )
+
+    def under(self, approval: Level, policy: str) -> Contract:
+        """The same promises, with the level that the rules of a policy ask for. Made once for each."""
+        found = self._under.get((approval, policy))
+        if found is None:
+            if len(self._under) >= POLICIES:
+                self._under.clear()
+            found = self._under[approval, policy] = replace(self, approval=approval, policy=policy)
+        return found
 
     def digest(self) -> str:
         """The name (32 hex digits) of these exact promises, as it stands in an intent. Reckoned once."""

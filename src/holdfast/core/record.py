@@ -13,6 +13,15 @@ from typing import TypeAlias
 from holdfast.core.effect import Kind, Outcome, Payload
 
 
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Some blobs of a workspace, as a payload of the store. Those of one `tree` (digest, hex) follow each other in
+    a checkpoint: with those before them they have all that this tree is made of."""
+
+    tree: str
+    payload: Payload
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """The run begins: `agent` is `module:name`, `input` what it was given."""
@@ -152,13 +161,15 @@ class Settled:
 class Checkpoint:
     """A closure: the agent's state with everything before this entry. `workspace`: the digest (hex) of the manifest of
     its files, if it has any. `services`: what has to be started again after a restore. `labels`: marks on the state.
-    `capability`: the terms (canonical JSON) of the right that the agent had, never its handle."""
+    `capability`: the terms (canonical JSON) of the right that the agent had, never its handle. `parcels`: where its
+    files are, if the store has them too."""
 
     state: Payload
     workspace: str | None
     services: tuple[str, ...]
     labels: tuple[str, ...]
     capability: str | None = None
+    parcels: tuple[Parcel, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

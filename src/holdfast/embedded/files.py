@@ -31,9 +31,11 @@ from pathlib import Path
 
 from holdfast.agent.run import Agent, Run
 from holdfast.core.log import Log
+from holdfast.core.record import Parcel
 from holdfast.errors import BadCall, Busy, Misuse
-from holdfast.gateway.closure import tree_of
+from holdfast.gateway.closure import Capture, tree_of
 from holdfast.gateway.line import node_of
+from holdfast.gateway.parcels import Shipping, fetch
 from holdfast.gateway.whole import whole
 from holdfast.store.url import Opening
 from holdfast.workspace import Kept, Layers, Packs, Workspace, frozen_below
@@ -55,6 +57,7 @@ class _Wanted:
     node: str
     exactly: bool
     ignore: Sequence[str]
+    parcels: Sequence[Parcel]
 
 
 class Files:
@@ -63,6 +66,8 @@ class Files:
     def __init__(self, opening: Opening) -> None:
         self._root = opening.workspaces
         self._own = opening.own
+        self._store = opening.store
+        self._follow = opening.follow
         self._least = opening.overlay_files if opening.workspaces else None
         self._temporary = ""
 
@@ -103,9 +108,12 @@ class Files:
             return
         node = node_of(log.branch, log.checkpoint_seq)
         tree = None if log.checkpoint is None else tree_of(log.checkpoint, node)
-        wanted = _Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore)
+        parcels = () if log.checkpoint is None else log.checkpoint.parcels or ()
+        wanted = _Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore, parcels)
         lost: list[OpenRoom] = []
         try:
+            if tree is not None and parcels:
+                await fetch(self._store, await asyncio.to_thread(self._made_root), tree, parcels)
             room = await whole(asyncio.to_thread(self._open, wanted, at), lost)
             lost.append(room)
             yield room
@@ -135,7 +143,8 @@ class Files:
             elif wanted.tree is not None and (fresh or wanted.exactly):
                 _put_back(files, packs, root, wanted)
             home.done(path)
-            return OpenRoom(path or home.path, files, packs, undo.pop_all())
+            shipping = Shipping(packs, wanted.parcels) if self._follow else None
+            return OpenRoom(path or home.path, files, packs, shipping, undo.pop_all())
 
     def _made_root(self) -> Path:
         if self._root is None:
@@ -271,18 +280,21 @@ def _put_back(files: Workspace, packs: Packs, root: Path, wanted: _Wanted) -> No
 class OpenRoom:
     """The files of one life of a run. `path`: their directory."""
 
-    def __init__(self, path: Path, files: Workspace, packs: Packs, undo: contextlib.ExitStack) -> None:
+    def __init__(
+        self, path: Path, files: Workspace, packs: Packs, shipping: Shipping | None, undo: contextlib.ExitStack
+    ) -> None:
         self.path = path
         self._files = files
         self._packs = packs
+        self._shipping = shipping
         self._undo = undo
         self._writing = contextlib.ExitStack()
         self._one = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
-        """As `Room.held`. What has never been captured is captured beforehand, in a thread: the capture that counts,
-        which nothing runs beside, then finds little to read."""
+        """As `Room.held`. What has never been captured is captured beforehand, in a thread, and so is what is to be
+        packed for the store: the capture that counts, which nothing runs beside, then finds little to do."""
         async with self._one:
             try:
                 await whole(asyncio.to_thread(self._hold))
@@ -292,13 +304,21 @@ class OpenRoom:
 
     def _hold(self) -> None:
         self._writing.enter_context(self._packs.writing())
-        if not self._files.looked:
+        if self._shipping is not None:
+            self._shipping.pack(self._files.capture().tree)
+        elif not self._files.looked:
             self._files.capture()
 
-    def capture(self) -> str:
+    def capture(self) -> Capture:
         """As `Room.capture`. All processes that this one has begun stand still meanwhile."""
         with frozen_below():
-            return self._files.capture().tree.hex()
+            tree = self._files.capture().tree
+        return Capture(tree.hex(), None if self._shipping is None else self._shipping.pack(tree))
+
+    def placed(self, parcels: Sequence[Parcel]) -> None:
+        """As `Room.placed`."""
+        if self._shipping is not None:
+            self._shipping.placed(parcels)
 
     def close(self) -> None:
         """Let go of the directory and the store."""

@@ -30,8 +30,10 @@ from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.drift import Drift
 from holdfast.gateway.family import read_tree
 from holdfast.gateway.fork import Cutting, Edit, change, fork
+from holdfast.gateway.forking import edits_as_json
 from holdfast.gateway.history import read_log
 from holdfast.gateway.line import Line
+from holdfast.store.remote import RemoteStore
 from holdfast.store.url import Opening, open_url
 
 T = TypeVar("T")
@@ -178,6 +180,9 @@ class House(Lives):
         place, at = parse_node(node)
         if kind not in tuple(ForkKind):
             raise BadCall(f"there is no fork of the kind `{kind}`", fix="choose recovery, what-if or speculative")
+        if isinstance(self.store, RemoteStore):  # what has become of the place since, its gateway alone can say
+            told = edits_as_json(answers or {}, settings or {})
+            return self._plainly(self.store.fork(node, kind=kind, by=by, why=why, edits=told))
         edits = [Edit(target, "", packed_json(value)) for target, value in (answers or {}).items()]
         edits += [Edit(0, name, packed_json(value)) for name, value in (settings or {}).items()]
         return self._plainly(fork(self.store, Cutting(place, at, ForkKind(kind), by, why, None, edits)))

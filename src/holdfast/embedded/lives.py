@@ -40,6 +40,7 @@ from holdfast.gateway.history import FINISHED_KEY, Opened, read_log
 from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.send import Asked
+from holdfast.gateway.turnstile import Turnstile
 from holdfast.gateway.upstreams.python import PythonUpstream, at_work
 from holdfast.gateway.whole import whole
 from holdfast.shape import Function, Shape
@@ -50,7 +51,7 @@ POLL_S = (0.02, 1.0)
 
 
 class Lives:
-    """The lives of the runs of one store, in this process."""
+    """The lives of the runs of one store, in this process. `turnstile`: what their calls go through, if anything."""
 
     def __init__(self, opening: Opening) -> None:
         self.store: Store = opening.store
@@ -68,6 +69,7 @@ class Lives:
         self._lives = 0
         self._busy: set[str] = set()
         self._own_loop = False
+        self.turnstile: Turnstile | None = None
 
     async def life(
         self, agent: Agent, branch: str, task: JSON, setting: OnDivergence, at: Path | None = None
@@ -130,6 +132,7 @@ class Lives:
     ) -> object:  # fmt: skip
         own_loop = self._own_loop
         mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
+        mediator.entrance.turnstile = self.turnstile
         line.alone = lambda: own_loop and self._lives == 1 and mediator.open <= 1
         line.lost = mediator.close
         shape = None if agent.state is None else Shape(agent.state)

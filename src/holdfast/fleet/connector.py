@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
@@ -24,7 +24,6 @@ from procrastinate.manager import JobManager
 from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Unwritable
-from holdfast.fleet.schema import WORD
 
 T = TypeVar("T")
 
@@ -34,10 +33,12 @@ CONNECTIONS = 3
 
 
 class Patient(PsycopgConnector):
-    """Asks again, on another connection, until the server has been away for `patience_s`. `heard` is given the run to
-    which somebody has said a word."""
+    """Asks again, on another connection, until the server has been away for `patience_s`. `heard`: who is told what is
+    said on a channel of ours."""
 
-    def __init__(self, conninfo: str, *, where: str, patience_s: float, heard: Callable[[str], None]) -> None:
+    def __init__(
+        self, conninfo: str, *, where: str, patience_s: float, heard: Mapping[str, Callable[[str], None]]
+    ) -> None:
         given = conninfo_to_dict(conninfo)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             conninfo=conninfo, min_size=1, max_size=CONNECTIONS, timeout=ANSWER_S / 6,
@@ -84,19 +85,19 @@ class Patient(PsycopgConnector):
             pause_s = min(2 * pause_s, PAUSE_S[1])
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
-        """Hear what procrastinate listens for, and words to runs; again and again, whatever becomes of the
+        """Hear what procrastinate listens for, and what is ours; again and again, whatever becomes of the
         connection."""
         named = list(channels)
 
         async def told(*, channel: str, payload: str) -> None:
-            if channel == WORD:
-                self._heard(payload)
+            if channel in self._heard:
+                self._heard[channel](payload)
             else:
                 await on_notification(channel=channel, payload=payload)
 
         while True:
             with contextlib.suppress(ConnectorException, TimeoutError, psycopg.Error):
-                await super().listen_notify(told, [*named, WORD])
+                await super().listen_notify(told, [*named, *self._heard])
             await asyncio.sleep(PAUSE_S[1])
 
 

@@ -18,11 +18,13 @@ import psycopg
 from procrastinate.schema import SchemaManager, migrations_path
 
 from holdfast.errors import Corrupt
+from holdfast.fleet.schema_calls import CALLS
 from holdfast.store.postgres_schema import Connection, connect, known, opened, place_of, translate
 
 MIGRATING = 0x48464C32  # "HFL2": the advisory lock of whoever migrates
 QUEUE = "holdfast"
 WORD = "holdfast_word"  # the channel on which a run is named that somebody has said a word to
+CALL = "holdfast_call"  # and that on which a call is named for which there may be room
 _SEARCH = "SELECT set_config('search_path', 'holdfast_fleet', true)"
 
 _DEFER: LiteralString = """
@@ -238,6 +240,7 @@ MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (
             " WHERE e.branch = b.id AND e.seq = b.seq AND e.key = convert_to('finished', 'UTF8'))) r"
         ),
     ),
+    CALLS,
 )  # fmt: skip
 _IS_THERE = (
     "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"

@@ -42,6 +42,11 @@ _LINES = (
     "SELECT agent, count(*) FILTER (WHERE worker IS NOT NULL), count(*) FILTER (WHERE worker IS NULL), max(most)"
     " FROM holdfast_fleet.seat GROUP BY agent ORDER BY agent"
 )
+_CALLS = (
+    "SELECT tool, count(*) FILTER (WHERE line IS NULL), count(*) FILTER (WHERE line = tool), max(most_of_it)"
+    " FROM holdfast_fleet.call, unnest(tools, most) AS t(tool, most_of_it) GROUP BY tool ORDER BY tool"
+)
+_CALLS_THERE = "SELECT to_regclass('holdfast_fleet.call') IS NOT NULL"
 _RESTING = (
     "SELECT b.name, b.seq, b.digest, b.epoch, b.at_ms FROM holdfast.branch b"
     " LEFT JOIN holdfast.worker w ON w.id = b.worker"
@@ -115,6 +120,16 @@ class Limit:
     most: int
 
 
+@dataclass(frozen=True, slots=True)
+class CallLimit:
+    """How many calls of the tools that a pattern names are under way, wait in its line, and may be under way."""
+
+    tools: str
+    under_way: int
+    in_line: int
+    most: int
+
+
 def members(reader: PostgresReader, ttl_s: float) -> list[Member]:
     """The workers of the fleet, and whoever else holds a claim."""
     found: list[Member] = []
@@ -152,6 +167,13 @@ def backlog(reader: PostgresReader, workers: list[Member]) -> list[Backlog]:
 def limits(reader: PostgresReader) -> list[Limit]:
     """The agents of which only so many runs are advanced at a time, while any of them is."""
     return [Limit(*cast(Any, row)) for row in reader.fetch(_LINES)]
+
+
+def calls(reader: PostgresReader) -> list[CallLimit]:
+    """The limits of calls, while any call is counted by them."""
+    if not reader.fetch(_CALLS_THERE)[0][0]:  # an older worker has installed the fleet
+        return []
+    return [CallLimit(*cast(Any, row)) for row in reader.fetch(_CALLS)]
 
 
 def resting(reader: PostgresReader, workers: list[Member], most: int) -> list[Branch]:

@@ -30,11 +30,12 @@ from holdfast.core.wake import Failed, Over, Owner, Quarantined, Ready, Waits, r
 from holdfast.embedded.house import House
 from holdfast.embedded.outlook import Seen, line_of, run_of, see
 from holdfast.errors import Busy, Cancelled, Corrupt, HoldfastError, Misuse, Stopped, StoreFull, Unwritable, Waiting
+from holdfast.fleet.calls import Calls
 from holdfast.fleet.connector import Jobs, Patient
 from holdfast.fleet.keeper import Keeper
 from holdfast.fleet.queue import Queue
 from holdfast.fleet.room import Room
-from holdfast.fleet.schema import QUEUE, queue_of
+from holdfast.fleet.schema import CALL, QUEUE, WORD, queue_of
 from holdfast.fleet.watched import WatchedStore
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.worker import dead
@@ -50,12 +51,14 @@ TRIED = 10_000  # runs that are remembered
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a worker works. `names`: the modules and agents that it may run; `at_once`: so many runs at a time; `limits`:
-    so many runs of an agent in the whole fleet. `retry_failed`: runs whose agent raised are tried again, after growing
-    pauses. `patience_s`: for how long a server that is away is waited for."""
+    so many runs of an agent in the whole fleet; `calls`: so many calls there of the tools that a pattern names.
+    `retry_failed`: runs whose agent raised are tried again, after growing pauses. `patience_s`: for how long a server
+    that is away is waited for."""
 
     names: frozenset[str]
     at_once: int = 8
     limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    calls: Mapping[str, int] = field(default_factory=dict[str, int])
     retry_failed: bool = False
     on_divergence: str = "brief"
     patience_s: float = 30.0
@@ -87,7 +90,11 @@ class FleetWorker:
         self._allowed = allowed
         self._tell = tell
         self._settings = settings
-        connector = Patient(conninfo, where=store.where, patience_s=settings.patience_s, heard=self._heard)
+        self._calls = Calls(store, settings.calls)
+        if settings.calls:
+            house.turnstile = self._calls
+        heard = {WORD: self._heard, CALL: self._calls.heard}
+        connector = Patient(conninfo, where=store.where, patience_s=settings.patience_s, heard=heard)
         self._queue = Queue(connector, store.worker.id)
         self._jobs = Jobs(connector, self._enrol)
         self._app = App(connector=connector)
@@ -136,6 +143,7 @@ class FleetWorker:
                 await asyncio.wait(beside)
                 with contextlib.suppress(HoldfastError, ConnectorException):
                     await self._queue.leave()
+                self._calls.close()
         if self._failure is not None:
             raise self._failure
 
@@ -359,6 +367,8 @@ class FleetWorker:
             await asyncio.sleep(WORDS_S)
             for run in list(self._lives):
                 self._heard(run)
+            if self._settings.calls:
+                await self._calls.tidy()
 
 
 def _now_ms() -> int:

@@ -43,6 +43,8 @@ from holdfast.gateway.brought import check_brought
 from holdfast.gateway.doors.native import bytes_of
 from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import for_people
+from holdfast.gateway.fork import fork
+from holdfast.gateway.forking import cutting_in
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.health import Health
 from holdfast.gateway.launching import peer_of
@@ -96,7 +98,7 @@ class AdminDoor:
         table: dict[str, Work] = {
             "read": self._read, "blob": self._blob, "branches": self._branches, "append": self._append,
             "capabilities": self._capabilities, "issue": self._issue, "narrow": self._narrow, "revoke": self._revoke,
-            "runs": self._runs, "owners": self._owners,
+            "runs": self._runs, "owners": self._owners, "fork": self._fork,
             "whoami": self._whoami,
         }  # fmt: skip
         app.add_routes([web.post(f"/{name}", self._serving(work)) for name, work in table.items()])
@@ -176,12 +178,12 @@ class AdminDoor:
         return taken is not None and taken.ward.mediator.line.branch == branch
 
     def _at_rest(self, branch: str) -> bool:
-        """Whether a branch that is taken up here waits, and nothing of it is in flight: then its doubts are for people,
-        while its program waits at a door."""
+        """Whether a branch that is taken up here waits, and nothing of it is in flight or on its way into the log: then
+        its doubts are for people, while its program waits at a door."""
         if not self._advances(branch):
             return False
         mediator = self._gate.wards.by_run[branch.partition("@")[0]].ward.mediator
-        return mediator.parked is not None and not mediator.open
+        return mediator.parked is not None and not mediator.open and mediator.line.settled
 
     async def _append(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
         branch = str(asked["branch"])
@@ -208,6 +210,16 @@ class AdminDoor:
         if taken is not None:
             taken.ward.changed.set()
         return [put_entry(entry) for entry in placed]
+
+    async def _fork(self, who: Somebody, asked: Mapping[str, Any]) -> JSON:
+        cutting = cutting_in(asked)
+        who.check(_WORDS[Forked])
+        who.speaks_as(cutting.by)
+        branch = await fork(self._store, cutting)
+        taken = self._gate.wards.by_run.get(cutting.run)
+        if taken is not None:
+            taken.ward.changed.set()
+        return {"branch": branch}
 
     # --- capabilities ---
 

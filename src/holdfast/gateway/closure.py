@@ -8,18 +8,27 @@ Rules
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.core.codec import decode
-from holdfast.core.payload import Packed
-from holdfast.core.record import Checkpoint
+from holdfast.core.payload import Blob, Packed
+from holdfast.core.record import Checkpoint, Parcel
 from holdfast.errors import Corrupt
 from holdfast.gateway.history import CHECKPOINT_KEY, lineage_of
 from holdfast.gateway.line import node_of
+from holdfast.gateway.parcels import Cargo
 from holdfast.store import Readable
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A run's files at a moment: the digest of their tree (hex), and what the store is to have of them, if anything."""
+
+    tree: str
+    cargo: Cargo | None = None
 
 
 class Room(Protocol):
@@ -29,9 +38,13 @@ class Room(Protocol):
         """While the block lasts, nothing is collected of what is captured in it."""
         ...
 
-    def capture(self) -> str | None:
-        """The digest (hex) of the files as they are now, durably; None where there are none. Raises Unreadable, Busy,
-        Stopped, with nothing captured."""
+    def capture(self) -> Capture | None:
+        """The files as they are now, durably; None where there are none. Raises Unreadable, Busy, Stopped, with nothing
+        captured."""
+        ...
+
+    def placed(self, parcels: Sequence[Parcel]) -> None:
+        """A checkpoint stands that names these."""
         ...
 
 
@@ -45,6 +58,10 @@ class Roomless:
 
     def capture(self) -> None:
         """As `Room.capture`."""
+        return
+
+    def placed(self, parcels: Sequence[Parcel]) -> None:
+        """As `Room.placed`."""
         return
 
 
@@ -61,14 +78,15 @@ class Closure:
     restores: bool
     capability: str | None = None
 
-    def close(self) -> tuple[Checkpoint, Packed]:
-        """State and files of this moment: the record, and the payload that it names."""
-        tree = self.room.capture()
+    def close(self) -> tuple[Checkpoint, tuple[Blob, ...]]:
+        """State and files of this moment: the record, and the payloads that it names."""
+        files = self.room.capture()
         packed = self.state()
+        cargo = None if files is None else files.cargo
         return Checkpoint(
-            state=packed.payload, workspace=tree, services=self.services, labels=self.labels,
-            capability=self.capability,
-        ), packed  # fmt: skip
+            state=packed.payload, workspace=None if files is None else files.tree, services=self.services,
+            labels=self.labels, capability=self.capability, parcels=None if cargo is None else cargo.parcels,
+        ), (*packed.blobs, *(cargo.blobs if cargo else ()))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

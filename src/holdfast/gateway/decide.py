@@ -69,7 +69,7 @@ class Memory:
         """The recorded decision for this request, or else the reply of `ask`, recorded. `fresh` asks anew where nothing
         binds. `right`: the capability by which it is asked."""
         self._mediator.enter()
-        request = hashlib.sha256(f"{name}\0{asked.payload.digest}".encode()).hexdigest()
+        request = _request(name, asked)
         found = await self._recorded(lane, name, request)
         if found is not None and not (fresh and not self._line.log.binding(found)):
             return found, None
@@ -100,6 +100,15 @@ class Memory:
         await self._line.write(record, blobs=(*asked.blobs, *packed.blobs))
         self._line.log.decided(record).claimed = True
         return None, reply
+
+    def given(self, lane: str, name: str, asked: Packed, right: str | None) -> Decided | None:
+        """The newest decision that this life was given for this request, by a capability if one is named; None where
+        there is none."""
+        request = _request(name, asked)
+        for decided in reversed(self._line.log.lanes.get(lane, ())):
+            if decided.claimed and decided.decision.request == request:
+                return decided if right in (None, decided.decision.capability) else None
+        return None
 
     async def _recorded(self, lane: str, name: str, request: str) -> Decided | None:
         for decided in self._unclaimed(lane):
@@ -251,9 +260,10 @@ class Memory:
         """Place a checkpoint, and count from it: never the one without the other. False if the run has moved on."""
         if self._mediator.open:
             return False
-        record, state = closure.close()
-        if not await self._line.attempt(record, blobs=state.blobs):
+        record, blobs = closure.close()
+        if not await self._line.attempt(record, blobs=blobs):
             return False
+        closure.room.placed(record.parcels or ())
         if closure.restores:  # from here on this life counts as one that is restored from here would
             self._counts.clear()
             self._counted_from = self._line.log.checkpoint_seq
@@ -285,3 +295,8 @@ class Memory:
         return any(n >= asked.get(name, 0) for name, n in [*draws, *sleeps]) or any(
             not decided.claimed for lane in log.lanes.values() for decided in lane
         )
+
+
+def _request(name: str, asked: Packed) -> str:
+    """What tells a request apart from others (hex)."""
+    return hashlib.sha256(f"{name}\0{asked.payload.digest}".encode()).hexdigest()

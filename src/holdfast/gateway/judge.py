@@ -31,7 +31,7 @@ def judged(asked: Asked, step: Step, *, sent: bool, again: Callable[[Asked], Ste
         return asked, Refuse(f"{verdict.rule}: {verdict.reason}", "policy", recorded=sent)
     level = strictest(asked.contract.approval, verdict.level)
     why = f"{verdict.rule}: {verdict.reason}" if isinstance(verdict, Held) else ""
-    contract = replace(asked.contract, approval=level, policy=warrant.policy)
+    contract = asked.contract.under(level, warrant.policy)
     asked = replace(asked, contract=contract, rule=verdict.rule, why=why)
     step = again(asked)
     if sent or not isinstance(step, Perform):

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.core.canonical import JSON
-from holdfast.errors import Misuse, Refused, Stopped
+from holdfast.errors import Misuse, Refused, Stopped, Waiting
 from holdfast.gateway.confinement import Confinement, own_python
-from holdfast.gateway.launching import receive, say
+from holdfast.gateway.launching import LATE, receive, say, whole_of
 from holdfast.gateway.sandbox import Doors, launch
 from holdfast.store.remote import error_of
 
@@ -48,10 +47,14 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended: its exit code (-n: by signal n), and what its run waits for, if it does."""
+    """How a program ended: its exit code (-n: by signal n), and what its run waits for, if it does. `heard`: what
+    `until_news` is to be told then; empty if it may go on at once. `answer`: of a run that had ended before, what it
+    came to (`answer`, JSON, or `answer_b64`); nothing was started then."""
 
     code: int
-    waiting: Mapping[str, str] | None
+    waiting: Waiting | None
+    heard: Mapping[str, JSON] | None = field(default=None, compare=False)
+    answer: Mapping[str, JSON] | None = None
 
 
 class Starting:
@@ -83,19 +86,32 @@ class Starting:
         with contextlib.suppress(OSError):  # it may be gone, and have said why before it went
             await say(self._connection, message, sockets)
         try:
-            answer = await receive(self._connection)
+            answer = await self._answer()
         except OSError:
             answer = None
         if answer is None:
             raise Stopped("the gateway is gone", where=str(self._path), fix="start it, then the same command again")
-        if "error" in answer[0]:
-            raise error_of(answer[0]["error"])
-        return answer[0]
+        if "error" in answer:
+            raise error_of(answer["error"])
+        return answer
 
-    async def gone(self) -> None:
-        """Return when the gateway is gone."""
-        while await receive(self._connection) is not None:
-            pass
+    async def _answer(self) -> dict[str, Any] | None:
+        """What the gateway answers; what it has said unasked meanwhile is passed over."""
+        first = await self._next()
+        return None if first is None else await whole_of(first, self._next)
+
+    async def _next(self) -> dict[str, Any] | None:
+        while (message := await receive(self._connection)) is not None:
+            if LATE not in message[0]:
+                return message[0]
+        return None
+
+    async def late(self) -> bool:
+        """True when the gateway says that the run waits and its program should have ended, False when it is gone."""
+        while (message := await receive(self._connection)) is not None:
+            if LATE in message[0]:
+                return True
+        return False
 
 
 async def run_confined(
@@ -105,6 +121,8 @@ async def run_confined(
     `receipt`: what was proven of this class of sandbox. `standing`: it has this process's standard streams."""
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, receipt, "sandbox")})
+        if "ended" in taken:
+            return Ended(0, None, answer=taken["ended"])
 
         async def listen(doors: Doors) -> None:
             flat = [each for sockets in doors.values() for each in sockets]
@@ -126,6 +144,8 @@ async def run_beside(program: Program, path: Path) -> Ended:
     """Start a program without a sandbox: it reaches the gateway by its local door, and everything else besides."""
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, None, "local")})
+        if "ended" in taken:
+            return Ended(0, None, answer=taken["ended"])
         environment = {**os.environ, **_environment(program, taken)}
         try:
             process = await asyncio.create_subprocess_exec(*program.argv, env=environment)
@@ -139,6 +159,9 @@ async def hold_for(program: Program, path: Path, told: Callable[[Mapping[str, st
     """Hold a run for a program elsewhere, until that says that it is over. `told` is given its environment."""
     async with Starting(path) as gateway:
         taken = await gateway.ask({"open": _wanted(program, None, "remote")})
+        if "ended" in taken:
+            fix = f"holdfast show {program.run} shows how; use a new id"
+            raise Misuse("the run has ended", where=program.run, fix=fix)
         told(taken["environment"])
         over = await gateway.ask({"wait": {}})
         return await _ended(gateway, 1 if over["failed"] else WAITS if over["waits"] else 0)
@@ -174,17 +197,21 @@ class Running(Protocol):
 
 async def _seen_through(gateway: Starting, running: Running) -> Ended:
     ending = asyncio.ensure_future(running.wait())
-    gone = asyncio.ensure_future(gateway.gone())
+    late = asyncio.ensure_future(gateway.late())
     try:
-        await asyncio.wait([ending, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not ending.done():
+        await asyncio.wait([ending, late], return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done() and not late.result():
             raise Stopped("the gateway is gone: its program was ended", fix="start it, then the same command again")
+        outlasted = not ending.done()  # it knows that its run waits, and is started again when that is over
     finally:
-        gone.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await gone
+        late.cancel()
+        with contextlib.suppress(asyncio.CancelledError, OSError):
+            await late
         running.kill()
         await ending
+    if outlasted:
+        found = await _ended(gateway, WAITS)
+        return replace(found, heard=found.heard or {})
     return await _ended(gateway, ending.result())
 
 
@@ -195,7 +222,24 @@ async def _ended(gateway: Starting, code: int) -> Ended:
     if code == WAITS:
         ended = {"waits": True}
     told = await gateway.ask({"end": ended})
-    return Ended(code, told.get("waiting"))
+    waiting = told.get("waiting")
+    return Ended(code, None if waiting is None else waiting_of(waiting), told.get("heard"))
+
+
+def waiting_of(told: Mapping[str, Any]) -> Waiting:
+    """What a gateway says that a run waits for."""
+    found = error_of(told)
+    assert isinstance(found, Waiting), "nothing else waits"
+    found.until_ms = told["until_ms"]
+    return found
+
+
+async def until_news(heard: Mapping[str, JSON], path: Path) -> None:
+    """Return when the run that had `heard` this may go on. `path`: the gateway's door for starters. Raises Stopped."""
+    if not heard:
+        return
+    async with Starting(path) as gateway:
+        await gateway.ask({"news": dict(heard)})
 
 
 def _wanted(program: Program, receipt: JSON, place: str) -> dict[str, JSON]:
@@ -208,8 +252,6 @@ def _wanted(program: Program, receipt: JSON, place: str) -> dict[str, JSON]:
 def _environment(program: Program, taken: Mapping[str, Any]) -> dict[str, str]:
     found = {"PATH": PATH, "HOME": "/tmp", "USER": "agent"}
     found |= {name: os.environ[name] for name in (*PASSED, *program.passed) if name in os.environ}
-    if program.input is not None:
-        found["HOLDFAST_INPUT"] = json.dumps(program.input)
     return {**found, **program.extra, **taken["environment"]}
 
 

@@ -17,9 +17,9 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
@@ -36,13 +36,17 @@ _log = logging.getLogger("holdfast")
 _PORT = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 Listening = Mapping[int, Sequence[socket.socket]]
+LATE = "late"  # what a starter is told unasked
+PART = 32 << 10  # characters of a message that goes in pieces; as JSON in JSON it may be thrice as long
+T = TypeVar("T")
 
 
 class Starter(Protocol):
     """What is done for those who start programs."""
 
     async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
-        """Take a run up: its `run`, `handle`, `environment`, and what else its program needs."""
+        """Take a run up: its `run`, `handle`, `environment`, and what else its program needs. Of a run that has `ended`
+        what it came to: nothing is taken up then."""
         ...
 
     async def listen(self, run: str, listeners: Listening) -> None:
@@ -53,8 +57,18 @@ class Starter(Protocol):
         """When a program elsewhere has said that it is over: whether it `failed`, or `waits`."""
         ...
 
+    async def waited(self, run: str) -> bool:
+        """True when the run has waited for so long that its program, which was told so, should have ended; False when
+        it has ended."""
+        ...
+
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
-        """The program has ended (`answer`, or `error`), or its starter is gone (None). What the run waits for now."""
+        """The program has ended (`answer`, or `error`), or its starter is gone (None). What the run is `waiting` for
+        now, and what it had `heard` then."""
+        ...
+
+    async def news(self, asked: Mapping[str, JSON]) -> None:
+        """When a run that had heard this may go on. Raises BadCall."""
         ...
 
 
@@ -102,6 +116,7 @@ class LaunchDoor:
 
     async def _serve(self, connection: socket.socket) -> None:
         run: str | None = None
+        late: asyncio.Task[None] | None = None
         connection.setblocking(False)
         try:
             by = self._may(peer_of(connection))
@@ -111,16 +126,19 @@ class LaunchDoor:
                     if by is None:  # told as an answer: what was sent before nobody listened might be lost
                         raise Refused("this user may not start runs", fix="name it under [people] in holdfast.toml")
                     run, answer = await self._answered(connection, run, asked, sockets, by)
+                    late = late or (None if run is None else asyncio.create_task(self._late(connection, run)))
                 except (HoldfastError, Waiting) as error:
                     let_go_of(sockets)
                     answer = for_people(error).body()
-                await say(connection, answer)
+                await say_all(connection, answer)
         except (HoldfastError, Waiting) as error:
             with contextlib.suppress(OSError):
                 await say(connection, for_people(error).body())
         except OSError:
             pass  # the starter is gone
         finally:
+            if late is not None:
+                late.cancel()
             connection.close()
             if run is not None:
                 await whole(self._starter.let_go(run, None))
@@ -131,19 +149,28 @@ class LaunchDoor:
         known = {name: cast("dict[str, JSON]", each) for name, each in asked.items() if isinstance(each, dict)}
         if known.keys() == {"open"} and run is None and not sockets:
             answer = await self._starter.take_up(known["open"], by)
-            return str(answer["run"]), answer
+            return None if "ended" in answer else str(answer["run"]), answer
         if known.keys() == {"listen"} and run is not None:
             await self._starter.listen(run, _by_port(known["listen"], sockets))
             return run, {"listening": True}
         if known.keys() == {"end"} and run is not None and not sockets:
             return None, await self._starter.let_go(run, known["end"])
         if known.keys() == {"wait"} and run is not None and not sockets:
-            return run, await self._over(connection, run)
-        raise BadCall("the message is not understood", fix="open, listen or wait, end, in this order")
+            return run, await self._while_there(connection, self._starter.over(run))
+        if known.keys() == {"news"} and run is None and not sockets:
+            await self._while_there(connection, self._starter.news(known["news"]))
+            return None, {"news": True}
+        raise BadCall("the message is not understood", fix="open, listen or wait, end, in this order; or news")
 
-    async def _over(self, connection: socket.socket, run: str) -> dict[str, JSON]:
-        """What the program says when it is over, for as long as its starter is there. Raises ConnectionError."""
-        over = asyncio.ensure_future(self._starter.over(run))
+    async def _late(self, connection: socket.socket, run: str) -> None:
+        """Tell the starter, unasked, that its run waits and its program should have ended."""
+        if await self._starter.waited(run):
+            with contextlib.suppress(OSError):  # it is gone
+                await say(connection, {LATE: True})
+
+    async def _while_there(self, connection: socket.socket, work: Awaitable[T]) -> T:
+        """What comes of `work`, for as long as the starter is there. Raises ConnectionError."""
+        over = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(receive(connection))
         try:
             await asyncio.wait([over, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -247,6 +274,30 @@ async def say(connection: socket.socket, message: Mapping[str, JSON], sockets: S
             return
         except BlockingIOError:
             await asyncio.sleep(0.005)
+
+
+async def say_all(connection: socket.socket, message: Mapping[str, JSON]) -> None:
+    """Send a message of any size: one that is too large for a packet goes in several, for `whole_of`."""
+    text = json.dumps(message)
+    if len(text) <= LARGEST:
+        await say(connection, message)
+        return
+    for place in range(0, len(text), PART):
+        await say(connection, {"part": text[place : place + PART], "last": place + PART >= len(text)})
+
+
+async def whole_of(
+    first: dict[str, Any], more: Callable[[], Awaitable[dict[str, Any] | None]]
+) -> dict[str, Any] | None:
+    """The message that `first` begins, as `say_all` sent it; None if the other end is gone before its end."""
+    texts, message = [str(first.get("part", ""))], first
+    while "part" in message and not message["last"]:
+        following = await more()
+        if following is None:
+            return None
+        message = following
+        texts.append(str(message["part"]))
+    return object_of("".join(texts).encode()) if "part" in first else first
 
 
 async def _readable(

@@ -104,6 +104,7 @@ class Line:
         self._known: set[bytes] = set()
         self._later: deque[tuple[Record, Sequence[Blob]]] = deque()
         self._unplaced: dict[bytes, Blob] = {}  # payloads of what waits, or is on its way
+        self._writing = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Future[None] | None = None
 
@@ -138,6 +139,7 @@ class Line:
         if waiting:
             drafts = [*(self._draft(record) for record, _ in waiting), *drafts]
             blobs = [*(blob for _, theirs in waiting for blob in theirs), *blobs]
+        self._writing += 1
         try:
             placed = await self.store.append(
                 self.branch, drafts, epoch=self.epoch, after=after, barrier=barrier, release=release,
@@ -149,6 +151,8 @@ class Line:
         except (Stopped, Fenced) as error:
             self.broken = error
             raise
+        finally:
+            self._writing -= 1
         self.released = self.released or release
         self._known.update([blob.digest for blob in blobs])
         passed = bool(placed) and placed[0].seq > self.log.seq + 1
@@ -165,8 +169,8 @@ class Line:
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was taken up has its place."""
-        return not self._later and not self._unplaced
+        """Whether everything that was taken up has its place, and nothing is on its way to one."""
+        return not self._later and not self._writing
 
     def _draft(self, record: Record) -> Draft:
         return Draft(key_for(record, self.log), encode(record), type(record) is Checkpoint)

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from holdfast.core.contract import Level, Repeat
 from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, legible
@@ -24,25 +23,18 @@ from holdfast.core.step import Adopt, Await, Perform, Plan, Refuse, Replay, Sett
 from holdfast.core.tree import Status
 from holdfast.errors import AnswerLost, Cancelled, Held, HoldfastError, InDoubt, Misuse, Refused, Superseded, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
+from holdfast.gateway.aside import Aside
 from holdfast.gateway.diverge import TURNS, Divergences, OnDivergence
 from holdfast.gateway.judge import judged
 from holdfast.gateway.line import Line, node_of
 from holdfast.gateway.pending import Pending
 from holdfast.gateway.send import Asked, Sender
 from holdfast.gateway.settle import Settler
+from holdfast.gateway.turnstile import Entrance
 from holdfast.gateway.upstreams import Declined, Reply
 
 AWAITED = 10  # looks at a branch that has sent the same call, before the run waits
 HOLD_MS = 7 * 24 * 3600 * 1000
-
-
-class Aside(Protocol):
-    """Opens a branch (`RUN@BRANCH`) that was given up, so that what it did can be taken back. Raises Claimed while
-    somebody else is at it."""
-
-    def __call__(self, branch: str) -> AbstractAsyncContextManager[Mediator]:
-        """The mediator of that branch."""
-        ...
 
 
 class Mediator:
@@ -63,6 +55,7 @@ class Mediator:
         self._aside = aside
         self.parked: Waiting | None = None
         self.closed: HoldfastError | None = None
+        self.entrance = Entrance()
         self.sender = Sender(line, run, now_ms, self.park)
         self.settler = Settler(self.sender, self.check, self.park, self._stopped)
         self.divergences = Divergences(line, on_divergence, self.park, self.close)
@@ -168,6 +161,14 @@ class Mediator:
         await self.drain()
 
     async def _answer(self, asked: Asked) -> Reply:
+        """The answer; where calls of its tool are counted, once there is room for one more that may be sent."""
+        known = self.line.log.slot(asked.call.identity, asked.call.n)
+        if not self.entrance.counts(asked.call) or (known is not None and known.outcome is not None):
+            return await self._decided(asked)
+        async with self.entrance.inside(asked.call, self.line, self.enter):
+            return await self._decided(asked)
+
+    async def _decided(self, asked: Asked) -> Reply:
         sendings, news, unjudged = 0, asked.contract.kind is not Kind.READ, asked
         while True:
             self.check()
@@ -216,6 +217,7 @@ class Mediator:
     def close(self, why: HoldfastError) -> HoldfastError:
         """From now on nothing new is asked for. What is under way is brought to its end."""
         self.closed = self.closed or why
+        self.entrance.send_home()
         return self.closed
 
     def check(self) -> None:
@@ -244,6 +246,7 @@ class Mediator:
     def park(self, waiting: Waiting) -> Waiting:
         """From now on the whole run waits."""
         self.parked = self.parked or self.line.parks(waiting)
+        self.entrance.send_home()
         return self.parked
 
     def unpark(self) -> None:

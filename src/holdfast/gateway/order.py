@@ -13,6 +13,7 @@ import contextlib
 from dataclasses import dataclass
 
 PATIENCE_S = 10.0
+MOST = 4096  # makers, each with a tool, whose numbers are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +43,7 @@ class Order:
     def passed(self, tool: str, mark: Mark) -> None:
         """This call is counted, or will never be."""
         place = (mark.maker, tool)
-        self._next[place] = max(self._next.get(place, 0), mark.made + 1)
+        self._next[place] = max(self._next.pop(place, 0), mark.made + 1)
+        if len(self._next) > MOST:  # of whom nothing was heard for longest: its next call waits out its patience
+            self._next.pop(next(iter(self._next)))
         self._moved.set()

@@ -8,12 +8,15 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import cast
 from urllib.parse import urlsplit
 
 from holdfast.core.canonical import JSON
@@ -30,9 +33,12 @@ from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.health import ENDING, Health, HealthDoor, broken, writable
 from holdfast.gateway.launching import LaunchDoor, Listening
+from holdfast.gateway.line import read_payload
 from holdfast.gateway.meters import metrics
+from holdfast.gateway.news import heard_by, heard_in, news
 from holdfast.gateway.people import People
 from holdfast.gateway.premises import bound, check_length, held
+from holdfast.gateway.recorded import how_it_ended
 from holdfast.gateway.remote import address_of, elsewhere, tls_of
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
@@ -42,6 +48,8 @@ from holdfast.gateway.upstreams.kit import Kit
 from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
 from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
+
+LEAST_S, POLL_S = 1.0, 0.2
 
 
 class NoPolicy:
@@ -88,7 +96,10 @@ class Gateway:
         self._open.push_async_callback(self.opening.store.close)
         self.policy = _policy(config)
         systems: dict[str, System] = {}
-        self.wards = Wards(self.opening.store, lambda: self.policy, find=lambda tool: _undoing(systems, tool))
+        self.wards = Wards(
+            self.opening.store, lambda: self.policy, patience_s=config.gateway.patience_s,
+            find=lambda tool: _undoing(systems, tool),
+        )  # fmt: skip
         self.vault = config.vault(self.opening.store)
         kit = Kit(
             vault=self.vault, dialer=Dialer(config.gateway.private), folder=config.folder, state=config.state,
@@ -157,10 +168,19 @@ class Gateway:
         if asked.get("place") not in [each.value for each in Place]:
             raise BadCall("a program is in a sandbox, local or remote", fix="use the Holdfast that the gateway is of")
         place = Place(asked["place"])
-        taken = await self._taken(asked, by)
+        try:
+            taken = await self._taken(asked, by)
+        except BadCall:
+            raise
+        except Misuse:
+            ended = await how_it_ended(self.opening.store, asked)
+            if ended is None:
+                raise
+            return {"run": asked["run"], "ended": ended}
         run = taken.ward.rights.run
         try:
-            environment = environment_of(self.config, taken, place, self.remote)
+            environment = await self._given(taken)
+            environment |= environment_of(self.config, taken, place, self.remote)
         except BaseException:
             await self.wards.close(run, ended=False)
             raise
@@ -170,9 +190,17 @@ class Gateway:
             "run": run,
             "handle": taken.handle,
             "capability": taken.right.id,
-            "environment": dict(environment),
+            "environment": cast(JSON, environment),
             "authority": None if authority is None else authority.pem.decode(),
         }
+
+    async def _given(self, taken: Taken) -> dict[str, str]:
+        """The input of a run as its program finds it: what it began with, or what a fork has put in its place."""
+        line, started = taken.ward.mediator.line, taken.opened.started or taken.ward.mediator.line.log.started
+        assert started is not None, "a run that was taken up has begun"
+        given = line.log.settings.get("input", started.input)
+        text = (await read_payload(line.store, given)).decode()
+        return {} if text == "null" else {"HOLDFAST_INPUT": text}
 
     async def _taken(self, asked: Mapping[str, JSON], by: str) -> Taken:
         run, agent = asked.get("run"), asked.get("agent")
@@ -204,19 +232,41 @@ class Gateway:
         await taken.over.wait()
         return {"failed": taken.error is not None, "waits": taken.waits}
 
+    async def waited(self, run: str) -> bool:
+        """As `Starter.waited`."""
+        since_s, seen = 0.0, None
+        while (taken := self.wards.by_run.get(run)) is not None:
+            waiting = taken.waits_for
+            if waiting is None or waiting is not seen:
+                since_s, seen = time.monotonic(), waiting
+            elif time.monotonic() - since_s >= 2 * max(self.config.gateway.patience_s, LEAST_S):
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+
+    async def news(self, asked: Mapping[str, JSON]) -> None:
+        """As `Starter.news`."""
+        await news(self.opening.store, heard_in(asked), now_ms)
+
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
         """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
         await self.listeners.leave(run)
         self._authorities.pop(run, None)
         taken = self.wards.by_run.get(run)
         waiting = None if taken is None else taken.ward.mediator.parked
+        heard = None if taken is None or waiting is None else heard_by(taken.ward.mediator.line, waiting)
         error = None if ended is None else ended.get("error")
         answer = None if ended is None else ended.get("answer")
         over = ended is not None and not ended.get("waits")
         await self.wards.close(run, answer=answer, error=None if error is None else str(error), ended=over)
         told: dict[str, JSON] = {"ended": True}
         if waiting is not None:
-            told["waiting"] = {"what": waiting.what, "where": waiting.where, "fix": waiting.fix}
+            told["waiting"] = {
+                "type": type(waiting).__name__, "what": waiting.what, "where": waiting.where, "fix": waiting.fix,
+                "until_ms": waiting.until_ms,
+            }  # fmt: skip
+        if heard is not None:
+            told["heard"] = heard.told()
         return told
 
     def _terms(self, agent: str) -> str:
@@ -225,6 +275,13 @@ class Gateway:
         if declared is None:
             raise Misuse(f"there is no agent `{agent}`", fix="holdfast config check lists what is declared")
         return declared.terms(now_ms()).text()
+
+
+def runner() -> asyncio.Runner:
+    """What a gateway that is a process of its own runs on: the loop of libuv, on which a call costs less."""
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def checked_name(run: str) -> str:

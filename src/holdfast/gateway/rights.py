@@ -24,6 +24,7 @@ from holdfast.core.effect import legible
 from holdfast.core.record import Decision, Intent, Issued, Record, Revoked, Seal
 from holdfast.core.tree import MAIN
 from holdfast.errors import BadCall, Corrupt, Refused, Unknown
+from holdfast.gateway.whole import whole
 from holdfast.store import Draft, Store
 
 RIGHTS_KEY = b"capability"
@@ -63,6 +64,7 @@ class Rights:
         self._now_ms = now_ms
         self._latest_ms = 0
         self._by_handle: dict[str, Right] = {}
+        self._on_the_way = 0  # capabilities that are being written down
         self._under_way: dict[object, tuple[Right, Used]] = {}
 
     async def read(self) -> None:
@@ -112,9 +114,17 @@ class Rights:
             terms=_written(terms),
             by=legible(by, 200),
         )
+        self._on_the_way += 1  # at once: others may be given one in the same moment
+        try:
+            await whole(self._given(record))
+        finally:
+            self._on_the_way -= 1
+        return self.by_id[record.capability], handle
+
+    async def _given(self, record: Issued) -> None:
+        """Both or neither: what is in the log counts, also where nobody waits for its handle any more."""
         await self._place(record)
         self._take(record, live=True)
-        return self.by_id[record.capability], handle
 
     async def narrow(self, right: Right, wanted: Terms, *, by: str) -> tuple[Right, str]:
         """A capability that allows less. Raises Refused where more is asked for, or there is none left to narrow."""
@@ -126,7 +136,7 @@ class Rights:
     def _check_room(self, parent: Right | None) -> None:
         if parent is not None and len(parent.line()) >= DEEPEST:
             raise Refused(f"it was narrowed {DEEPEST} times already", where=self.run, fix="narrow one further up")
-        if parent is not None and sum(each.live for each in self.by_id.values()) >= MOST:
+        if parent is not None and sum(each.live for each in self.by_id.values()) + self._on_the_way >= MOST:
             raise Refused(f"the run has {MOST} capabilities already", where=self.run, fix="use one of them again")
 
     async def revoke(self, id: str, *, by: str, reason: str) -> None:

@@ -76,6 +76,13 @@ class Gateway(Table):
     group: str | None = Field(
         None, description="The group whose members may connect to the local doors. Default: the gateway's user alone."
     )
+    patience_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="How long a call that waits for people is kept waiting at its door before its program is told, and"
+        " how long after that the program has to end by itself.",
+    )
     private: tuple[str, ...] = Field(
         (), description="Private addresses that upstreams may reach all the same: `HOST`, `HOST:PORT` or a CIDR block."
     )

@@ -69,7 +69,7 @@ class Vault:
             value = await source.read()
         except DidNotHappen as error:
             raise DidNotHappen(f"the credential `{name}` cannot be had: {error.what}", fix=error.fix) from None
-        return Credential(name, value, self._former(name, value))
+        return self._credential(name, value)
 
     async def keep(self, name: str, value: str, receipt: Receipt, systems: Collection[str] = ()) -> str:
         """Keep a secret that the call of this receipt has brought, durably; the handle (`hfv_…`) to give away for it,
@@ -94,12 +94,16 @@ class Vault:
         found = {name: source.missing() for name, source in self._sources.items()}
         return {name: why for name, why in found.items() if why is not None}
 
-    def _former(self, name: str, value: str) -> tuple[str, ...]:
-        """What a credential was until lately, now that it is `value`."""
+    def _credential(self, name: str, value: str) -> Credential:
+        """A credential that is `value` now, and knows what it was until lately."""
         now_s = time.monotonic()
-        seen = [(was, until) for was, until in self._seen.get(name, ()) if was.reveal() != value and until > now_s]
+        known = self._seen.get(name, [])
+        if len(known) == 1 and known[0][0].reveal() == value:  # it has not changed for as long as that is remembered
+            known[0] = (known[0][0], now_s + FORMER_S)
+            return known[0][0]
+        seen = [(was, until) for was, until in known if was.reveal() != value and until > now_s]
         self._seen[name] = [*seen[-LONGEST:], (Credential(name, value), now_s + FORMER_S)]
-        return tuple(was.reveal() for was, _ in seen)
+        return Credential(name, value, tuple(was.reveal() for was, _ in seen))
 
     async def _check(self, what: str, receipt: Receipt, systems: Collection[str]) -> None:
         """Raise Refused unless this receipt opens what these systems may use."""

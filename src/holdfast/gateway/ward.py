@@ -1,11 +1,12 @@
 """A run whose program is another process: what it asks for at a door is counted, judged and carried out here.
 
 Rules
-1. A door counts a call when it comes. The same call again, before its answer was delivered, is the same call: it joins,
-   and there is no second effect.
+1. A door counts a call when it comes. The same call by the same capability again, before its answer was delivered, is
+   the same call: it joins, and there is no second effect.
 2. A call that must wait for people keeps its door waiting for a while; then the door is told, and the program may be
    ended: when it is started again its calls are answered from the log.
-3. What a program has been told by a system whose words others may write marks all that it asks for afterwards.
+3. A capability that was narrowed is told only what it may ask for itself, also where the answer is in the log.
+4. What a program has been told by a system whose words others may write marks all that it asks for afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.capability import Used
@@ -27,7 +28,8 @@ from holdfast.core.policy import Denied, Facts, Policy
 from holdfast.core.record import Refusal
 from holdfast.errors import BadCall, Misuse, Refused, Waiting
 from holdfast.gateway.call_warrant import CallWarrant
-from holdfast.gateway.decide import Memory
+from holdfast.gateway.counted import Calls, Kept, failed
+from holdfast.gateway.decide import Decided, Memory
 from holdfast.gateway.mediate import Mediator
 from holdfast.gateway.meters import Tally
 from holdfast.gateway.order import Mark, Order
@@ -38,9 +40,9 @@ from holdfast.gateway.upstreams import Declined, Prepared, Reply
 
 LARGEST_ARGS = 16 << 20  # bytes
 POLL_S = 0.5
-REMEMBERED = 256  # delivered calls of which a marked resend is answered again
 MOST_REFUSALS, MOST_DENIED = 1000, 10_000  # of one life: at its doors, in the log; of calls that were judged
 T = TypeVar("T")
+_Question: TypeAlias = tuple[str, str, str, str]  # a capability, a lane, what is asked, and how
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +51,6 @@ class Told:
 
     reply: Reply
     recorded: bool
-
-
-@dataclass(slots=True)
-class _Open:
-    """A call that is counted: what it is (`key`), which of its kind, and its answer, on its way or there."""
-
-    key: tuple[bytes, str]
-    n: int
-    replying: asyncio.Task[Reply]
-
-    @property
-    def waited_out(self) -> bool:
-        """Whether nobody waits for people on its behalf any more."""
-        done = self.replying.done() and not self.replying.cancelled()
-        return done and isinstance(self.replying.exception(), Waiting)
 
 
 @dataclass(slots=True)
@@ -80,16 +67,17 @@ class Ward:
     tally: Tally = field(default_factory=Tally)
     labels: set[str] = field(default_factory=set[str])
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _open: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
-    _delivered: dict[tuple[bytes, str], _Open] = field(default_factory=dict[tuple[bytes, str], _Open])
-    _asked: dict[tuple[str, str, str], asyncio.Task[Told]] = field(
-        default_factory=dict[tuple[str, str, str], asyncio.Task[Told]]
+    _calls: Calls = field(default_factory=Calls)
+    _asked: dict[_Question, asyncio.Task[Told] | None] = field(
+        default_factory=dict[_Question, "asyncio.Task[Told] | None"]
     )
+    _kept: Kept[_Question] = field(init=False)
     _order: Order = field(default_factory=Order)
-    _marked: dict[tuple[str, Mark], _Open] = field(default_factory=dict[tuple[str, Mark], _Open])
     _refused: set[bytes] = field(default_factory=set[bytes])
-    _latest: tuple[Prepared, str | None, tuple[bytes, bytes, Packed]] | None = None
     _denied: int = 0
+
+    def __post_init__(self) -> None:
+        self._kept = Kept(self._asked.pop)
 
     # --- calls ---
 
@@ -108,11 +96,11 @@ class Ward:
         if mark is not None:
             await self._order.turn(name, mark)
         try:
-            known = await self._counted(right, prepared, resend, again, mark)
+            replying = await self._counted(right, prepared, resend, again, mark)
         finally:
             if mark is not None:
                 self._order.passed(name, mark)
-        return await asyncio.shield(known.replying)
+        return await asyncio.shield(replying)
 
     def passed(self, tool: str, mark: Mark | None) -> None:
         """A marked call was turned away before it could be counted."""
@@ -121,70 +109,47 @@ class Ward:
 
     async def _counted(
         self, right: Right, prepared: Prepared, resend: bool, again: str | None, mark: Mark | None
-    ) -> _Open:
-        """The call with its number among those of its identity, on its way."""
-        identity, args, packed = self._written(prepared, again)
+    ) -> asyncio.Task[Reply]:
+        """The answer, on its way, to a call with its number among those of its identity."""
+        identity, args, packed = await self._written(prepared, again)
         if not self.mediator.counted(identity):
             await self.mediator.recall(identity)
-        name, key = prepared.contract.name, (identity, packed.payload.digest)
-        known = self._open.get(key) if mark is None else self._marked.get((name, mark))
-        if known is not None and known.key != key:
-            raise BadCall("a call of this mark was another one", fix="mark each call by itself")
-        if known is None and resend and mark is None:
-            known = self._delivered.get(key)
-        if known is None or known.waited_out:
-            place = known.n if known else self.mediator.count(identity)
+        name, key, calls = prepared.contract.name, (right.id, identity, packed.payload.digest), self._calls
+        known = calls.find(name, key, mark, resend=resend)
+        replying = None if known is None else known.answering
+        if known is None or replying is None:
+            calls.check_room(known, len(args))
+            known = known or calls.add(name, key, mark, self.mediator.count(identity))
             touches = prepared.touches
             resource = None if touches is None else resource_of(name, touches, sorted(touches))
-            call = Call(name, identity, place, args, resource)
-            known = _Open(key, place, asyncio.ensure_future(self._carried_out(right, prepared, call, packed)))
-            known.replying.add_done_callback(partial(self.tally.count, "call"))
-            self._keep(name, key, mark, known)
-        return known
+            call = Call(name, identity, known.n, args, resource)
+            replying = asyncio.ensure_future(self._carried_out(right, prepared, call, packed))
+            replying.add_done_callback(partial(self.tally.count, "call"))
+            calls.answer(known, replying, len(args))
+        calls.made(prepared, known)
+        return replying
 
-    def _keep(self, name: str, key: tuple[bytes, str], mark: Mark | None, known: _Open) -> None:
-        if mark is None:
-            self._open[key] = known
-            return
-        self._marked[name, mark] = known
-        if len(self._marked) > REMEMBERED:
-            self._marked.pop(next(iter(self._marked)))
+    def delivered(self, prepared: Prepared) -> None:
+        """The client has the whole answer (or refusal) to the call that it made by this: the same call is a new one
+        from now on."""
+        self._calls.delivered(prepared)
 
-    def delivered(self, prepared: Prepared, again: str | None = None) -> None:
-        """The client has the whole answer (or refusal): the same call is a new one from now on."""
-        identity, _, packed = self._written(prepared, again)
-        key = (identity, packed.payload.digest)
-        found = self._open.pop(key, None)
-        if found is not None:
-            self._delivered[key] = found
-            if len(self._delivered) > REMEMBERED:
-                self._delivered.pop(next(iter(self._delivered)))
-
-    def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
-        """The identity of a call, its arguments as they are written down, and as they are stored."""
-        latest = self._latest  # most calls are delivered before the next one comes
-        if latest is not None and latest[0] is prepared and latest[1] == again:
-            return latest[2]
-        name = prepared.contract.name
+    async def _written(self, prepared: Prepared, again: str | None) -> tuple[bytes, bytes, Packed]:
+        """The identity of a call, its arguments as they are written down, and as they are stored. Raises BadCall for
+        those that cannot be written down, and the log says so."""
         try:
-            args = canonical(cast("JSON", dict(prepared.args)))
-            chosen = args if prepared.chosen is None else canonical(cast("JSON", dict(prepared.chosen)))
-        except Uncanonical as error:
-            raise BadCall(f"the arguments of `{name}` cannot be written down: {error}", fix="send JSON") from None
-        if len(args) > LARGEST_ARGS:
-            raise BadCall(
-                f"the arguments of `{name}` are {len(args)} bytes; at most {LARGEST_ARGS} are written down",
-                fix="send less, or a reference",
-            )
+            args, chosen = _spelt(prepared)
+        except BadCall as error:
+            await self.refuse(prepared.contract.name, error.what, "ward", error.what)
+            raise
         packed = pack_text(args, cast("JSON", dict(prepared.args)), self.mediator.line.knows)
-        written = identity_of(name, chosen, again), args, packed
-        self._latest = (prepared, again, written)
-        return written
+        return identity_of(prepared.contract.name, chosen, again), args, packed
 
     async def _carried_out(self, right: Right, prepared: Prepared, call: Call, packed: Packed) -> Reply:
         warrant = CallWarrant(self, right, prepared)
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
         try:
+            await self._check_own(right, prepared)
             return await self._patiently(lambda: self.mediator.reply(asked))
         except Refused:
             self._denied += 1
@@ -192,6 +157,15 @@ class Ward:
         finally:
             self._settle(call)
             self.labels |= prepared.labels
+
+    async def _check_own(self, right: Right, prepared: Prepared) -> None:
+        """Raise Refused where a capability that was narrowed does not cover what it asks for: the answer may be in the
+        log, and then nobody else would look."""
+        name = prepared.contract.name
+        why = None if right.parent is None else right.terms.covers(name, prepared.args)
+        if why is not None:
+            await self.refuse(name, dict(prepared.args), "capability", why)
+            raise Refused(f"`{name}` was refused by capability: {why}", where=self.mediator.line.branch)
 
     def _settle(self, call: Call) -> None:
         """What was set aside for a call is used up if it was sent, and free again if it was not."""
@@ -277,23 +251,37 @@ class Ward:
     ) -> Told:
         """The answer of a model: asked once, then always the same. `prepared` is what is asked for, and what it may
         cost. Raises Refused; Waiting as `call`."""
-        _, args, packed = self._written(prepared, None)
-        key = (lane, prepared.contract.name, packed.payload.digest)
+        _, args, packed = await self._written(prepared, None)
+        key = (right.id, lane, prepared.contract.name, packed.payload.digest)
         known = self._asked.get(key) if resend else None
-        if known is None or _failed(known):  # whoever tries again after a failure wants an answer, not the failure
-            known = asyncio.ensure_future(self._decided(right, prepared, ask, lane, args, packed))
+        if known is None or failed(known):  # whoever tries again after a failure wants an answer, not the failure
+            self._calls.carried.check_room(len(args))
+            given = None
+            if resend and key not in self._asked:  # it may be one that was let go of
+                own = None if right.parent is None else right.id
+                given = self.memory.given(lane, prepared.contract.name, packed, own)
+            known = asyncio.ensure_future(
+                self._decided(right, prepared, ask, lane, args, packed) if given is None else self._recorded(given)
+            )
             known.add_done_callback(partial(self.tally.count, "decision"))
-            self._asked.pop(key, None)
+            known.add_done_callback(partial(self._told, key))
+            self._calls.carried.begin(known, len(args))
+            self._kept.drop(key)
             self._asked[key] = known
-            if len(self._asked) > REMEMBERED:
-                self._asked.pop(next(iter(self._asked)))
         return await asyncio.shield(known)
+
+    def _told(self, key: _Question, asked: asyncio.Task[Told]) -> None:
+        """An answer is there, for who says that he asks once more; or there is none, and he asks anew."""
+        if self._asked.get(key) is asked:
+            self._asked[key] = None if failed(asked) else asked
+            self._kept.add(key, 0 if failed(asked) else len(asked.result().reply.data))
 
     async def _decided(
         self, right: Right, prepared: Prepared, ask: Callable[[Receipt], Awaitable[Reply]], lane: str, args: bytes,
         packed: Packed,
     ) -> Told:  # fmt: skip
         name, told = prepared.contract.name, list[Reply]()
+        await self._check_own(right, prepared)
 
         async def once() -> Reply:
             if not told:
@@ -307,7 +295,11 @@ class Ward:
         if recorded is None:
             assert reply is not None, "what is not recorded was asked for"
             return Told(reply, recorded=False)
-        answer = recorded.decision.answer
+        return await self._recorded(recorded)
+
+    async def _recorded(self, decided: Decided) -> Told:
+        """A decision that was made before."""
+        answer = decided.decision.answer
         data = await self.mediator.line.payload(answer)
         return Told(Reply(data, answer.encoding, data), recorded=True)
 
@@ -345,6 +337,17 @@ class Ward:
         await self.mediator.drain()
 
 
-def _failed(task: asyncio.Task[Any]) -> bool:
-    """Whether nothing came of it."""
-    return task.done() and (task.cancelled() or task.exception() is not None)
+def _spelt(prepared: Prepared) -> tuple[bytes, bytes]:
+    """The arguments of a call, and those of them by which it is the same as another one. Raises BadCall."""
+    name = prepared.contract.name
+    try:
+        args = canonical(cast("JSON", dict(prepared.args)))
+        chosen = args if prepared.chosen is None else canonical(cast("JSON", dict(prepared.chosen)))
+    except Uncanonical as error:
+        raise BadCall(f"the arguments of `{name}` cannot be written down: {error}", fix="send JSON") from None
+    if len(args) > LARGEST_ARGS:
+        raise BadCall(
+            f"the arguments of `{name}` are {len(args)} bytes; at most {LARGEST_ARGS} are written down",
+            fix="send less, or a reference",
+        )
+    return args, chosen

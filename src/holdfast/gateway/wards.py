@@ -59,8 +59,8 @@ class Wanted:
 class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
     program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
-    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: it has asked for what it begins
-    with. `deciding`: what it decides now."""
+    `waits`: it is to be started again later; `over`: it has said one of these. `begun`: the name (or none) by which it
+    has asked for what it begins with. `deciding`: what it decides now."""
 
     ward: Ward
     right: Right
@@ -70,7 +70,7 @@ class Taken:
     restores: bool
     answer: Packed | None = None
     error: str | None = None
-    begun: bool = False
+    begun: str | None = None
     waits: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
     deciding: dict[str, asyncio.Task[dict[str, JSON]]] = field(
@@ -156,8 +156,9 @@ class Wards:
         elif opened.started.agent != wanted.agent:
             raise BadCall(f"this run is one of `{opened.started.agent}`", where=line.branch, fix="choose another id")
         if wanted.containment is not None:
-            asked, proven = _packed({"epoch": grant.epoch}), _packed(wanted.containment)
-            identity = identity_of(CONTAINMENT, canonical(grant.epoch), None)
+            life: JSON = {"branch": line.family.name, "epoch": grant.epoch}  # a branch inherits what was proven before
+            asked, proven = _packed(life), _packed(wanted.containment)
+            identity = identity_of(CONTAINMENT, canonical(life), None)
             records.append(
                 Seal(
                     intent=None, tool=CONTAINMENT, identity=identity.hex(), n=0, args=asked.payload,

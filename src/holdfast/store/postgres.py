@@ -5,6 +5,7 @@ Rules
 2. Time is the database's: when an entry was placed, and for how long a worker has been silent.
 3. Nothing rests on a session, so a pooler in transaction mode may stand between.
 4. Payloads are compressed here, and checked against their digest when they are read. Large ones may be kept outside.
+5. What is known to be stored is not sent again, as long as nothing was pruned (postgres_belief.py).
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ from typing import cast
 
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
-from holdfast.errors import Claimed, Conflict, Fenced, RolledBack, StoreFull
+from holdfast.errors import Claimed, Conflict, Fenced, RolledBack, StoreFull, Unwritable
 from holdfast.store import NOTHING, Draft, Grant
 from holdfast.store.heads import Heads
-from holdfast.store.postgres_batch import Batch, Head, Job, Row
+from holdfast.store.postgres_batch import Batch, Head, Job
+from holdfast.store.postgres_belief import Belief, Load
 from holdfast.store.postgres_committer import PostgresCommitter
-from holdfast.store.postgres_depot import depot_of
+from holdfast.store.postgres_depot import LARGE, depot_of
 from holdfast.store.postgres_leaves import PostgresLeaves
+from holdfast.store.postgres_pruning import COUNT
 from holdfast.store.postgres_reading import PostgresReading
-from holdfast.store.postgres_schema import Over
+from holdfast.store.postgres_schema import Gone, Over, Pruned
 from holdfast.store.postgres_sequencer import TTL_S, Sequencer
+from holdfast.store.postgres_turns import Turns
 from holdfast.store.reading import packer
 from holdfast.store.worker import Worker, dead, here
 
-COMPRESS_FROM = 256  # bytes
-SWEEPS = 5  # in the way of one append
-REMEMBERED = 100_000  # digests of payloads that are known to be stored
+TRIES = 6  # of one append, in whose way sweeps and prunes come
 
 
 class PostgresStore(PostgresReading):
@@ -55,9 +57,9 @@ class PostgresStore(PostgresReading):
         self.worker: Worker = here()
         self.claim_ttl_s = claim_ttl_s
         self._claims: set[str] = set()
+        self._turns = Turns()
+        self._asked: dict[str, int] = {}  # appends, by branch
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
-        self._stored: set[bytes] = set()
-        self._pack = packer()
         self.committer = PostgresCommitter(conninfo, self.worker, self._guard, beat_s=beat_s, patience_s=patience_s)
         self.committer.busy = lambda: bool(self._claims)
         self.log_id = self.committer.lane.server.log_id
@@ -65,6 +67,7 @@ class PostgresStore(PostgresReading):
         self._sequencer: Sequencer | None = None
         try:
             self.depot = depot_of(self, self.log_id, blobs, where=self.where)
+            self._belief = Belief(cast(int, self.fetch(COUNT)[0][0]), packer())
         except BaseException:
             self.let_go()
             raise
@@ -99,7 +102,6 @@ class PostgresStore(PostgresReading):
         """As `Store.append`."""
         if self.read_only is not None:
             raise self.read_only
-        rows = await self._put_away(whole := [self._form(blob) for blob in blobs if blob.digest not in self._stored])
 
         def work(batch: Batch) -> object:
             for other, seen in watch.items():
@@ -110,36 +112,59 @@ class PostgresStore(PostgresReading):
             if stands_on is not None and (head.seq or (stands_on.branch, stands_on.seq) not in batch.there):
                 raise Conflict("the branch is there already, or what it would stand on is not", where=branch)
             placed = batch.place(head, epoch, drafts, stands_on)
-            batch.keep(rows)
             if release:
                 head.worker = ""
             return placed
 
-        size = sum([len(row[2]) for row in rows]) + sum([len(draft.body) for draft in drafts])
+        size = sum([len(draft.body) for draft in drafts])
         job = Job(work, (branch, *watch), barrier, stands_on is not None, stands_on, size)
-        for sweeps in range(SWEEPS):
+        try:
+            await self._write_in_turn(job, blobs, alone=alone, guarded=after is not None)
+        except StoreFull:
+            if release:
+                self._given_up.add(branch)
+            raise
+        if release:
+            self._claims.discard(branch)
+            self._asked.pop(branch, None)
+        return cast("list[Entry]", job.result)
+
+    async def _write_in_turn(self, job: Job, blobs: Sequence[Blob], *, alone: bool, guarded: bool) -> None:
+        if self.depot is not None and any(len(blob.data) >= LARGE for blob in blobs):
+            async with self._turns.held(job.branches[0]):
+                await self._write(job, blobs, alone=False, guarded=guarded)
+        else:
+            await self._turns.passed(job.branches[0])
+            await self._write(job, blobs, alone=alone, guarded=guarded)
+
+    async def _write(self, job: Job, blobs: Sequence[Blob], *, alone: bool, guarded: bool) -> None:
+        """Write a job with its payloads. A refused one is sent anew, unless it was `guarded` and another of its branch
+        has come meanwhile: it could have been placed before."""
+        branch, size = job.branches[0], job.size
+        load = await self._belief.load(blobs, self.depot)
+        mine = self._asked[branch] = self._asked.get(branch, 0) + 1
+        for tries in range(TRIES):
+            job.rows, job.relied, job.count = load.rows, load.relied, load.count
+            job.size = size + sum([len(row[2]) for row in load.rows])
             try:
                 if not alone or not self.committer.now(job):
                     await self.committer.soon(job)
                 break
-            except StoreFull:
-                if release:
-                    self._given_up.add(branch)
-                raise
-            except Over:
-                if sweeps == SWEEPS - 1:
+            except (Over, Pruned, Gone) as refusal:
+                if guarded and self._asked.get(branch) != mine:
+                    raise Conflict("the log has moved on", where=branch) from None
+                if tries == TRIES - 1:
                     raise
-            rows = await self._put_away(whole, anew=True)
-        self._remember(whole, branch if release else "")
-        return cast("list[Entry]", job.result)
+                load = await self._load_anew(blobs, refusal)
+        load.remember()
 
-    async def _put_away(self, rows: list[Row], *, anew: bool = False) -> list[Row]:
-        """These rows, after what is large was put where it belongs; `anew`, if that was too long ago."""
-        if self.depot is None or not rows:
-            return rows
-        if anew:
+    async def _load_anew(self, blobs: Sequence[Blob], refusal: Unwritable) -> Load:
+        """What is to be sent after a refusal: what is large was put too long ago, or what is not sent may be gone."""
+        if isinstance(refusal, Pruned):
+            self._belief.told(refusal.count)
+        if self.depot is not None and isinstance(refusal, Over):
             self.depot.grow_old()
-        return await self.depot.put(rows)
+        return await self._belief.load(blobs, self.depot, whole=isinstance(refusal, Gone))
 
     def _check(self, head: Head, epoch: int, after: int | None) -> None:
         if epoch and (epoch != head.epoch or head.worker != self.worker.id):
@@ -148,22 +173,6 @@ class PostgresStore(PostgresReading):
             )
         if after is not None and after < (head.unclaimed_seq if epoch else head.seq):
             raise Conflict("the log has moved on", where=head.name)
-
-    def _form(self, blob: Blob) -> Row:
-        """A payload as a row."""
-        form, data = (2 if blob.rope else 0), blob.data
-        if len(data) >= COMPRESS_FROM:
-            small = self._pack(data)
-            if len(small) < len(data):
-                return blob.digest, form + 1, small
-        return blob.digest, form, data
-
-    def _remember(self, rows: list[Row], released: str) -> None:
-        """Digests that are known to be stored: what repeats is not even sent again."""
-        if len(self._stored) > REMEMBERED:
-            self._stored.clear()
-        self._stored.update([row[0] for row in rows])
-        self._claims.discard(released)
 
     async def claim(self, branch: str) -> Grant:
         """As `Store.claim`."""

@@ -8,7 +8,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -53,7 +53,7 @@ class Owner:
 class Job:
     """One unit of work inside a transaction. `branches`: of which it must know the heads; `looks`: it must know more
     (who holds them, or whether the entry is there that a branch is to stand on); `size`: about how much it writes
-    (bytes)."""
+    (bytes). `rows`: payloads that it stores; `relied` and `count`: see `Batch.rely`."""
 
     work: Callable[[Batch], object]
     branches: tuple[str, ...]
@@ -61,6 +61,9 @@ class Job:
     looks: bool = False
     stands_on: Entry | None = None
     size: int = 0
+    rows: Sequence[Row] = ()
+    relied: Collection[bytes] = ()
+    count: int | None = None
     future: asyncio.Future[object] | None = None
     result: object = None
     error: BaseException | None = field(default=None)
@@ -74,6 +77,8 @@ class Job:
         self.error = None
         try:
             self.result = self.work(batch)
+            batch.keep(self.rows)
+            batch.rely(self.count, self.relied)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's own, and is told to whoever waits
             self.error = error
         return self.error is None
@@ -96,6 +101,8 @@ class Batch:
         self._placed: list[tuple[int, Entry]] = []
         self._blobs: dict[bytes, Row] = {}
         self._recalled: set[int] = set()
+        self._believed = -1
+        self._relied: set[bytes] = set()
 
     def place(self, head: Head, epoch: int, drafts: Sequence[Draft], stands_on: Entry | None = None) -> list[Entry]:
         """Give each draft its position, time and digest; after `stands_on`, if the branch begins with them. Raises
@@ -121,11 +128,18 @@ class Batch:
         for row in rows:
             self._blobs.setdefault(row[0], row)
 
+    def rely(self, count: int | None, relied: Iterable[bytes]) -> None:
+        """What is not sent is there, by a count of deletions (the oldest counts); None: all is sent."""
+        if count is not None:
+            self._believed = count if self._believed < 0 else min(count, self._believed)
+            self._relied.update(relied)
+
     def values(self, worker: str, lane: int, number: int, durability: str) -> tuple[object, ...]:
-        """The arguments of `holdfast.place_1`."""
+        """The arguments of `holdfast.place_2`."""
         heads, placed = list(self.heads.values()), [entry for _, entry in self._placed]
         blobs = sorted(self._blobs.values())  # in one order everywhere, so that nobody waits in a circle
         return (
+            self._believed, byteas(sorted(self._relied - self._blobs.keys())),
             worker, lane, number, durability,
             int8s([head.id for head in heads]), int8s([head.found[0] for head in heads]),
             int8s([head.found[1] for head in heads]), texts([head.found[2] or None for head in heads]),

@@ -58,6 +58,14 @@ class Place:
     digest: bytes
     size: int
 
+    @classmethod
+    def unpacked(cls, packed: bytes) -> Place:
+        """The place that a row has. Raises Corrupt."""
+        try:
+            return cls(*_PLACE.unpack(packed))
+        except struct.error:
+            raise Corrupt("the place of a payload cannot be read", where=packed.hex(), fix="restore a backup") from None
+
     def packed(self) -> bytes:
         """As its row has it."""
         return _PLACE.pack(self.age, self.digest, self.size)
@@ -86,13 +94,13 @@ class PostgresDepot:
         self._depot: Depot = open_depot(url)
         self._age = 0
 
-    async def put(self, rows: list[Row]) -> list[Row]:
+    async def put(self, rows: list[Row], *, all_of_them: bool = False) -> list[Row]:
         """These rows, with a place instead of the payload where that is large: its object is durable then. One whose
-        digest is stored already is left out. Raises Stopped."""
+        digest is stored already is left out, unless `all_of_them` are wanted. Raises Stopped."""
         large = [row for row in rows if len(row[2]) >= LARGE]
         if not large:
             return rows
-        age, stored = await asyncio.to_thread(self._known, [row[0] for row in large])
+        age, stored = await asyncio.to_thread(self._known, [] if all_of_them else [row[0] for row in large])
         waiting = [self._put(row, age) for row in large if row[0] not in stored]
         moved = {row[0]: row for row in await asyncio.gather(*waiting)}
         return [moved.get(row[0], row) for row in rows if row[0] not in stored]
@@ -116,14 +124,12 @@ class PostgresDepot:
     async def get(self, packed: bytes) -> bytes:
         """The payload at a place, as its row would have it. Raises Unknown if it is not there, Corrupt if it is not
         what was put, Unwritable if it cannot be asked for."""
-        return await asyncio.to_thread(self._get, packed)
+        return await asyncio.to_thread(self.fetch, packed)
 
-    def _get(self, packed: bytes) -> bytes:
+    def fetch(self, packed: bytes) -> bytes:
+        """As `get`; the calling thread waits."""
         fix = "restore the object from a copy or an older version; `holdfast show` tells which runs need it"
-        try:
-            place = Place(*_PLACE.unpack(packed))
-        except struct.error:
-            raise Corrupt("the place of a payload cannot be read", where=packed.hex(), fix="restore a backup") from None
+        place = Place.unpacked(packed)
         where = f"{self.url}/{place.name(self._log_id)}"
         try:
             data = self._depot.get(place.name(self._log_id))
@@ -146,6 +152,10 @@ class PostgresDepot:
         if not dry_run:
             self._depot.delete([f"{self._log_id}/{name}" for name in doomed])
         return Swept(len(doomed), sum(there[name] for name in doomed), sorted(missing))
+
+    def place(self, name: str) -> str:
+        """Where an object is that a sweep has told of, as people are told."""
+        return f"{self.url}/{self._log_id}/{name}"
 
     def _there(self) -> dict[str, int]:
         """All objects of this log: age and digest as their names have them, and their sizes in bytes."""

@@ -21,15 +21,12 @@ from holdfast.errors import Stopped, Unwritable
 from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.postgres_batch import Batch, Head, Owner
 from holdfast.store.postgres_guard import Guard
+from holdfast.store.postgres_pruning import PLACE
 from holdfast.store.postgres_schema import LOCK_S, STALE, Server, connect, lost, opened, place_of, translate
 from holdfast.store.worker import Worker
 
 PAUSE_S = (0.05, 1.0)
 FORGOTTEN = "7 days"  # of silence, after which a worker that holds nothing is struck out
-_PLACE = (
-    "SELECT holdfast.place_1(%s::text, %s::bigint, %s::bigint, %s::text, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b,"
-    " %b, %b, %b, %b, %b, %b, %b, %b, %b, %b, %b)"
-)
 _STANDING = "SELECT * FROM holdfast.standing_1(%b, %b, %b)"
 _THERE = (
     "SELECT b.name, e.seq FROM unnest(%b, %b, %b) AS s(name, seq, digest)"
@@ -152,7 +149,7 @@ class Lane:
         values = batch.values(self._worker.id, self._number, self._next, durability)
         self.in_doubt = self._next
         try:
-            ((now_ms,),) = self._ask(_PLACE, values)
+            ((now_ms,),) = self._ask(PLACE, values)
         except psycopg.Error as error:
             if self.lost(error):
                 raise

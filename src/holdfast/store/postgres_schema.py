@@ -19,10 +19,11 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
-from holdfast.errors import Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
+from holdfast.errors import Conflict, Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
 from holdfast.store.postgres_arrays import register
 from holdfast.store.postgres_large import LARGE
 from holdfast.store.postgres_numbering import NUMBERING
+from holdfast.store.postgres_pruning import COUNTED_ON, GONE, OVERTAKEN, pruning
 
 Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
 
@@ -183,14 +184,27 @@ MIGRATIONS: tuple[Migration, ...] = (
             ),
         )
     ),
+    Migration(pruning(_PLACE)),  # whoever prunes first shuts out the workers that do not know of it
     Migration(LARGE),
 )
-PAGED = 1 + next(number for number, each in enumerate(MIGRATIONS) if each.statements is LARGE)
-"""From which schema on there are pages of branches."""
+PRUNABLE = 4  # migrations, which a worker must know to write beside one that prunes
+PAGED = 5  # which bring pages of branches
 
 
 class Over(Unwritable):
     """What was put outside the database was put in an age that is over: put it again."""
+
+
+class Pruned(Unwritable):
+    """What this process takes for stored may be gone: send all that is named. `count`: of deletions, by now."""
+
+    def __init__(self, what: str, *, where: str, fix: str, count: int) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.count = count
+
+
+class Gone(Unwritable):
+    """What a payload rests on is gone, or goes: send that too."""
 
 
 _ASK = (
@@ -359,6 +373,13 @@ def translate(error: psycopg.Error, where: str) -> HoldfastError:
             )
         case _ if error.sqlstate == OVER:
             return Over("sweeps follow each other too fast", where=where, fix="let fewer of them run, then resume")
+        case _ if error.sqlstate == COUNTED_ON:
+            count = int(error.diag.message_detail or 0)
+            return Pruned("the store was pruned meanwhile", where=where, fix="resume", count=count)
+        case _ if error.sqlstate == GONE:
+            return Gone("what a payload rests on was pruned", where=where, fix="resume")
+        case _ if error.sqlstate == OVERTAKEN:
+            return Conflict("another process prunes this store", where=where, fix="do it again")
         case pg.LockNotAvailable():
             return Unwritable(
                 f"a branch was locked for {LOCK_S} s", where=where, fix="end the session that holds it: pg_locks"

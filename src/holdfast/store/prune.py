@@ -1,4 +1,5 @@
-"""Payloads go, the proof stays: what of a SQLite store nothing needs any more, and its deletion beside living writers.
+"""Payloads go, the proof stays: what of a store nothing needs any more, and its deletion beside living writers from a
+SQLite file (from a database: postgres_prune.py).
 
 Rules
 1. What goes is decided inside the transaction that deletes it: whatever was written since it was looked for is looked
@@ -20,7 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import apsw
 
@@ -28,7 +29,7 @@ from holdfast.core.entry import Entry, check_chain, origin
 from holdfast.core.payload import pieces
 from holdfast.core.retention import Mark
 from holdfast.errors import Conflict, Corrupt, StoreFull
-from holdfast.store.reader import PLACES, STOCK, Reader
+from holdfast.store.reader import PLACES, STOCK
 from holdfast.store.reading import DELETIONS, unpacker
 from holdfast.store.schema import UNREADABLE, connect, place_blobs, translate
 from holdfast.store.wal import WriteAheadLog
@@ -52,8 +53,9 @@ class Stock:
         self._twins: dict[bytes, list[int]] = {}  # two that write at once may store the same payload twice
         self._unpack = unpacker()
 
-    def take(self, rows: Iterable[tuple[int, bytes, int, int, bytes]]) -> None:
-        """Take up further rows of the table of payloads. Raises Corrupt where a rope cannot be read."""
+    def take(self, rows: Iterable[tuple[int, bytes, int, int, bytes]]) -> list[bytes]:
+        """Take up further rows of the table of payloads: their digests. Raises Corrupt where a rope cannot be read."""
+        taken: list[bytes] = []
         for row, digest, form, size, data in rows:
             self.newest = row
             if self._rows.setdefault(digest, row) != row:
@@ -61,6 +63,8 @@ class Stock:
             self.sizes[digest] = self.sizes.get(digest, 0) + size
             if form >= 2:
                 self._ropes[digest] = self._ropes.get(digest, ()) + self._held(digest, form, data)
+            taken.append(digest)
+        return taken
 
     def _held(self, digest: bytes, form: int, data: bytes) -> tuple[bytes, ...]:
         try:
@@ -129,7 +133,8 @@ Names = Callable[[Entry], Iterable[bytes]]
 
 @dataclass(slots=True)
 class Plan:
-    """What goes if `marks` are set. `left`: what an interrupted prune has left behind, and nothing names."""
+    """What goes if `marks` are set. `left`: what an interrupted prune has left behind, and nothing names. `heads`: the
+    newest positions of the branches of the runs that are to be marked, where somebody must know them."""
 
     marks: list[Mark]
     needed: Names
@@ -140,9 +145,26 @@ class Plan:
     newest: int = 0
     shares: dict[str, Share] = field(default_factory=dict[str, Share])
     left: Share = field(default_factory=Share)
+    heads: dict[str, int] = field(default_factory=dict[str, int])
 
 
-def plan(reader: Reader, marks: list[Mark], named: Names, needed: Names, tick: Callable[[], object]) -> Plan:
+class Prunable(Protocol):
+    """What a plan is made from, as it is at one moment."""
+
+    def deletions(self) -> str:
+        """What is another text each time that payloads were deleted."""
+        ...
+
+    def stock(self) -> Iterator[tuple[int, bytes, int, int, bytes]]:
+        """The stored payloads and pieces: row, digest, form, size on disk, data (of ropes only)."""
+        ...
+
+    def places(self) -> Iterator[tuple[int, Entry]]:
+        """All entries by index (0, 1, …)."""
+        ...
+
+
+def plan(reader: Prunable, marks: list[Mark], named: Names, needed: Names, tick: Callable[[], object]) -> Plan:
     """What goes of a store if `marks` are set, as it is at this moment of the reader: entries then name what `named`
     says and must still have what `needed` says. `tick` is called for each entry. Raises Corrupt where the log or a
     payload that stays is damaged."""
@@ -155,7 +177,7 @@ def plan(reader: Reader, marks: list[Mark], named: Names, needed: Names, tick: C
         tick()
         found.newest = index + 1
         for digest in needed(entry):
-            _keep(found, entry, digest)
+            keep(found, entry, digest)
         if entry.seq <= upto.get(entry.branch, 0):
             found.shares[entry.branch].entries += 1
             gone += [(entry.branch, digest) for digest in named(entry)]
@@ -172,7 +194,7 @@ def plan(reader: Reader, marks: list[Mark], named: Names, needed: Names, tick: C
     return found
 
 
-def _checked(reader: Reader) -> Iterator[tuple[int, Entry]]:
+def _checked(reader: Prunable) -> Iterator[tuple[int, Entry]]:
     """All entries, while they stand where they must and on what they must."""
     newest: dict[str, Entry] = {}
     for number, (index, entry) in enumerate(reader.places()):
@@ -185,7 +207,8 @@ def _checked(reader: Reader) -> Iterator[tuple[int, Entry]]:
         yield index, entry
 
 
-def _keep(found: Plan, entry: Entry, digest: bytes) -> None:
+def keep(found: Plan, entry: Entry, digest: bytes) -> None:
+    """A payload, and all that it is made of, stays. Raises Corrupt if some of it is missing."""
     lost = found.stock.reach(digest, found.live)
     if lost is not None:
         where = f"{entry.branch}:{entry.seq}"
@@ -272,11 +295,12 @@ class Pruner:
         """What was written since: what it names stays."""
         place_blobs(connection)
         plan = self._plan
-        plan.stock.take(connection.execute(STOCK, (plan.stock.newest,)))
+        for digest in plan.stock.take(connection.execute(STOCK, (plan.stock.newest,))):
+            plan.stock.reach(digest, plan.live)  # also what no entry names: others may rest on it from now on
         for row in connection.execute(PLACES, (plan.newest,)):
             entry = Entry(*row[1:])
             for digest in plan.needed(entry):
-                _keep(plan, entry, digest)
+                keep(plan, entry, digest)
             plan.newest = row[0]
 
     @contextlib.contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from holdfast import errors
+from holdfast.core.canonical import JSON
 from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.errors import HoldfastError, Misuse, Refused, Stopped, Waiting
@@ -117,6 +118,12 @@ class RemoteStore:
         )  # fmt: skip
         with self._reading():
             return [_entry(each) for each in found]
+
+    async def fork(self, node: str, *, kind: str, by: str, why: str, edits: Sequence[JSON]) -> str:
+        """Begin a branch at `node`; its name. The gateway judges it, as `fork` does. Raises as that."""
+        found = await self.ask("fork", node=node, kind=kind, by=by, why=why, edits=list(edits))
+        with self._reading():
+            return str(found["branch"])
 
     async def claim(self, branch: str) -> Grant:
         """Never: the gateway advances its runs."""

@@ -23,12 +23,14 @@ _OVERLAY = {"auto": 1000, "1": 0, "0": None}  # from how many files on a new dir
 @dataclass(frozen=True, slots=True)
 class Opening:
     """A store that was opened, and the secret (32 bytes) that keys commitments to secret arguments. `workspaces`: where
-    the files of its runs are; None: nowhere that lasts. `own`: its own files, which no workspace may hold.
+    the files of its runs are; None: nowhere that lasts. `follow`: the store has them too, so that they follow their run
+    to other machines. `own`: its own files, which no workspace may hold.
     `overlay_files`: a new directory of so many files is an overlay, where that can be had; None: never."""
 
     store: Store
     secret: bytes
     workspaces: Path | None = None
+    follow: bool = False
     own: tuple[Path, ...] = ()
     overlay_files: int | None = None
 
@@ -172,7 +174,8 @@ def _open_sqlite(url: str) -> Opening:
     claim_ttl_s, flush_s = _number(options, "claim_ttl_s", 15), _number(options, "flush_s", 1)
     store = SqliteStore(files.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, key=files.key, anchor=files.anchor)
     own = tuple(path.absolute() for path in (files.path, files.key, store.heads.anchor) if path is not None)
-    return Opening(store, store.heads.key.secret(), files.workspaces.absolute(), own, _overlay(options))
+    secret, workspaces = store.heads.key.secret(), files.workspaces.absolute()
+    return Opening(store, secret, workspaces, own=own, overlay_files=_overlay(options))
 
 
 @contextlib.contextmanager
@@ -212,4 +215,4 @@ def _open_postgres(url: str) -> Opening:
         raise
     workspaces = Path(options["workspaces"]).absolute() if "workspaces" in options else None
     own = tuple(path.absolute() for path in (kept.key, kept.anchor) if path is not None)
-    return Opening(store, key.secret(), workspaces, own, overlay)
+    return Opening(store, key.secret(), workspaces, store.depot is not None, own, overlay)

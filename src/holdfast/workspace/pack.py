@@ -64,6 +64,18 @@ def frames(path: Path, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
             at += size
 
 
+def content(frame: bytes, digest: bytes, unpack: zstandard.ZstdDecompressor) -> bytes | None:
+    """The blob of this digest that a whole frame has; None if it is not sound."""
+    with contextlib.suppress(struct.error, zstandard.ZstdError):
+        magic, stored, raw, named = FRAME.unpack_from(frame)
+        sound = magic == _MAGIC and named == digest and stored + FRAME.size == len(frame)
+        body = frame[FRAME.size :]
+        if sound and raw <= _LARGEST_BYTES and zstandard.frame_content_size(body) == raw:
+            data = unpack.decompress(body)
+            return data if digest_of(data) == digest else None
+    return None
+
+
 class _Pen:
     """The pack that this object appends to while it is writing."""
 
@@ -314,15 +326,18 @@ class Packs:
             self._open[name] = os.open(self.folder / f"{name}.pack", os.O_RDONLY | os.O_CLOEXEC)
         return os.pread(self._open[name], size, offset)
 
+    def take(self, frame: bytes) -> bool:
+        """Keep a whole frame of another store, as `put` does; whether it is sound."""
+        digest = frame[FRAME.size - 32 : FRAME.size]
+        if content(frame, digest, self._unpack) is None:
+            return False
+        if not self.has(digest):
+            self.append(digest, frame)
+        return True
+
     def _raw(self, digest: bytes, frame: bytes, place: tuple[str, int, int]) -> bytes:
-        data = None
-        with contextlib.suppress(struct.error, zstandard.ZstdError):
-            magic, stored, raw, named = FRAME.unpack_from(frame)
-            sound = magic == _MAGIC and named == digest and stored + FRAME.size == len(frame)
-            body = frame[FRAME.size :]
-            if sound and raw <= _LARGEST_BYTES and zstandard.frame_content_size(body) == raw:
-                data = self._unpack.decompress(body)
-        if data is None or digest_of(data) != digest:
+        data = content(frame, digest, self._unpack)
+        if data is None:
             raise Corrupt(
                 f"a blob of the workspace is damaged: {digest.hex()}",
                 where=f"{self.folder / place[0]}.pack@{place[1]}",

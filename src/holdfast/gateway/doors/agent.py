@@ -3,8 +3,9 @@
 Rules
 1. A decision is made in the agent's process and recorded here before the agent sees it: it asks, is told to go and find
    out, and says what it found. Whoever does not come back has decided nothing.
-2. Who asked for a decision and is gone before it has a ticket has asked for nothing.
-3. The state of a checkpoint is JSON; with it stands what the agent may do, never its handle.
+2. One program of a run begins. It may be told again what it begins with, as long as it says the same name.
+3. Who asked for a decision and is gone before it has a ticket has asked for nothing.
+4. The state of a checkpoint is JSON; with it stands what the agent may do, never its handle.
 """
 
 from __future__ import annotations
@@ -245,11 +246,14 @@ class _Agent:
     # --- beginning and end ---
 
     async def begin(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
-        """What a run's program begins with: its input, settings, and the state that it goes on from."""
-        if taken.begun:  # what a second program asked for would be counted as the first one's
+        """What a run's program begins with: its input, settings, and the state that it goes on from. A program that has
+        given itself a name (`?maker=`) is told once more."""
+        maker = request.query.get("maker", "")[:200]
+        if taken.begun is not None and (not maker or maker != taken.begun):
+            # what a second program asked for would be counted as the first one's
             raise Misuse("a program of this run has begun already", where=visit.ward.rights.run,
                          fix="end it, and take the run up anew: the same command as before")  # fmt: skip
-        taken.begun = True
+        taken.begun = maker
         line, opened = visit.ward.mediator.line, taken.opened
         assert opened.started is not None or line.log.started is not None, "a run that was taken up has begun"
         started = opened.started or line.log.started

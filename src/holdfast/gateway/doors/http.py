@@ -56,7 +56,7 @@ async def _answered(request: web.Request, gate: Gate, visit: Visit, name: str, p
     except HoldfastError as error:
         response = _refused(error)
     sent = await send(request, response)
-    visit.ward.delivered(prepared, again)
+    visit.ward.delivered(prepared)
     return sent
 
 

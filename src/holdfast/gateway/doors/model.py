@@ -173,7 +173,7 @@ class _Answering:
             raise BadCall(f"`{LANE}` names no lane", fix="use letters, digits and . _ / : -")
         ward, name = self._visit.ward, self._prepared.contract.name
         digest = hashlib.sha256(canonical(cast("JSON", dict(self._prepared.args)))).digest()
-        question = (id(ward), lane, name, digest)
+        question = (id(ward), self._visit.right.id, lane, name, digest)
         resent = self._waiters.resent(question, self._request, id(ward))
         self._waiters.begin(question, self._request)
         reached = False

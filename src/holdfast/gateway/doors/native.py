@@ -100,7 +100,7 @@ class _Native:
     async def _call(self, request: web.Request, visit: Visit) -> web.StreamResponse:
         asked = await body_of(request, CallBody)
         system, _, operation = asked.tool.partition(".")
-        mark = None if asked.maker is None else Mark(asked.maker, asked.made)
+        mark = None if asked.maker is None else Mark(f"{visit.right.id} {asked.maker}", asked.made)
         try:
             prepared = await self._gate.prepare(visit, system, operation, cast("dict[str, JSON]", asked.args))
         except BaseException:
@@ -115,7 +115,7 @@ class _Native:
         else:
             sent = await send(request, web.json_response(_answer(reply)))
         if mark is None:
-            visit.ward.delivered(prepared, asked.again)
+            visit.ward.delivered(prepared)
         return sent
 
     async def narrow(self, request: web.Request) -> web.StreamResponse:
@@ -244,15 +244,20 @@ async def bytes_of(request: web.Request, most: int) -> bytes:
         return b""
     data = bytearray()
     try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.content.iter_any():
-                data += chunk
-                if len(data) > most:
-                    raise BadCall(f"the body is larger than {most} bytes", fix="send less, or a reference")
+        if request.content.is_eof():  # it is all there
+            data += request.content.read_nowait()
+        else:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.content.iter_any():
+                    data += chunk
+                    if len(data) > most:
+                        break
     except TimeoutError:
         raise BadCall(f"the body did not come within {BODY_S:.0f} s", fix="send it at once") from None
     except web.RequestPayloadError:
         raise BadCall("the body cannot be read: it does not end as it began", fix="send it anew") from None
+    if len(data) > most:
+        raise BadCall(f"the body is larger than {most} bytes", fix="send less, or a reference")
     return bytes(data)
 
 

@@ -47,6 +47,11 @@ _ANSWERS: dict[str, Any] = {
     ),
 }  # fmt: skip
 
+_MAKER: dict[str, Any] = {
+    "name": "maker", "in": "query", "required": False, "schema": {"type": "string", "maxLength": 200},
+    "description": "The program's own random name: who says it again is told again.",
+}  # fmt: skip
+
 
 @cache
 def document() -> dict[str, Any]:
@@ -106,7 +111,9 @@ def _paths() -> dict[str, Any]:
         "/v1/checkpoint": {"post": _operation("Go on from here after a crash.", "Node", "CheckpointBody")},
         "/v1/stranded": {"get": _operation("What was left behind by branches given up.", "Stranded")},
         "/v1/finish": {"post": _operation("What the agent came to.", None, "FinishBody")},
-        "/v1/begin": {"get": _operation("What the run's program begins with.", "Beginning")},
+        "/v1/begin": {
+            "get": {**_operation("What the run's program begins with.", "Beginning"), "parameters": [_MAKER]}
+        },
     }
 
 

@@ -68,13 +68,14 @@ class Upstream(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Prepared:
-    """A call of a declared system, understood but not yet carried out. `contract.name` is `SYSTEM.OPERATION`. `args`:
-    all that is needed to carry it out, as JSON values by name: what goes into the log, and what `Upstream.perform` is
-    given back after a crash (never a credential). `chosen`: what two calls must have in common to be the same; None:
-    all arguments. `touches`: what names the resource, if anything does. `blast`: how much it touches, if known.
-    `money`: what it may cost at most (millionths of a US dollar)."""
+    """A call of a declared system, understood but not yet carried out: one for each time that it is asked for, and
+    equal to no other. `contract.name` is `SYSTEM.OPERATION`. `args`: all that is needed to carry it out, as JSON
+    values by name: what goes into the log, and what `Upstream.perform` is given back after a crash (never a
+    credential). `chosen`: what two calls must have in common to be the same; None: all arguments. `touches`: what
+    names the resource, if anything does. `blast`: how much it touches, if known. `money`: what it may cost at most
+    (millionths of a US dollar)."""
 
     system: str
     contract: Contract

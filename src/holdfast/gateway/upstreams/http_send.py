@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from holdfast.errors import BadCall, HoldfastError, Misuse, NotHappened, Refused
+from holdfast.gateway.connection import Heard, Unanswered, Unreached
 from holdfast.gateway.credential import Credential
-from holdfast.gateway.exchange import Client, Heard, Unanswered, Unreached
+from holdfast.gateway.exchange import Client
 from holdfast.gateway.hosts import Origin, take_apart
 from holdfast.gateway.minted import HANDLE
 from holdfast.gateway.receipt import Receipt
