@@ -32,7 +32,7 @@ _ORDER: LiteralString = (
 _MEMBERS: LiteralString = (
     "SELECT b.name, b.seq, b.digest, b.epoch, b.at_ms, w.id, w.place, w.pid, w.born, w.host FROM unnest(%b) r(run)"
     " CROSS JOIN LATERAL (SELECT * FROM holdfast.branch b WHERE b.name >= r.run || '@' COLLATE \"C\""
-    " AND b.name < r.run || 'A' COLLATE \"C\" AND b.seq > 0) b"
+    " AND b.name < r.run || 'A' COLLATE \"C\" AND b.seq > 0 ORDER BY b.name OFFSET 0) b"  # by the index, run by run
     " LEFT JOIN holdfast.worker w ON w.id = b.worker ORDER BY b.at_ms DESC, b.name DESC"
 )
 _ANSWER: LiteralString = (

@@ -17,6 +17,15 @@ from typing import LiteralString
 AT_ONCE = 2_000  # branches that are looked at in one numbering
 STEP_BITS = 20  # of `recent`: milliseconds are shifted by so many
 
+_SHELVED: LiteralString = """
+CREATE FUNCTION holdfast.shelved_1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  NEW.recent := NEW.at_ms >> 20;
+  NEW.open := NEW.ended_seq IS DISTINCT FROM NEW.seq;
+  RETURN NEW;
+END $$
+"""
+
 _ENDED: LiteralString = """
 CREATE FUNCTION holdfast.ended_1() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -100,19 +109,17 @@ BEGIN
 END $$
 """
 
-LARGE: tuple[LiteralString, ...] = (
-    "SELECT set_config('lock_timeout', '60s', true)",
-    "ALTER TABLE holdfast.branch ADD COLUMN ended_seq bigint",
+LARGE: tuple[LiteralString, ...] = (  # none of these takes longer for a larger database
     (
-        "UPDATE holdfast.branch b SET ended_seq = b.seq WHERE EXISTS (SELECT 1 FROM holdfast.entry e"
-        " WHERE e.branch = b.id AND e.seq = b.seq AND e.key = convert_to('finished', 'UTF8'))"
+        "ALTER TABLE holdfast.branch ADD COLUMN ended_seq bigint, ADD COLUMN recent bigint NOT NULL DEFAULT 0,"
+        " ADD COLUMN open boolean NOT NULL DEFAULT true"
     ),
+    _SHELVED,
     (
-        "ALTER TABLE holdfast.branch ADD COLUMN recent bigint NOT NULL GENERATED ALWAYS AS (at_ms >> 20) STORED,"
-        " ADD COLUMN open boolean NOT NULL GENERATED ALWAYS AS (ended_seq IS DISTINCT FROM seq) STORED"
+        "CREATE TRIGGER shelved BEFORE INSERT OR UPDATE ON holdfast.branch FOR EACH ROW WHEN"
+        " (NEW.recent <> NEW.at_ms >> 20 OR NEW.open <> (NEW.ended_seq IS DISTINCT FROM NEW.seq))"
+        " EXECUTE FUNCTION holdfast.shelved_1()"
     ),
-    "CREATE INDEX branch_recent ON holdfast.branch (recent)",
-    "CREATE INDEX branch_open ON holdfast.branch (recent) WHERE open",
     _ENDED,
     (
         "CREATE TRIGGER ended AFTER INSERT ON holdfast.entry FOR EACH ROW"
@@ -120,4 +127,17 @@ LARGE: tuple[LiteralString, ...] = (
     ),
     _NUMBER,
     _PARTITION,
+)
+SHELVING: tuple[LiteralString, ...] = (  # what takes long is looked up first: until then nobody waits
+    (
+        "CREATE TEMPORARY TABLE holdfast_over ON COMMIT DROP AS SELECT b.id, b.seq FROM holdfast.branch b"
+        " JOIN holdfast.entry e ON e.branch = b.id AND e.seq = b.seq WHERE e.key = convert_to('finished', 'UTF8')"
+    ),
+    (
+        "UPDATE holdfast.branch b SET ended_seq = o.seq FROM pg_temp.holdfast_over o"
+        " WHERE b.id = o.id AND b.seq = o.seq AND b.ended_seq IS NULL"
+    ),
+    "UPDATE holdfast.branch SET recent = at_ms >> 20 WHERE recent <> at_ms >> 20",
+    "CREATE INDEX branch_recent ON holdfast.branch (recent)",
+    "CREATE INDEX branch_open ON holdfast.branch (recent) WHERE open",
 )
