@@ -574,7 +574,7 @@ BUGS = (
         file="store/postgres_pruning.py",
         old="WHERE b.digest = u.digest AND u.digest = ANY (spared);",
         new="WHERE b.digest = u.digest AND u.digest = ANY (spared) AND false;",
-        found_by=PRUNE + "test_a_rope_that_is_named_again_in_another_cut_is_whole[postgres]",
+        found_by=PRUNED + "test_a_rope_on_the_list_that_is_named_in_another_cut_no_longer_rests_on_its_old_pieces",
     ),
     Bug(
         name="what comes later overtakes what waits for the outside",
