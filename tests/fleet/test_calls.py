@@ -200,6 +200,27 @@ def test_what_waits_for_one_limit_takes_no_room_of_another(fleet: Fleet) -> None
     assert asyncio.run(told()) == 0
 
 
+def test_who_waits_is_told_when_a_membership_has_taken_its_places_with_it(fleet: Fleet) -> None:
+    async def told() -> str:
+        async with turnstile(fleet, crm_all=1) as one, turnstile(fleet, crm_all=1) as other:
+            await one.enter("crm.send")
+            waiting = await waits(fleet, other, "crm.find", 1)
+            ((name,),) = fleet.rows("SELECT worker || ' ' || number FROM holdfast_fleet.call WHERE line IS NOT NULL")
+            with fleet.postgres.connect() as connection:
+                connection.execute("LISTEN holdfast_call")
+                fleet.rows(
+                    "DELETE FROM holdfast_fleet.member WHERE worker = (SELECT worker FROM holdfast_fleet.call"
+                    " WHERE line IS NULL) RETURNING 1"
+                )
+                heard = [each.payload for each in connection.notifies(timeout=60, stop_after=1)]
+            assert heard == [name]
+            other.heard(name)
+            (await waiting)()
+            return name
+
+    assert asyncio.run(told())
+
+
 def test_a_call_that_waits_no_more_leaves_nothing(fleet: Fleet) -> None:
     async def told() -> None:
         async with turnstile(fleet, all=1) as calls:

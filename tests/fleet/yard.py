@@ -26,6 +26,7 @@ from holdfast.store.postgres_reader import PostgresReader
 from holdfast.store.url import postgres_address
 from tests.fleet.nursery import Nursery
 from tests.postgres import Postgres
+from tests.standby import Pair
 
 CREW = "tests.fleet.crew"
 
@@ -41,13 +42,14 @@ def soon(is_true: Callable[[], object], what: str, seconds: float = 60) -> None:
 class Fleet:
     """A store, the directory in which its agents act, and its workers."""
 
-    def __init__(self, nursery: Nursery, postgres: Postgres, place: Path, ttl_s: float) -> None:
+    def __init__(self, nursery: Nursery, postgres: Postgres | Pair, place: Path, ttl_s: float) -> None:
         self.postgres = postgres
         self.place = place
         self.url = self.url_by(None, postgres.empty(), ttl_s)
         self._nursery = nursery
         self._ttl_s = ttl_s
         self.workers: list[int] = []
+        self.surroundings: dict[str, str] = {}  # of its workers
         install(postgres_address(self.url))
 
     def url_by(self, folder: str | None, base: str | None = None, ttl_s: float | None = None) -> str:
@@ -59,12 +61,13 @@ class Fleet:
 
     # --- workers ---
 
-    def worker(self, *words: str, agents: str = CREW, url: str = "") -> int:
+    def worker(self, *words: str, agents: str = CREW, url: str = "", **more: str) -> int:
         """A new worker's pid, once it works."""
         speech = self.place / f"speech-{len(self.workers)}"
         pid = self._nursery.bear(
-            ["worker", *words], self.place, speech, HOLDFAST_STORE=url or self.url, HOLDFAST_AGENTS=agents
-        )
+            ["worker", *words], self.place, speech, HOLDFAST_STORE=url or self.url, HOLDFAST_AGENTS=agents,
+            **self.surroundings, **more,
+        )  # fmt: skip
         self.workers.append(pid)
         soon(lambda: self._enrolled(pid) or self.code(pid) is not None, "it works")
         assert self.code(pid) is None, speech.read_text()

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,6 +23,11 @@ from holdfast.gateway.connection import Heard
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.exchange import Client
 from holdfast.gateway.hosts import Origin
+
+BOTH_LOOPS = {"params": [asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], "ids": ["asyncio", "uvloop"]}
+"""What the fixture `event_loop_policy` of a file is made with, whose tests are to run on either."""
+NO_LOOPS_WARNING = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+"""The other way, a hook, renames every other test."""
 
 LONG_S = 60.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -51,6 +51,16 @@ async def test_a_program_keeps_objects_that_it_finds_again(tmp_path: Path, there
     assert [each["Key"] for each in direct.list_objects_v2(Bucket="kept")["Contents"]] == [key]
 
 
+async def test_a_request_is_signed_for_the_host_that_is_sent(tmp_path: Path, there: Account) -> None:
+    endpoint = f"http://LOCALHOST.:{there.url.rpartition(':')[2]}/"
+
+    def work(at: Door) -> str:
+        return at.client("sqs").create_queue(QueueName="by-another-name")["QueueUrl"]
+
+    async with door(tmp_path, there, services=["sqs"], endpoints={"sqs": endpoint}, private=["localhost"]) as at:
+        assert (await does(work, at)).endswith("/by-another-name")
+
+
 async def test_a_program_uses_queues_and_tables(tmp_path: Path, there: Account) -> None:
     item = {"id": {"S": "1"}, "raw": {"B": b"\0\xff"}, "n": {"N": "1.50"}}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import socket
 import ssl
 from pathlib import Path
@@ -15,10 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.gateway.connection import Heard, Unanswered
-from tests.gateway.far_end import OK, Line, authority, caller, far_end, saying
+from tests.examples import examples
+from tests.gateway.far_end import BOTH_LOOPS, NO_LOOPS_WARNING, OK, Line, authority, caller, far_end, saying
 
-EXAMPLES = int(os.environ.get("HOLDFAST_EXAMPLES", "60"))
-Headers = list[tuple[str, str]]
+pytestmark = NO_LOOPS_WARNING
+
+
+@pytest.fixture(**BOTH_LOOPS)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """A gateway runs on either loop, and their connections end in different ways."""
+    return request.param()
+
 
 LENGTH = ("content-length", "2")
 CHUNKED = ("Transfer-Encoding", "chunked")
@@ -77,6 +83,8 @@ NO_ANSWER = {
     "only a hint": b"HTTP/1.1 103 Early\r\nlink: </a>\r\n\r\n",
     "a hint and half an answer": b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\n",
     "it announces eleven times": b"HTTP/1.1 100 Continue\r\n\r\n" * 11 + OK,
+    "an announcement with a body": b"HTTP/1.1 150 Wait\r\ncontent-length: 3\r\n\r\nabc" + OK,
+    "an announcement with a body that is too large": b"HTTP/1.1 150 Wait\r\ncontent-length: 9\r\n\r\n123456789" + OK,
     "another protocol": b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" + OK,
     "another protocol, unnamed": b"HTTP/1.1 101 Switching\r\n\r\n" + OK,
     "a status below all": b"HTTP/1.1 099 Low\r\n\r\nok",
@@ -145,11 +153,11 @@ async def test_what_is_no_whole_answer_is_not_heard(name: str) -> None:
 
     async with far_end(script) as there, caller(there.port) as here:
         with pytest.raises(Unanswered) as raised:
-            await here.ask()
+            await here.ask(most=8)
     assert not raised.value.silent
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(40))
 @given(name=st.sampled_from(sorted(WHOLE)), cuts=st.lists(st.integers(0, 200), max_size=40))
 def test_an_answer_is_the_same_whatever_the_pieces_in_which_it_comes(name: str, cuts: list[int]) -> None:
     method, said, ends, heard = WHOLE[name]
@@ -204,7 +212,7 @@ PIECES = st.sampled_from([
 CHANGES = st.tuples(st.sampled_from(["insert", "cut", "replace", "twice"]), st.integers(0, 300), PIECES)
 
 
-@settings(max_examples=2 * EXAMPLES, deadline=None)
+@settings(max_examples=examples(40))
 @given(name=st.sampled_from(sorted(WHOLE)), changes=st.lists(CHANGES, max_size=4), ends=st.booleans())
 def test_the_answer_behind_a_broken_one_is_its_own(
     name: str, changes: list[tuple[str, int, bytes]], ends: bool
@@ -519,7 +527,7 @@ async def test_over_tls_a_body_without_a_length_ends_only_with_the_word_of_tls(
 
     async with far_end(script, secure=server) as there, caller(there.port, scheme="https", ca=client) as here:
         if body is None:
-            with pytest.raises(Unanswered, match="closed"):
+            with pytest.raises(Unanswered):
                 await here.ask()
         else:
             assert (await here.ask()).body == body

@@ -203,8 +203,9 @@ async def test_a_private_name_may_lead_to_loopback_but_not_to_the_metadata() -> 
 async def test_a_name_that_is_rebound_leads_where_it_led_when_it_was_looked_at() -> None:
     async with site() as (port, seen):
         names = Names({"a.example": [["127.0.0.1"], ["169.254.169.254"]]})
-        async with Dialer(["a.example"], resolve=names).client(["a.example"], kept=False) as client:
-            for _ in range(3):
+        dialer = Dialer(["a.example"], resolve=names)
+        for _ in range(3):
+            async with dialer.client(["a.example"]) as client:
                 assert await ask(client, f"http://a.example:{port}/") == "reached"
     assert names.asked == ["a.example"]
     assert len(seen) == 3
@@ -214,9 +215,10 @@ async def test_a_name_that_is_rebound_after_a_while_is_looked_at_again() -> None
     async with site() as (port, seen):
         names = Names({"a.example": [["127.0.0.1"], ["169.254.169.254"]]})
         dialer = Dialer(["a.example"], resolve=names)
-        async with dialer.client(["a.example"], kept=False) as client:
+        async with dialer.client(["a.example"]) as client:
             await ask(client, f"http://a.example:{port}/")
-            dialer._pins.clear()  # what time does
+        dialer._pins.clear()  # what time does
+        async with dialer.client(["a.example"]) as client:
             with pytest.raises(Refused, match="metadata"):
                 await ask(client, f"http://a.example:{port}/")
     assert len(seen) == 1

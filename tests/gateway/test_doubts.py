@@ -4,8 +4,9 @@ Everywhere a tool that raises `Killed` after it has acted stands for a process t
 before the seal is written.
 """
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ class World:
         if trouble is not None:
             raise trouble
         return f"done {len(self.done)}"
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Return when it does."""
+    deadline_s = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def caller(act: Any) -> Any:
@@ -317,7 +326,7 @@ def test_any_error_of_a_write_is_doubt_and_not_failure(trouble: Exception) -> No
 def test_a_timeout_of_a_write_is_doubt(*, awaits: bool) -> None:
     import asyncio
 
-    world = World()
+    world, over = World(), threading.Event()
 
     @tool(kind="irreversible", timeout_s=0.1)
     async def slow_async() -> str:
@@ -328,7 +337,7 @@ def test_a_timeout_of_a_write_is_doubt(*, awaits: bool) -> None:
     @tool(kind="irreversible", timeout_s=0.1, name="slow")
     def slow() -> str:
         world.act()
-        time.sleep(0.5)
+        over.wait(60)
         return "late"
 
     @agent
@@ -339,7 +348,9 @@ def test_a_timeout_of_a_write_is_doubt(*, awaits: bool) -> None:
         doubt = life(house, calls)
         assert isinstance(doubt, InDoubt)
         assert "TimeoutError" in str(doubt)
+        until(lambda: world.done)  # a thread of a busy machine may begin later than in time
         assert world.done == ["act"]
+        over.set()
 
 
 def test_an_effect_that_fails_again_and_again_waits_for_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -635,11 +646,14 @@ def test_any_time_that_a_refusal_names_is_understood(seconds: Any) -> None:
 def test_a_function_left_behind_by_a_timeout_is_not_taken_for_stopped() -> None:
     """The probe says that it did not happen, and a moment later it does: what was left behind must have stopped
     first."""
+    begun: list[int] = []
     done: list[int] = []
+    over = threading.Event()
 
     @tool(kind="irreversible", timeout_s=0.1, probe=lambda: Happened("found") if done else NotHappened("not there"))
     def slow() -> str:
-        time.sleep(0.6)
+        begun.append(1)
+        over.wait(60)
         done.append(1)
         return "late"
 
@@ -649,13 +663,10 @@ def test_a_function_left_behind_by_a_timeout_is_not_taken_for_stopped() -> None:
         assert "may still be running" in str(doubt)
         again = life(house, caller(slow))
         assert isinstance(again, BaseException)
-        deadline_s = time.monotonic() + 30
-        while not done:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.02)
+        over.set()
+        until(lambda: done)
         assert house.run(caller(slow), id="r") == "found"
-        time.sleep(0.7)
-        assert len(done) == 1
+        assert len(begun) == 1
 
 
 # --- drift of an effect in doubt ---

@@ -72,6 +72,16 @@ def test_a_sandbox_ends_with_its_gateway(number: int) -> None:
         assert gone(mark)
 
 
+def test_no_control_group_is_left_of_a_sandbox_that_ended_with_its_gateway() -> None:
+    with launched("closed") as (pid, mark):
+        assert until(lambda: runs(mark))
+        made = in_groups(pid)
+        if not made:
+            pytest.skip("no control group may be made here")
+        os.kill(pid, signal.SIGKILL)
+        assert until(lambda: not any(path.exists() for path in made))
+
+
 @pytest.mark.root
 def test_a_sandbox_ends_with_the_gateway_of_an_ordinary_user() -> None:
     with launched("closed", ordinary=True) as (pid, mark):
@@ -106,8 +116,8 @@ async def test_a_sandbox_dies_with_its_bubblewrap() -> None:
     assert gone(mark)
 
 
-def warden() -> int:
-    return next(pid for pid in begun(os.getpid()) if b"warden.py" in of_process(pid, "cmdline"))
+def warden(gateway: int | None = None) -> int:
+    return next(pid for pid in begun(gateway or os.getpid()) if b"warden.py" in of_process(pid, "cmdline"))
 
 
 def test_a_sandbox_outlives_the_thread_that_launched_it() -> None:
@@ -135,18 +145,18 @@ async def test_a_gateway_keeps_no_descriptor_and_no_control_group_of_a_sandbox_t
         await closed(doors)
 
     await said(["true"], listen=listen)
-    before = len(os.listdir("/proc/self/fd")), in_groups(), len(os.listdir(f"/proc/{warden()}/fd"))
+    before = len(os.listdir("/proc/self/fd")), len(in_groups()), len(os.listdir(f"/proc/{warden()}/fd"))
     for _ in range(10):
         await said(["true"], listen=listen)
     assert until(lambda: len(os.listdir(f"/proc/{warden()}/fd")) <= before[2])
     assert len(os.listdir("/proc/self/fd")) <= before[0]
-    assert in_groups() <= before[1] + 1  # the last one may be let go of by the next launch
+    assert len(in_groups()) <= before[1] + 1  # the last one may be let go of by the next launch
 
 
-def in_groups() -> int:
-    """How many control groups of this process's warden there are."""
+def in_groups(gateway: int | None = None) -> list[Path]:
+    """The control groups of the warden of a gateway, or of this process."""
     places = {place for place in (groups().processes, groups().memory) if place}
-    return sum(len(list(Path(place).glob(f"holdfast-{warden()}-*"))) for place in places)
+    return [path for place in places for path in Path(place).glob(f"holdfast-{warden(gateway)}-*")]
 
 
 @pytest.mark.soak

@@ -316,19 +316,22 @@ def test_parallel_waits_for_one_signal_take_one_each() -> None:
 def test_a_signal_that_comes_while_a_call_in_flight_is_brought_to_its_end_is_heard() -> None:
     """The run has parked, and only then is the signal placed, and only then the seal of what was under way."""
 
+    begun, placed = threading.Event(), threading.Event()
+
     @tool(kind="irreversible")
-    async def slow() -> str:
-        await asyncio.sleep(0.3)
+    def slow() -> str:
+        begun.set()
+        placed.wait(60)
         return "sealed"
 
     @agent
     async def both(run: Any, task: Any) -> list[Any]:
-        sealed = asyncio.ensure_future(slow())
-        await asyncio.sleep(0.1)
+        sealed = asyncio.ensure_future(asyncio.to_thread(slow))
+        await asyncio.to_thread(begun.wait, 60)
         return [await run.wait_for("go"), await sealed]
 
     with open_store("memory://") as house:
-        until = threading.Thread(target=lambda: (until_slept(house), house.signal("r", "go", 7)))
+        until = threading.Thread(target=lambda: (until_slept(house), house.signal("r", "go", 7), placed.set()))
         until.start()
         assert house.run(both, id="r") == [7, "sealed"]
         until.join()

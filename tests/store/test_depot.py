@@ -94,6 +94,28 @@ async def test_an_object_that_is_there_with_other_bytes_is_put_right(store: Post
     assert outside.objects() == {name: BIG.data}
 
 
+async def test_what_comes_later_is_not_placed_before_what_waits_for_the_outside(
+    store: PostgresStore, outside: Outside
+) -> None:
+    depot = depot_of(store)._depot
+    keep, may_go_on = depot.put, threading.Event()
+
+    def slow(name: str, data: bytes) -> None:
+        assert may_go_on.wait(60)
+        keep(name, data)
+
+    depot.put = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(put(store, BIG))
+    later = [asyncio.create_task(put(store, SMALL)) for _ in range(3)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await store.append("other@main", drafts("not kept waiting"), epoch=0, barrier=True)
+    assert await store.read(BRANCH) == []
+    may_go_on.set()
+    await asyncio.gather(first, *later)
+    assert [entry.body.decode() for entry in await store.read(BRANCH)] == [BIG.digest.hex()] + [SMALL.digest.hex()] * 3
+
+
 # --- crashes and sweeps ---
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,8 @@ from holdfast.errors import Conflict, Corrupt, Fenced, Misuse, Stopped, Unwritab
 from holdfast.store import Grant, postgres_schema
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_arrays import byteas, int8s, texts
-from holdfast.store.postgres_schema import MIGRATIONS, Migration, connect
+from holdfast.store.postgres_schema import MIGRATIONS, Migration
+from holdfast.store.postgres_ways import connect
 from holdfast.store.url import open_url
 from tests.postgres import Postgres
 from tests.store.shelf import Shelf, assert_whole, blob, bodies, drafts, heard, start
@@ -360,8 +362,11 @@ async def test_a_server_that_has_lost_what_it_acknowledged_is_noticed(postgres: 
 
 
 async def storm(wire: Wire, url: str, draw: random.Random, count: int) -> None:
-    """Several workers write own and shared branches, while all connections are cut again and again."""
+    """Several workers write own and shared branches, while all connections are cut again and again: up to three times
+    for one batch, since what costs the connection each time is refused in the end."""
     stores = [PostgresStore(through(wire, url)) for _ in range(3)]
+    written = dict.fromkeys(stores, 0)
+    at_work = Counter(stores * 2)
     owners = {f"own-{number}@main": store for number, store in enumerate(stores * 2)}
     grants = {branch: await store.claim(branch) for branch, store in owners.items()}
     going = True
@@ -380,11 +385,17 @@ async def storm(wire: Wire, url: str, draw: random.Random, count: int) -> None:
             await store.append(branch, drafts(f"{number}"), epoch=epoch, barrier=barrier, alone=alone)
             await store.append("shared@main", drafts(f"{branch} {number}"), epoch=0, barrier=not barrier)
             await guarded(store, f"{branch} {number}")
+            written[store] += 1
+        at_work[store] -= 1
 
     async def cut() -> None:
         while going:
-            await asyncio.sleep(draw.uniform(0.005, 0.1))
-            wire.cut()
+            before = dict(written)
+            for _ in range(3):
+                await asyncio.sleep(draw.uniform(0.005, 0.1))
+                wire.cut()
+            while any(at_work[store] and written[store] == before[store] for store in stores):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
     cutting = asyncio.create_task(cut())
     await asyncio.gather(*(post(branch, store) for branch, store in owners.items()))

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -370,17 +370,34 @@ async def test_the_write_ahead_file_does_not_grow_however_fast_it_is_written(
 async def test_a_commit_that_takes_long_does_not_keep_the_write_ahead_file_growing_for_good(lasting: Shelf) -> None:
     """The thread that empties it finds the lock taken, gives up, and must be asked again."""
     store = lasting.open(flush_s=60.0)
-    big = [blob(os.urandom(9 << 20))]
     with store.committer._lock:
         store.committer._nudged = True
         store.committer._queue.put(committer._Nudge())
         await asyncio.sleep(20 * committer.LOCK_S)
-    for _ in range(6):
-        await store.append(BRANCH, drafts("x"), epoch=0, barrier=True, alone=True, blobs=big)
-        big = [blob(os.urandom(9 << 20))]
-        await asyncio.sleep(0.2)
-    assert wal(lasting.path).stat().st_size < 24 << 20
+
+    async def more() -> None:
+        await store.append(BRANCH, drafts("x"), epoch=0, barrier=True, alone=True, blobs=[blob(os.urandom(9 << 20))])
+
+    await more()
+    assert await stops_growing(wal(lasting.path), more)
     await store.close()
+
+
+async def stops_growing(file: Path, more: Callable[[], Awaitable[None]]) -> bool:
+    """Whether what comes is written over what was there, three times in a row: as soon as the disk has time for it."""
+    held, over = size_of(file), 0
+    for _ in range(40):
+        await more()
+        over = over + 1 if size_of(file) <= held else 0
+        if over == 3:
+            return True
+        held = size_of(file)
+        await asyncio.sleep(0.1)
+    return False
+
+
+def size_of(file: Path) -> int:
+    return file.stat().st_size
 
 
 @pytest.mark.parametrize("share", [0, 1, 37, 100])
@@ -419,12 +436,9 @@ async def test_a_long_reader_keeps_its_view_and_the_write_ahead_file_is_used_aga
     assert held > 20 << 20, "nothing may be written over what the reader still sees"
     reader.execute("ROLLBACK").fetchall()
     reader.close()
-    for _ in range(3):
-        await load(16)
-        await asyncio.sleep(0.1)
-    assert wal(lasting.path).stat().st_size < held + (24 << 20), "48 MB more went in, mostly over what was there"
+    assert await stops_growing(wal(lasting.path), lambda: load(16))
     assert_whole(BRANCH, await store.read(BRANCH))
-    assert len(await store.read(BRANCH)) == 73
+    assert len(await store.read(BRANCH)) >= 73
     assert store.committer.connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     await store.close()
 

@@ -70,6 +70,15 @@ async def test_32_parallel_appends_lose_nothing_and_share_no_place(store: Store,
     assert sorted((entry for answer in answers for entry in answer), key=lambda entry: entry.seq) == entries
 
 
+async def test_many_appends_of_one_turn_stand_in_the_order_in_which_they_were_asked_for(store: Store) -> None:
+    branches = [f"r{number}@main" for number in range(3)]
+    await asyncio.gather(
+        *(store.append(branches[n % 3], drafts(f"{n}"), epoch=0, barrier=n % 5 == 0) for n in range(400))
+    )
+    for number, branch in enumerate(branches):
+        assert bodies(await store.read(branch)) == [str(n) for n in range(number, 400, 3)]
+
+
 async def test_32_parallel_branches_lose_nothing(store: Store) -> None:
     async def five(branch: str) -> None:
         grant = await store.claim(branch)

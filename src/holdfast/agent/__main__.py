@@ -27,7 +27,7 @@ from holdfast.agent.client import Client, RemoteBranches, RemoteDoor, sent_as
 from holdfast.agent.named import agent_named
 from holdfast.agent.run import Agent, Run
 from holdfast.core.effect import legible
-from holdfast.errors import HoldfastError, Misuse, waiting_in
+from holdfast.errors import BadCall, HoldfastError, Misuse, waiting_in
 from holdfast.shape import Shape
 
 FAILED, USAGE, WAITS, INTERRUPTED = 1, 2, 75, 130
@@ -59,9 +59,11 @@ def _told(error: BaseException) -> int:
     if waiting is None and not isinstance(error, HoldfastError):
         traceback.print_exception(error)
         return FAILED
-    told = waiting or error
-    sys.stderr.write(f"{type(told).__name__}: {told}\n")
-    return WAITS if waiting is not None else USAGE if isinstance(error, Misuse) else FAILED
+    if waiting is not None:  # what ends the wait, whoever has started this program says
+        sys.stderr.write(f"{type(waiting).__name__}: {waiting.what} [{waiting.where}]\n")
+        return WAITS
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    return USAGE if isinstance(error, Misuse) else FAILED
 
 
 async def _advance(agent: Agent, client: Client) -> object:
@@ -76,6 +78,7 @@ async def _advance(agent: Agent, client: Client) -> object:
         workspace=Path.cwd() if agent.workspace else None, services=tuple(begun["services"]),
     )  # fmt: skip
     try:
+        await _begin(run, agent, untouched=begun["untouched"])
         answer = _ANY.write(await agent.advance(run, begun["input"]))
         sent = sent_as(answer, "the agent's answer")
     except BaseException as raised:
@@ -98,9 +101,23 @@ def _check(agent: Agent, begun: dict[str, Any]) -> None:
     if agent.state is not None and not begun["restores"]:
         raise Misuse("this agent has a state, and its gateway does not restore it", where=begun["run"],
                      fix="write `restores = true` into its [agents.NAME] of holdfast.toml")  # fmt: skip
-    if agent.workspace and agent.state is not None:
-        raise Misuse("behind a gateway, checkpoints do not hold the files of a workspace", where=begun["run"],
-                     fix="take workspace=True out, or the state")  # fmt: skip
+    if agent.workspace and agent.state is not None and not begun["workspace"]:
+        raise Misuse("this agent's checkpoints hold its files, and its gateway keeps none", where=begun["run"],
+                     fix="write `workspace = true` into its [agents.NAME] of holdfast.toml")  # fmt: skip
+    if begun["workspace"] and not agent.workspace:
+        raise Misuse("the gateway keeps the files of this agent, and it has none", where=begun["run"],
+                     fix="declare @agent(workspace=True), or take `workspace` out of its [agents.NAME]")  # fmt: skip
+
+
+async def _begin(run: Run, agent: Agent, *, untouched: bool) -> None:
+    """Before the first step of a run that will go on from its checkpoints: one of how its files are now. Raises BadCall
+    if there is no state yet."""
+    if not (agent.workspace and agent.state is not None and untouched):
+        return
+    if run.state is None:
+        fix = "let its type be made without arguments: give its fields defaults"
+        raise BadCall("the state of an agent with a workspace must be there from the beginning", fix=fix)
+    await run.checkpoint()
 
 
 @cache
@@ -112,7 +129,12 @@ def _side() -> asyncio.AbstractEventLoop:
 
 
 def _state(agent: Agent, begun: dict[str, Any]) -> object:
-    return Shape(agent.state).from_json(begun["state"]) if begun["restored"] else agent.state()
+    if begun["restored"]:
+        return Shape(agent.state).from_json(begun["state"])
+    try:
+        return agent.state()
+    except TypeError:  # it cannot be made without arguments: the agent makes it
+        return None
 
 
 if __name__ == "__main__":

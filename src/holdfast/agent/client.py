@@ -82,6 +82,10 @@ class Client:
         data = json.dumps(asked)
         return cast("dict[str, Any]", await in_thread(lambda: self._ask("POST", path, data)))
 
+    def post_at_once(self, path: str, **asked: object) -> dict[str, Any]:
+        """As `post_still`, and nothing else of this loop goes on meanwhile."""
+        return self._ask("POST", path, json.dumps(asked))
+
     async def get(self, path: str) -> dict[str, Any]:
         """As `post`, for what only asks: where no answer comes, it is asked again."""
         return cast("dict[str, Any]", await in_thread(lambda: self._ask("GET", path, None)))
@@ -225,9 +229,11 @@ class RemoteDoor:
             if written.encoding is not Encoding.JSON:
                 what = f"the state could not be written down: {written.value!r}"
                 raise Misuse(what, fix="declare its type: @agent(state=T)")
-            told = await self._client.post_still(
-                "/v1/checkpoint", state=written.woven, services=list(note.services), labels=list(note.labels), turn=turn
-            )
+            asked = {"state": written.woven, "services": note.services, "labels": note.labels, "turn": turn}
+            if agent.workspace:  # state and files are of one moment
+                told = self._client.post_at_once("/v1/checkpoint", **asked)
+            else:
+                told = await self._client.post_still("/v1/checkpoint", **asked)
         return cast("str | None", told["node"])
 
     async def stranded(self, *, undone: bool) -> list[Stranded]:

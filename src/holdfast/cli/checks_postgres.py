@@ -17,15 +17,17 @@ from holdfast.cli.checks import PLAUSIBLE_S, SKEW_S, Check, log_key_check, pytho
 from holdfast.cli.view import many, when
 from holdfast.errors import HoldfastError
 from holdfast.store.heads import Heads, load_key
+from holdfast.store.postgres_depot import WHERE
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_reader import PostgresReader
-from holdfast.store.postgres_schema import MIGRATIONS, Connection, check, connect, known, place_of, translate
+from holdfast.store.postgres_schema import MIGRATIONS, check, known, place_of, translate
+from holdfast.store.postgres_ways import Connection, connect
 from holdfast.store.url import Keepsakes, keepsakes, postgres_address
 
 _SERVER = (
     "SELECT current_setting('server_version'), current_setting('synchronous_commit'),"
     " current_setting('data_checksums'), current_setting('synchronous_standby_names'),"
-    " (extract(epoch FROM clock_timestamp()))::float8"
+    " (extract(epoch FROM clock_timestamp()))::float8, (SELECT count(*) FROM pg_stat_replication)"
 )
 _UNSIGNED = (
     "SELECT count(*) FROM holdfast.branch b JOIN (SELECT DISTINCT branch FROM holdfast.grown) g ON g.branch = b.id"
@@ -59,13 +61,14 @@ def checks(url: str) -> Iterator[Check]:
         yield log_key_check(kept.key)
         if found[0] >= len(MIGRATIONS):
             yield _signing(connection)
+            yield _files(connection)
             yield _anchor(address, found[1], kept)
 
 
 def _of_server(connection: Connection, where: str) -> Iterator[Check]:
     """Raises Unwritable where the server has a setting under which a promise would not hold."""
     began = time.time()
-    ((version, level, checksums, standbys, now_s),) = connection.execute(_SERVER).fetchall()
+    ((version, level, checksums, standbys, now_s, followers),) = connection.execute(_SERVER).fetchall()
     _, lazy, pooled = check(connection, where)
     yield Check("server", "ok", f"PostgreSQL {version} at {where}; its settings are as they must be")
     if lazy != "off":
@@ -73,6 +76,9 @@ def _of_server(connection: Connection, where: str) -> Iterator[Check]:
     else:
         told = f", and waits for {standbys}" if standbys else ""
         yield Check("flush", "ok", f"barriers are flushed, whatever synchronous_commit says ({level}){told}")
+    if followers and not standbys:
+        yield Check("standby", "warn", f"no flush waits for what follows this server: {followers}",
+                    "name a standby in synchronous_standby_names; a failover loses what it did not have")  # fmt: skip
     if checksums != "on":
         yield Check("checksums", "warn", "data_checksums is off: a page that its disk has changed is not noticed",
                     "pg_checksums --enable, while the server is down")  # fmt: skip
@@ -88,7 +94,7 @@ def _clock(now_s: float, began_s: float, ended_s: float) -> Check:
     apart_s = max(0.0, began_s - now_s, now_s - ended_s)
     if apart_s > SKEW_S:
         return Check("clock", "warn", f"this machine's and the server's are {apart_s:,.0f} s apart",
-                     "keep both by NTP: claims go by the server's, approvals and sleeps by this one")  # fmt: skip
+                     "keep the server's by NTP: all deadlines are counted by it")  # fmt: skip
     return Check("clock", "ok", f"{when(int(now_s * 1000))}, here and at the server")
 
 
@@ -108,6 +114,15 @@ def _signing(connection: Connection) -> Check:
         return Check("signing", "warn", f"{many(grown, 'branch')} with entries that nobody signs",
                      "start a worker: any of them signs")  # fmt: skip
     return Check("signing", "ok", "all is signed" if not grown else f"worker {worker} signs")
+
+
+def _files(connection: Connection) -> Check:
+    """Whether the files of agents are where every machine finds them."""
+    found = connection.execute(WHERE).fetchall()
+    if not found:
+        what = "those of agents stay on the machine that made them: a run with a workspace can be taken over there only"
+        return Check("files", "warn", what, "?blobs=s3://BUCKET/PREFIX, or a directory that every machine has")
+    return Check("files", "ok", f"large payloads, and files of agents, are in {found[0][0]}")
 
 
 def _anchor(address: str, log_id: str, kept: Keepsakes) -> Check:

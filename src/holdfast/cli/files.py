@@ -2,7 +2,8 @@
 
 Rules
 1. A run's own directory is never touched: files are restored into a directory that is new or empty.
-2. Only `--collect` removes anything: what no checkpoint names, and copies that were kept for long enough.
+2. What is missing here is fetched, where the store has the files too.
+3. Only `--collect` removes anything: what no checkpoint names, and copies that were kept for long enough.
 """
 
 from __future__ import annotations
@@ -12,22 +13,26 @@ import os
 import stat
 import time
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, assert_never
 
 import typer
 
-from holdfast.cli.keys import files_of
 from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, same_store
 from holdfast.cli.terminal import busy, hint, json_text, line, out, safe, say, styled, table
 from holdfast.cli.view import age, look_from, many, reader_of, size_text
+from holdfast.core.record import Parcel
+from holdfast.core.retention import Extent, Marks
 from holdfast.errors import BadCall, Misuse, Unknown
-from holdfast.gateway.closure import checkpoints, trees
+from holdfast.gateway.closure import Made, all_checkpoints, checkpoints
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import node_of
+from holdfast.gateway.parcels import fetch
 from holdfast.store.reader import Reader
+from holdfast.store.url import is_postgres, workspaces
 from holdfast.workspace import (
     Added,
     Change,
@@ -43,7 +48,7 @@ from holdfast.workspace import (
     waste,
 )
 from holdfast.workspace.manifest import Entry, File, Folder, Pipe, Symlink
-from holdfast.workspace.reach import walk
+from holdfast.workspace.reach import Whole, walk
 
 KEPT = "kept:"
 KEPT_DAYS = 30
@@ -86,38 +91,54 @@ def verb(
     if sum(asked) > 1 or (place is None and any(asked[:3])) or (place and collect) or (dry_run and not collect):
         raise BadCall("this says too much or too little", fix="PLACE [--list|--into DIR|--diff PLACE], or --collect")
     url = existing(store)
-    root = files_of(url).workspaces
-    reader = reader_of(url)
-    try:
-        if collect:
-            _collect(reader, root, dry_run=dry_run, json=json)
-        elif place is None or not any(asked):
-            _tell(reader, root, place, same_store(store), json=json)
-        elif into is not None:
-            _restore(reader, root, place, Path(into))
-        elif diff is not None:
-            _compare(reader, root, place, diff, json=json)
-        else:
-            _show(reader, root, place, json=json)
-    finally:
-        asyncio.run(reader.close())
+    with _place(url) as root:
+        reader = reader_of(url)
+        try:
+            if collect:
+                _collect(reader, root, elsewhere=is_postgres(url), dry_run=dry_run, json=json)
+            elif place is None or not any(asked):
+                _tell(reader, root, place, same_store(store), json=json)
+            elif into is not None:
+                _restore(reader, root, place, Path(into))
+            elif diff is not None:
+                _compare(reader, root, place, diff, json=json)
+            else:
+                _show(reader, root, place, json=json)
+        finally:
+            asyncio.run(reader.close())
 
 
 # --- which files ---
 
 
-def _tree(reader: Reader, root: Path, place: str) -> bytes:
-    """The digest of the files at a place. Raises Unknown."""
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files at a place: the digest of their tree, and the parcels from which the store has them, if it has."""
+
+    tree: bytes
+    parcels: tuple[Parcel, ...] = ()
+
+
+@contextmanager
+def _place(url: str) -> Generator[Path]:
+    """Where the captures of a store are on this machine; for as long as is needed, if it keeps none here."""
+    found = workspaces(url)
+    with nullcontext(found) if found is not None else TemporaryDirectory(prefix="holdfast-files-") as root:
+        yield Path(root)
+
+
+def _files(reader: Reader, root: Path, place: str) -> Files:
+    """The files at a place. Raises Unknown."""
     if place.startswith(KEPT):
         wanted = place.removeprefix(KEPT)
         found = [each.tree for each in Kept(root).all() if len(wanted) >= 8 and each.tree.startswith(wanted)]
         if len(found) != 1:
             raise Unknown(f"no copy, or more than one, is called `{place}`", fix="holdfast files shows them")
-        return bytes.fromhex(found[0])
+        return Files(bytes.fromhex(found[0]))
     branch, seq = parse_node(place) if _is_node(place) else (branch_of(place), None)
-    for closed in reversed(asyncio.run(_closed(reader, branch))):
-        if seq is None or parse_node(closed.node)[1] <= seq:
-            return bytes.fromhex(closed.tree)
+    for made in reversed(asyncio.run(_made(reader, branch))):
+        if made.tree is not None and (seq is None or parse_node(node_of(made.branch, made.seq))[1] <= seq):
+            return Files(made.tree, made.record.parcels or ())
     raise Unknown(f"no checkpoint at or before `{place}` has files", fix=f"holdfast files {branch.partition('@')[0]}")
 
 
@@ -125,21 +146,31 @@ def _is_node(place: str) -> bool:
     return place.rpartition("@")[2].rpartition(":")[2].isdigit() and "@" in place
 
 
-async def _closed(reader: Reader, branch: str) -> list[Closed]:
-    """The checkpoints of a branch that have files, oldest first. Raises Unknown if there is no such run."""
+async def _made(reader: Reader, branch: str) -> list[Made]:
+    """The checkpoints of a branch, oldest first. Raises Unknown if there is no such run."""
     await look_from(reader, branch)
+    return await checkpoints(reader, branch)
+
+
+async def _closed(reader: Reader, branch: str) -> list[Closed]:
+    """Those that have files, as they are told."""
     return [
         Closed(node_of(made.branch, made.seq), made.at_ms, tree.hex(), made.record.services, made.record.labels)
-        for made in await checkpoints(reader, branch)
+        for made in await _made(reader, branch)
         if (tree := made.tree) is not None
     ]
 
 
 @contextmanager
-def _packs(root: Path) -> Generator[Packs]:
-    """The captures of a store; nothing is collected meanwhile."""
+def _packs(reader: Reader, root: Path, *wanted: Files) -> Generator[Packs]:
+    """The captures of a store, with all of these files; nothing is collected meanwhile."""
+    for files in wanted:
+        if files.parcels:
+            with busy("fetching files"):
+                asyncio.run(fetch(reader, root, files.tree, files.parcels))
     if not (root / "packs").is_dir():
-        raise Unknown("this store has no files", where=str(root), fix="an agent with @agent(workspace=True) has some")
+        fix = "an agent with @agent(workspace=True) has some; on PostgreSQL they may be on the machine that it ran on"
+        raise Unknown("this store has no files here", where=str(root), fix=fix)
     packs = Packs(root)
     try:
         with packs.writing():
@@ -175,7 +206,7 @@ def _said(closed: Closed) -> str:
 
 
 def _restore(reader: Reader, root: Path, place: str, target: Path) -> None:
-    tree = _tree(reader, root, place)
+    files = _files(reader, root, place)
     inside = target.resolve().is_relative_to(root.resolve())
     if inside or target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise Misuse("files are restored into a new or empty directory", where=str(target), fix="name another one")
@@ -183,15 +214,15 @@ def _restore(reader: Reader, root: Path, place: str, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Misuse(f"it cannot be made: {error.strerror}", where=str(target), fix="name another directory") from None
-    with _packs(root) as packs, busy("restoring files"):
-        restored = Workspace(target, packs).restore(tree)
+    with _packs(reader, root, files) as packs, busy("restoring files"):
+        restored = Workspace(target, packs).restore(files.tree)
     say(f"{safe(str(target))}: {many(len(restored.touched), 'path')}, as they were captured")
 
 
 def _show(reader: Reader, root: Path, place: str, *, json: bool) -> None:
-    tree = _tree(reader, root, place)
-    with _packs(root) as packs:
-        for path, entry in walk(packs.get, tree):
+    files = _files(reader, root, place)
+    with _packs(reader, root, files) as packs:
+        for path, entry in walk(packs.get, files.tree):
             name = os.fsdecode(path)
             kind, mode, size, more = _about(entry)
             if json:
@@ -216,9 +247,9 @@ def _about(entry: Entry) -> tuple[str, str | None, int | None, str]:
 
 
 def _compare(reader: Reader, root: Path, place: str, other: str, *, json: bool) -> None:
-    old, new = _tree(reader, root, place), _tree(reader, root, other)
-    with _packs(root) as packs:
-        for change in diff(packs.get, old, new):
+    old, new = _files(reader, root, place), _files(reader, root, other)
+    with _packs(reader, root, old, new) as packs:
+        for change in diff(packs.get, old.tree, new.tree):
             what, path, to = _change(change)
             if json:
                 out(json_text({"change": what, "path": _text(path), "to": _text(to) if to else None}))
@@ -237,13 +268,12 @@ class FileChange:
 
 def compared(url: str, branch: str, other: str) -> list[FileChange]:
     """What differs between the files of two branches, at the newest checkpoint of each; nothing if one has no files."""
-    root = files_of(url).workspaces
     reader = reader_of(url)
     try:
-        with suppress(Unknown):
-            old, new = _tree(reader, root, branch), _tree(reader, root, other)
-            with _packs(root) as packs:
-                changes = [_change(each) for each in diff(packs.get, old, new)]
+        with suppress(Unknown), _place(url) as root:
+            old, new = _files(reader, root, branch), _files(reader, root, other)
+            with _packs(reader, root, old, new) as packs:
+                changes = [_change(each) for each in diff(packs.get, old.tree, new.tree)]
             return [FileChange(what, _text(path), _text(to) if to else None) for what, path, to in changes]
         return []
     finally:
@@ -269,7 +299,7 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _collect(reader: Reader, root: Path, *, dry_run: bool, json: bool) -> None:
+def _collect(reader: Reader, root: Path, *, elsewhere: bool, dry_run: bool, json: bool) -> None:
     if not (root / "packs").is_dir():
         found, old, checkouts = None, 0, 0
     else:
@@ -278,7 +308,7 @@ def _collect(reader: Reader, root: Path, *, dry_run: bool, json: bool) -> None:
         try:
             with busy("looking for what nobody needs"):
                 work = waste if dry_run else collect
-                found = work(packs, lambda: _roots(reader, root))
+                found = work(packs, lambda: _roots(reader, packs, elsewhere=elsewhere))
                 checkouts = len(Layers(root).dead()) if dry_run else Layers(root).collect(packs)
         finally:
             packs.close()
@@ -292,9 +322,21 @@ def _collect(reader: Reader, root: Path, *, dry_run: bool, json: bool) -> None:
     say(f"{gone} and {many(old, 'old copy')} {would}")
 
 
-def _roots(reader: Reader, root: Path) -> set[bytes]:
-    """What all checkpoints name, and what is kept."""
-    return asyncio.run(trees(reader)) | {bytes.fromhex(each.tree) for each in Kept(root).all()}
+def _roots(reader: Reader, packs: Packs, *, elsewhere: bool) -> set[bytes]:
+    """What stays: what is kept, and what checkpoints name. Where the store has files too, those here are a cache, of
+    which what is not whole, or was pruned, is of no use. On PostgreSQL those of other machines are not here."""
+    marks, whole = Marks(reader.marks()), Whole(packs.get, packs.has)
+    roots = {bytes.fromhex(each.tree) for each in Kept(packs.root).all()}
+    for made in asyncio.run(all_checkpoints(reader)):
+        if made.tree is None:
+            continue
+        if made.record.parcels is not None:
+            pruned = any(marks.covers(made.branch, made.seq, extent) for extent in Extent)
+            if not pruned and whole(made.tree):
+                roots.add(made.tree)
+        elif not elsewhere or packs.has(made.tree):
+            roots.add(made.tree)
+    return roots
 
 
 def _forget_old(kept: Kept, *, dry_run: bool) -> int:

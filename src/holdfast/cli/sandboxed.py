@@ -33,7 +33,7 @@ from holdfast.store.url import shown
 if TYPE_CHECKING:
     from holdfast.gateway.config import Config
     from holdfast.gateway.confinement import Confinement
-    from holdfast.gateway.launcher import Ended
+    from holdfast.gateway.launcher import Ended, Rooms
 
 WAITS, KILLED = 3, 128
 PATIENCE_S, PAUSE_S, AWAY_S = 30.0, 0.05, 0.5
@@ -160,10 +160,24 @@ async def _life(asked: Asked, config: Config, run: str) -> Ended:
         say("UNSAFE: the program is not confined: it may reach everything that you may")
         return await run_beside(program, config.launching)
     command, seen = shown_for(asked.command[0])
-    confinement = _confinement(asked, config, run, seen)
+    confinement = _confinement(asked, config, run, seen, kept=_keeps(config, program.agent))
     argv = (command, *asked.command[1:])
     receipt = await asyncio.to_thread(_receipt, confinement)
-    return await run_confined(replace(program, argv=argv), confinement, config.launching, receipt)
+    rooms = _rooms(asked, config, program.agent)
+    return await run_confined(replace(program, argv=argv), confinement, config.launching, receipt, rooms=rooms)
+
+
+def _rooms(asked: Asked, config: Config, agent: str) -> Rooms | None:
+    """Where the files of an agent are whose checkpoints hold them; None for any other."""
+    if not _keeps(config, agent):
+        return None
+    from holdfast.cli.rooms import SandboxFiles
+
+    return SandboxFiles(config, agent, asked.workspace)
+
+
+def _keeps(config: Config, agent: str) -> bool:
+    return agent in config.agents and config.agents[agent].workspace
 
 
 def _modules(asked: Asked, config: Config) -> dict[str, str]:
@@ -233,12 +247,25 @@ def _agent(asked: Asked, config: Config) -> str:
     raise Misuse(f"which agent is this? ({names})", where=str(config.file), fix="--agent NAME, of [agents.NAME]")
 
 
-def _confinement(asked: Asked, config: Config, run: str, shown: Sequence[Path]) -> Confinement:
+def _confinement(asked: Asked, config: Config, run: str, seen: Sequence[Path], *, kept: bool) -> Confinement:
+    """The class of sandbox. `kept`: its workspace is one that the run's checkpoints hold, and is told later."""
     from holdfast.gateway.confinement import Confinement
     from holdfast.gateway.environment import PORT
     from holdfast.gateway.serve import HTTP, HTTPS
 
     sandbox = config.sandbox
+    workspace = Path("/") if kept else _workspace(asked, config, run)
+    paths = [config.folder / path for path in sandbox.read_only] + [Path(path).absolute() for path in asked.read_only]
+    return Confinement(
+        workspace=workspace, read_only=tuple(dict.fromkeys((*seen, *paths))), processes=sandbox.processes,
+        memory_bytes=sandbox.memory_bytes, open_files=sandbox.open_files, file_bytes=sandbox.file_bytes,
+        tmp_bytes=sandbox.tmp_bytes, cpu_s=sandbox.cpu_s, dns=sandbox.names,
+        ports=(PORT, HTTP, HTTPS) if sandbox.names else (PORT,),
+    )  # fmt: skip
+
+
+def _workspace(asked: Asked, config: Config, run: str) -> Path:
+    """The directory that the program may write: as named, or one of the run's own."""
     given = asked.workspace
     workspace = Path(given).absolute() if given else Path.cwd() / ".holdfast" / "work" / run
     if given is None:
@@ -248,13 +275,7 @@ def _confinement(asked: Asked, config: Config, run: str, shown: Sequence[Path]) 
     for own in (config.state, config.file.parent):
         if config.state.is_relative_to(workspace) or workspace == own:
             raise Misuse("the gateway's own files would be in the workspace", where=str(workspace), fix="name another")
-    paths = [config.folder / path for path in sandbox.read_only] + [Path(path).absolute() for path in asked.read_only]
-    return Confinement(
-        workspace=workspace, read_only=tuple(dict.fromkeys((*shown, *paths))), processes=sandbox.processes,
-        memory_bytes=sandbox.memory_bytes, open_files=sandbox.open_files, file_bytes=sandbox.file_bytes,
-        tmp_bytes=sandbox.tmp_bytes, cpu_s=sandbox.cpu_s, dns=sandbox.names,
-        ports=(PORT, HTTP, HTTPS) if sandbox.names else (PORT,),
-    )  # fmt: skip
+    return workspace
 
 
 def _receipt(confinement: Confinement) -> JSON:

@@ -16,6 +16,7 @@ from typing import Protocol
 from holdfast.agent.run import Agent
 from holdfast.cli.agents import agent_named
 from holdfast.cli.ending import safe_lines
+from holdfast.cli.heap import for_many_runs
 from holdfast.cli.options import ALLOWED, allowed_names, is_allowed, is_name, store_url
 from holdfast.cli.terminal import safe, say
 from holdfast.cli.view import many
@@ -74,6 +75,7 @@ def until_told(house: House, watch: Told, begun: str) -> None:
     """Let something work until a signal comes, and say so. Raises what it raises."""
     if (refused := getattr(house.store, "read_only", None)) is not None:
         raise refused
+    for_many_runs()
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
 

@@ -31,6 +31,11 @@ MOST = 1_000_000
 _TOOLS = re.compile(r"\*|[^\s*:,=]+(?:\.\*)?")  # as a capability names them
 _FIX = "--limit MODULE:AGENT=N, for its runs; --limit TOOL=N, SYSTEM.*=N or *=N, for calls"
 
+LOCAL = (
+    "the store keeps nothing outside (`blobs=…`): files of agents stay on the machine that made them, and a run with a"
+    " workspace can be taken over there only"
+)
+
 
 def verb(
     at_once: Annotated[int, typer.Option("--at-once", metavar="N", min=1, help="So many runs at a time.")] = 8,
@@ -87,6 +92,8 @@ def _work(url: str, settings: Settings, health: str | None) -> None:
             fix = "name the server itself for workers: they listen for jobs on a connection of their own"
             raise Misuse("a pooler stands between, which passes on no notifications", where=shown(url), fix=fix)
         install(address)
+        if held.depot is None:
+            say(LOCAL)
         worker = FleetWorker(house, held, address, allowed_agent, is_allowed, _tell, settings)
         names = safe(", ".join(sorted(settings.names)))
         begun = f"worker {held.worker.host}:{held.worker.pid} on {safe(shown(url))} for {names}"

@@ -186,7 +186,8 @@ class _Nothing:
 
 
 def _values_of(record: type[Record]) -> Callable[[Record], tuple[object, ...]]:
-    names = [field.name for field in dataclasses.fields(record)]
+    """The values of its fields, in the order of their names."""
+    names = sorted(field.name for field in dataclasses.fields(record))
     if len(names) == 1:
         return lambda made: (getattr(made, names[0]),)
     return cast("Callable[[Record], tuple[object, ...]]", operator.attrgetter(*names))
@@ -203,7 +204,7 @@ _TABLE: dict[type[Record], tuple[str, tuple[_Field, ...], Callable[[Record], tup
                 _usual(cast(str, field.type)),
                 field.default is not dataclasses.MISSING,
             )
-            for field in dataclasses.fields(record)
+            for field in sorted(dataclasses.fields(record), key=lambda each: each.name)
         ),
         _values_of(record),
     )
@@ -211,21 +212,50 @@ _TABLE: dict[type[Record], tuple[str, tuple[_Field, ...], Callable[[Record], tup
 }
 # Canonical for what a record holds: ASCII names, texts and whole numbers. Made once: it is asked for at each step.
 _make = getattr(json.encoder, "c_make_encoder")  # noqa: B009 - not in the type stubs
+_quoted = json.encoder.encode_basestring
 _write = cast(
-    "Callable[[object, int], tuple[str, ...]]",
-    _make(None, _same, json.encoder.encode_basestring, None, ":", ",", True, False, False),
+    "Callable[[object, int], tuple[str, ...]]", _make(None, _same, _quoted, None, ":", ",", True, False, False)
 )
+
+
+def _spelt(value: object) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    return str(value) if type(value) is int else "".join(_write(value, 0))
+
+
+_Spelling: TypeAlias = tuple[tuple[str, _Put, type, bool] | str, ...]
+
+
+def _spelling_of(record: type[Record]) -> _Spelling:
+    """What a body is put together from, in the order of names: `"NAME":` with its writer, or a whole member."""
+    name, fields, _ = _TABLE[record]
+    parts: dict[str, tuple[str, _Put, type, bool] | str] = {"t": f'"t":"{name}"', "v": f'"v":{VERSION}'}
+    for field, put, _, usual, later in fields:
+        parts[field] = (f'"{field}":', put, _Nothing if later else usual, later)
+    return tuple(part for _, part in sorted(parts.items(), key=lambda each: each[0]))
+
+
+_SPELLING = {record: (_spelling_of(record), _TABLE[record][2]) for record in RECORDS}
 _BY_NAME = {name: record for record, (name, _, _) in _TABLE.items()}
 
 
 def encode(record: Record) -> bytes:
     """The canonical JSON body of a record."""
-    name, fields, values_of = _TABLE[type(record)]
-    body: dict[str, object] = {"t": name, "v": VERSION}
-    for (field, put, _, usual, later), value in zip(fields, values_of(record), strict=True):
-        if not (later and value is None):
-            body[field] = value if type(value) is usual else put(value)
-    return "".join(_write(body, 0)).encode()
+    spelling, values_of = _SPELLING[type(record)]
+    values = iter(values_of(record))
+    members: list[str] = []
+    for part in spelling:
+        if isinstance(part, str):
+            members.append(part)
+            continue
+        field, put, usual, later = part
+        value = next(values)
+        if type(value) is usual:
+            members.append(field + (_quoted(cast(str, value)) if usual is str else "null"))
+        elif not (later and value is None):
+            members.append(field + _spelt(put(value)))
+    return ("{" + ",".join(members) + "}").encode()
 
 
 def decode(body: bytes) -> Record:

@@ -46,7 +46,7 @@ class Level(StrEnum):
     @property
     def people(self) -> int:
         """How many different people must agree."""
-        return {Level.ONE: 1, Level.TWO: 2}.get(self, 0)
+        return 2 if self is Level.TWO else 1 if self is Level.ONE else 0
 
 
 _STRICTNESS = {level: place for place, level in enumerate(Level)}

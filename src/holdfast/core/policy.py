@@ -8,7 +8,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -22,7 +22,8 @@ class Facts:
     """What a policy may speak of. `agent` is the name under which the run was started, `capability` its right's id.
     `system` is the declared upstream, `tool` the full name (`SYSTEM.OPERATION`). `args`: the arguments by name.
     `blast`: how much it touches, if that is known. `labels`: marks on what the agent has read. `spent_*`: what the run
-    has used up under this capability before this call (calls; millionths of a US dollar; units of blast radius)."""
+    has used up under this capability before this call (calls; millionths of a US dollar; units of blast radius).
+    `unvouched` tells, when it is asked, which arguments hold what nobody trusted has said first (see `Heard`)."""
 
     agent: str
     run: str
@@ -37,6 +38,7 @@ class Facts:
     spent_calls: int = 0
     spent_money: int = 0
     spent_blast: int = 0
+    unvouched: Callable[[], frozenset[str]] = frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

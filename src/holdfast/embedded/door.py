@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import inspect
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -152,7 +151,7 @@ class EmbeddedDoor:
     async def wait(self, what: float | str) -> object:
         """As `Door.wait`."""
         if not isinstance(what, str):
-            return await self._memory.sleep(what, lambda: time.time_ns() // 1_000_000)
+            return await self._memory.sleep(what, self._mediator.sender.now_ms)
         signal = await self._memory.wait_for(what)
         return Shape(object).read(await self._mediator.line.payload(signal.value), signal.value.encoding).value
 

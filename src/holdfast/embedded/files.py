@@ -20,14 +20,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.agent.run import Agent, Run
 from holdfast.core.log import Log
@@ -37,8 +39,8 @@ from holdfast.gateway.closure import Capture, tree_of
 from holdfast.gateway.line import node_of
 from holdfast.gateway.parcels import Shipping, fetch
 from holdfast.gateway.whole import whole
-from holdfast.store.url import Opening
-from holdfast.workspace import Kept, Layers, Packs, Workspace, frozen_below
+from holdfast.store.rope import Blobs
+from holdfast.workspace import Budget, Kept, Layers, Packs, Workspace, frozen_below
 from holdfast.workspace.disk import barrier_folder, storing
 from holdfast.workspace.ignore import Ignore
 
@@ -46,8 +48,28 @@ _PATIENCE_S = 1.0  # for those who only look at a directory while its life ends
 _told = logging.getLogger("holdfast")
 
 
+class Grounds(Protocol):
+    """Where files are: `workspaces` of runs (None: nowhere that lasts), the `own` files of the store, and, if new
+    directories are to be overlays, from how many files on. `follow`: the `store` has them too. An `Opening` says so."""
+
+    @property
+    def workspaces(self) -> Path | None: ...
+
+    @property
+    def own(self) -> tuple[Path, ...]: ...
+
+    @property
+    def overlay_files(self) -> int | None: ...
+
+    @property
+    def store(self) -> Blobs | None: ...
+
+    @property
+    def follow(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """The files that a branch goes on with: of a checkpoint (digest and node), or none. `exactly`: also where there is
     a directory already. `new`: nothing was written about the run before."""
 
@@ -57,18 +79,19 @@ class _Wanted:
     node: str
     exactly: bool
     ignore: Sequence[str]
-    parcels: Sequence[Parcel]
+    parcels: Sequence[Parcel] = ()
 
 
 class Files:
-    """The workspaces of one house."""
+    """The workspaces of one house. `budget`: the most that any may hold; None: as much as there is room for."""
 
-    def __init__(self, opening: Opening) -> None:
-        self._root = opening.workspaces
-        self._own = opening.own
-        self._store = opening.store
-        self._follow = opening.follow
-        self._least = opening.overlay_files if opening.workspaces else None
+    def __init__(self, grounds: Grounds, budget: Budget | None = None) -> None:
+        self._root = grounds.workspaces
+        self._own = grounds.own
+        self._store = grounds.store
+        self._follow = grounds.follow
+        self._least = grounds.overlay_files if grounds.workspaces else None
+        self._budget = budget
         self._temporary = ""
 
     def checked(self, agent: Agent, at: str | os.PathLike[str] | None) -> Path | None:
@@ -78,9 +101,10 @@ class Files:
             return None
         if not agent.workspace:
             raise BadCall("this agent has no workspace", where=agent.name, fix="declare it: @agent(workspace=True)")
-        return self._fit(Path(at))
+        return self.fit(Path(at))
 
-    def _fit(self, at: Path) -> Path:
+    def fit(self, at: Path) -> Path:
+        """A directory that can be a workspace. Raises Misuse for any other."""
         path = at.resolve()
         if not path.is_dir():
             raise Misuse("the workspace is not there, or no directory", where=str(at), fix="name one: workspace=PATH")
@@ -109,11 +133,19 @@ class Files:
         node = node_of(log.branch, log.checkpoint_seq)
         tree = None if log.checkpoint is None else tree_of(log.checkpoint, node)
         parcels = () if log.checkpoint is None else log.checkpoint.parcels or ()
-        wanted = _Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore, parcels)
+        wanted = Wanted(log.branch, log.started is None, tree, node, agent.state is not None, agent.ignore, parcels)
+        async with self.room(wanted, at) as room:
+            yield room
+
+    @contextlib.asynccontextmanager
+    async def room(self, wanted: Wanted, at: Path | None) -> AsyncGenerator[OpenRoom]:
+        """As `open`, for whoever knows of the branch by hearsay."""
         lost: list[OpenRoom] = []
         try:
-            if tree is not None and parcels:
-                await fetch(self._store, await asyncio.to_thread(self._made_root), tree, parcels)
+            if wanted.tree is not None and wanted.parcels:
+                assert self._store is not None, "only what a store has is fetched"
+                root = await asyncio.to_thread(self._made_root)
+                await fetch(self._store, root, wanted.tree, wanted.parcels)
             room = await whole(asyncio.to_thread(self._open, wanted, at), lost)
             lost.append(room)
             yield room
@@ -121,13 +153,13 @@ class Files:
             for each in lost:
                 await whole(asyncio.to_thread(each.close))  # an overlay is flushed when it is unmounted
 
-    def _open(self, wanted: _Wanted, at: Path | None) -> OpenRoom:
+    def _open(self, wanted: Wanted, at: Path | None) -> OpenRoom:
         root = self._made_root()
         home = _Home(root / "work", wanted.branch)
-        path = self._fit(at) if at else home.named()
+        path = self.fit(at) if at else home.named()
         with contextlib.ExitStack() as undo:
             if path is not None:
-                undo.callback(os.close, _hold(self._fit(path)))
+                undo.callback(os.close, _hold(self.fit(path)))
             packs = Packs(root)
             undo.callback(packs.close)
             overlay = _Overlay(root, packs, wanted, undo)
@@ -141,10 +173,17 @@ class Files:
             if overlay.new and wanted.tree is not None:
                 files.restore(wanted.tree)
             elif wanted.tree is not None and (fresh or wanted.exactly):
+                self._check(path or home.path, wanted)
                 _put_back(files, packs, root, wanted)
             home.done(path)
             shipping = Shipping(packs, wanted.parcels) if self._follow else None
-            return OpenRoom(path or home.path, files, packs, shipping, undo.pop_all())
+            check = functools.partial(self._check, path or home.path, wanted)
+            return OpenRoom(path or home.path, files, packs, shipping, undo.pop_all(), check)
+
+    def _check(self, path: Path, wanted: Wanted) -> None:
+        """Raises Misuse if there is more in a directory than may be."""
+        if self._budget is not None:
+            self._budget.check(path, Ignore(wanted.ignore))
 
     def _made_root(self) -> Path:
         if self._root is None:
@@ -163,7 +202,7 @@ class Files:
 class _Overlay:
     """The directory of a branch for one life of it, where it is an overlay. `new`: nobody has worked in it yet."""
 
-    def __init__(self, root: Path, packs: Packs, wanted: _Wanted, undo: contextlib.ExitStack) -> None:
+    def __init__(self, root: Path, packs: Packs, wanted: Wanted, undo: contextlib.ExitStack) -> None:
         self._layers = Layers(root)
         self._packs = packs
         self._wanted = wanted
@@ -258,7 +297,7 @@ def _hold(path: Path) -> int:
     return fd
 
 
-def _put_back(files: Workspace, packs: Packs, root: Path, wanted: _Wanted) -> None:
+def _put_back(files: Workspace, packs: Packs, root: Path, wanted: Wanted) -> None:
     """Make the files those of the checkpoint; what is there, if it differs, is kept first."""
     assert wanted.tree is not None
     with packs.writing():
@@ -278,12 +317,19 @@ def _put_back(files: Workspace, packs: Packs, root: Path, wanted: _Wanted) -> No
 
 
 class OpenRoom:
-    """The files of one life of a run. `path`: their directory."""
+    """The files of one life of a run. `path`: their directory. `check` raises if there is too much in it."""
 
     def __init__(
-        self, path: Path, files: Workspace, packs: Packs, shipping: Shipping | None, undo: contextlib.ExitStack
+        self,
+        path: Path,
+        files: Workspace,
+        packs: Packs,
+        shipping: Shipping | None,
+        undo: contextlib.ExitStack,
+        check: Callable[[], None],
     ) -> None:
         self.path = path
+        self._check = check
         self._files = files
         self._packs = packs
         self._shipping = shipping
@@ -304,14 +350,20 @@ class OpenRoom:
 
     def _hold(self) -> None:
         self._writing.enter_context(self._packs.writing())
+        if self._shipping is not None or not self._files.looked:
+            self._check()
         if self._shipping is not None:
             self._shipping.pack(self._files.capture().tree)
         elif not self._files.looked:
             self._files.capture()
 
+    async def look(self) -> None:
+        """As `Room.look`: nothing, what is looked at is looked at when it counts."""
+
     def capture(self) -> Capture:
         """As `Room.capture`. All processes that this one has begun stand still meanwhile."""
         with frozen_below():
+            self._check()
             tree = self._files.capture().tree
         return Capture(tree.hex(), None if self._shipping is None else self._shipping.pack(tree))
 

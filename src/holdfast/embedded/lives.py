@@ -45,6 +45,7 @@ from holdfast.gateway.upstreams.python import PythonUpstream, at_work
 from holdfast.gateway.whole import whole
 from holdfast.shape import Function, Shape
 from holdfast.store import Grant, Store
+from holdfast.store.clock import clock_of
 from holdfast.store.url import Opening
 
 POLL_S = (0.02, 1.0)
@@ -58,7 +59,7 @@ class Lives:
         self.files = Files(opening)
         self._secret = opening.secret
         self._functions: dict[object, Function] = {}
-        self._closer = Closer(self.store, now_ms, self._found)
+        self._closer = Closer(self.store, clock_of(self.store), self._found)
         self._trees: WeakValueDictionary[str, KnownTree] = WeakValueDictionary()
         self._seen: dict[str, int] = {}
         self._kin_seen: dict[str, dict[str, int]] = {}
@@ -131,7 +132,7 @@ class Lives:
         room: OpenRoom | None,
     ) -> object:  # fmt: skip
         own_loop = self._own_loop
-        mediator = Mediator(line, line.family.run, now_ms, setting, self._closer.open)
+        mediator = Mediator(line, line.family.run, clock_of(self.store), setting, self._closer.open)
         mediator.entrance.turnstile = self.turnstile
         line.alone = lambda: own_loop and self._lives == 1 and mediator.open <= 1
         line.lost = mediator.close
@@ -304,7 +305,7 @@ class Lives:
             await self._at_rest(branch)
             waiting.until_ms = 0  # the effect can be looked into now
         while not await self._has_news(branch):
-            left_s = most if waiting.until_ms is None else (waiting.until_ms - now_ms()) / 1000
+            left_s = most if waiting.until_ms is None else (waiting.until_ms - clock_of(self.store)()) / 1000
             if left_s <= 0:
                 return
             await asyncio.sleep(min(delay, left_s))
@@ -367,10 +368,6 @@ def _left() -> HoldfastError:
 
 def _text_of(error: BaseException) -> str:
     return legible(f"{type(error).__name__}: {legible(error)}")
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def checked_id(run: str) -> str:

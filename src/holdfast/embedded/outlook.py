@@ -7,7 +7,6 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from holdfast.gateway.family import read_tree
 from holdfast.gateway.history import FINISHED_KEY, lineage_of
 from holdfast.store import Readable
 from holdfast.store.changes import Newest
+from holdfast.store.clock import clock_of
 
 TURN = 500  # entries that are taken up before others have their turn
 
@@ -83,7 +83,7 @@ async def see(changes: Watched, branch: str, owner: Owner) -> Seen:
             rest.take(decode(entry.body), entry)
             if place % TURN == 0:
                 await asyncio.sleep(0)
-    outlook = rest.outlook(owner, time.time_ns() // 1_000_000) if rest.seq else Over()
+    outlook = rest.outlook(owner, clock_of(changes)()) if rest.seq else Over()
     if isinstance(outlook, Waits) and rest.kin_seq and await changes.beside(branch, rest.claim_seq, rest.kin_seq):
         outlook = Ready("another branch of it has moved", answered=True)
     return Seen(run, branch, rest.seq, rest.steps, rest.agent, outlook)

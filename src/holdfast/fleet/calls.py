@@ -23,12 +23,12 @@ from holdfast.core.capability import matches
 from holdfast.errors import HoldfastError
 from holdfast.store.postgres import PostgresStore
 
-POLL_S = 1.0  # between looks for a place of which nobody has told
+POLL_S = (1.0, 5.0)  # between looks for a place of which nobody has told
 _ENTER = "SELECT holdfast_fleet.enter_1(%s, %s, %s::text[], %s::integer[])"
-_LEAVE = "SELECT holdfast_fleet.leave_1(%s, ARRAY[%s]::bigint[])"
+_LEAVE = "DELETE FROM holdfast_fleet.call WHERE worker = %s AND number = %s RETURNING number"
 _TIDY = (
-    "SELECT holdfast_fleet.leave_1(%s, coalesce((SELECT array_agg(number) FROM holdfast_fleet.call"
-    " WHERE worker = %s AND number <= %s AND NOT number = ANY (%s::bigint[])), '{}'))"
+    "DELETE FROM holdfast_fleet.call WHERE worker = %s AND number <= %s AND NOT number = ANY (%s::bigint[])"
+    " RETURNING number"
 )
 
 
@@ -63,11 +63,13 @@ class Calls:
             number = self._newest = next(self._numbers)
             self._mine.add(number)
             self._news[number] = functools.partial(loop.call_soon_threadsafe, news.set)
+        poll_s, longest_s = POLL_S
         try:
             while not await loop.run_in_executor(self._asking, self._let_in, number, named, most):
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), POLL_S)
+                    await asyncio.wait_for(news.wait(), poll_s)
                 news.clear()
+                poll_s = min(1.5 * poll_s, longest_s)
         except BaseException:
             self._leave(number)
             raise
@@ -82,7 +84,7 @@ class Calls:
     def _leave(self, number: int) -> None:
         with self._lock:
             self._mine.discard(number)
-        with contextlib.suppress(RuntimeError):  # the worker has left, and all its places with it
+        with contextlib.suppress(RuntimeError):  # after `close`
             self._asking.submit(self._ask, _LEAVE, self._store.worker.id, number)
 
     def _ask(self, sql: LiteralString, *values: object) -> None:
@@ -101,8 +103,8 @@ class Calls:
         with self._lock:
             mine, newest = list(self._mine), self._newest
         me = self._store.worker.id
-        await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, _TIDY, me, me, newest, mine)
+        await asyncio.get_running_loop().run_in_executor(self._asking, self._ask, _TIDY, me, newest, mine)
 
     def close(self) -> None:
-        """Wait until what was given back is said."""
-        self._asking.shutdown()
+        """The worker has left the fleet, and all its places with it."""
+        self._asking.shutdown(wait=False, cancel_futures=True)

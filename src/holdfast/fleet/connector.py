@@ -24,6 +24,7 @@ from procrastinate.manager import JobManager
 from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Unwritable
+from holdfast.store.postgres_ways import Faithful, defaults
 
 T = TypeVar("T")
 
@@ -42,11 +43,10 @@ class Patient(PsycopgConnector):
         given = conninfo_to_dict(conninfo)
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             conninfo=conninfo, min_size=1, max_size=CONNECTIONS, timeout=ANSWER_S / 6,
-            configure=_configure,
-            kwargs={
+            configure=_configure, connection_class=Faithful,
+            kwargs=defaults(conninfo, 5) | {
                 "options": f"{given.get('options') or ''} -c search_path=holdfast_fleet".strip(),
-                "application_name": "holdfast worker", "connect_timeout": 5, "keepalives_idle": 5,
-                "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000,
+                "application_name": "holdfast worker",
             },
         )  # fmt: skip
         self._where = where

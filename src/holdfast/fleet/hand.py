@@ -7,7 +7,8 @@ from typing import LiteralString
 import psycopg
 
 from holdfast.fleet.schema import queue_of
-from holdfast.store.postgres_schema import connect, place_of, translate
+from holdfast.store.postgres_schema import place_of, translate
+from holdfast.store.postgres_ways import connect
 
 _RANK = (
     "INSERT INTO holdfast_fleet.run (run, queue, agent, priority) VALUES (%s, %s, %s, %s)"

@@ -19,7 +19,8 @@ from procrastinate.schema import SchemaManager, migrations_path
 
 from holdfast.errors import Corrupt
 from holdfast.fleet.schema_calls import CALLS
-from holdfast.store.postgres_schema import Connection, connect, known, opened, place_of, translate
+from holdfast.store.postgres_schema import known, opened, place_of, translate
+from holdfast.store.postgres_ways import Connection, connect
 
 MIGRATING = 0x48464C32  # "HFL2": the advisory lock of whoever migrates
 QUEUE = "holdfast"

@@ -25,6 +25,7 @@ DECLARE
   own_turn bigint;
   own_line text;
   next_line text;
+  fresh boolean;
 BEGIN
   PERFORM 1 FROM member WHERE worker = by_worker FOR KEY SHARE;
   IF NOT FOUND THEN
@@ -35,6 +36,7 @@ BEGIN
   END LOOP;
   INSERT INTO call (worker, number, tools, most, line) VALUES (by_worker, a_number, named, at_most, named[1])
     ON CONFLICT DO NOTHING;
+  fresh := FOUND;
   SELECT turn, line INTO own_turn, own_line FROM call WHERE worker = by_worker AND number = a_number;
   IF own_line IS NULL THEN
     RETURN true;
@@ -49,24 +51,42 @@ BEGIN
   IF next_line IS DISTINCT FROM own_line THEN
     UPDATE call SET line = next_line WHERE worker = by_worker AND number = a_number;
   END IF;
+  IF next_line IS NULL AND NOT fresh THEN
+    PERFORM next_1(named);  -- there may be room for one more
+  END IF;
   RETURN next_line IS NULL;
 END $$
 """
 
-_LEAVE: LiteralString = """
-CREATE FUNCTION holdfast_fleet.leave_1(by_worker text, numbers bigint[]) RETURNS void
+_NEXT: LiteralString = """
+CREATE FUNCTION holdfast_fleet.next_1(named text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = holdfast_fleet, pg_temp AS $$
 DECLARE
-  left_tools text[];
   next_call text;
 BEGIN
-  WITH gone AS (DELETE FROM call WHERE worker = by_worker AND number = ANY (numbers) RETURNING tools)
-    SELECT array_agg(DISTINCT t) INTO left_tools FROM gone, unnest(tools) AS t;
   FOR next_call IN SELECT DISTINCT ON (c.line) c.worker || ' ' || c.number FROM call c
-      WHERE c.line = ANY (left_tools) ORDER BY c.line, c.turn LOOP
+      WHERE c.line = ANY (named) ORDER BY c.line, c.turn LOOP
     PERFORM pg_notify('holdfast_call', next_call);
   END LOOP;
 END $$
 """
 
-CALLS: tuple[LiteralString, ...] = (_TABLE, _ENTER, _LEAVE)
+_LEFT: LiteralString = """
+CREATE FUNCTION holdfast_fleet.left_1() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = holdfast_fleet, pg_temp AS $$
+BEGIN
+  PERFORM next_1(array_agg(DISTINCT t)) FROM gone, unnest(gone.tools) AS t;
+  RETURN NULL;
+END $$
+"""
+
+CALLS: tuple[LiteralString, ...] = (
+    _TABLE,
+    _NEXT,
+    _ENTER,
+    _LEFT,
+    (  # also where a worker's membership takes its calls with it
+        "CREATE TRIGGER call_left AFTER DELETE ON holdfast_fleet.call REFERENCING OLD TABLE AS gone FOR EACH STATEMENT"
+        " EXECUTE FUNCTION holdfast_fleet.left_1()"
+    ),
+)

@@ -6,6 +6,7 @@ from holdfast.core.entry import Entry
 from holdfast.core.payload import Blob
 from holdfast.fleet.queue import Queue
 from holdfast.store import Branch
+from holdfast.store.clock import clock_of
 from holdfast.store.postgres_reading import PostgresReading
 
 
@@ -15,6 +16,10 @@ class WatchedStore:
     def __init__(self, store: PostgresReading, queue: Queue) -> None:
         self._store = store
         self._queue = queue
+
+    def now_ms(self) -> int:
+        """The store's clock."""
+        return clock_of(self._store)()
 
     async def read(
         self,

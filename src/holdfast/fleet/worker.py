@@ -29,7 +29,18 @@ from holdfast.core.tree import MAIN
 from holdfast.core.wake import Failed, Over, Owner, Quarantined, Ready, Waits, retry_ms
 from holdfast.embedded.house import House
 from holdfast.embedded.outlook import Seen, line_of, run_of, see
-from holdfast.errors import Busy, Cancelled, Corrupt, HoldfastError, Misuse, Stopped, StoreFull, Unwritable, Waiting
+from holdfast.errors import (
+    Busy,
+    Cancelled,
+    Corrupt,
+    Fenced,
+    HoldfastError,
+    Misuse,
+    Stopped,
+    StoreFull,
+    Unwritable,
+    Waiting,
+)
 from holdfast.fleet.calls import Calls
 from holdfast.fleet.connector import Jobs, Patient
 from holdfast.fleet.keeper import Keeper
@@ -230,7 +241,7 @@ class FleetWorker:
             case Waits(until_ms=int() as until_ms):
                 await self._queue.at(run, until_ms)
             case Failed() as failed if self._settings.retry_failed:
-                await self._queue.at(run, retry_ms(failed, _now_ms()))
+                await self._queue.at(run, retry_ms(failed, self._store.now_ms()))
             case Quarantined(deaths):
                 self._tell(run, f"its process has died {deaths} times in a row: left alone until it is resumed")
             case Over():
@@ -331,8 +342,10 @@ class FleetWorker:
         try:
             await self._house.arun(agent, None, id=run, wait=False, on_divergence=self._settings.on_divergence)
             self._tell(run, "finished")
-        except Busy:
+        except Busy as error:
             self._tried.pop(run, None)
+            if isinstance(error, Fenced):
+                self._tell(run, error.what)
         except Waiting as waiting:
             self._tell(run, f"waits: {waiting.what}" + (f" [{waiting.where}]" if waiting.where else ""))
         except Cancelled as error:
@@ -365,11 +378,10 @@ class FleetWorker:
     async def _look_for_words(self) -> None:
         while True:
             await asyncio.sleep(WORDS_S)
+            wrong = self._store.committer.failed or self._store.read_only
+            if wrong is not None:  # also where nothing is to be written just now
+                self._fail(wrong)
             for run in list(self._lives):
                 self._heard(run)
             if self._settings.calls:
                 await self._calls.tidy()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

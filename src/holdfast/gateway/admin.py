@@ -51,9 +51,9 @@ from holdfast.gateway.launching import peer_of
 from holdfast.gateway.people import People, Somebody
 from holdfast.gateway.premises import bound
 from holdfast.gateway.rights import Right
-from holdfast.gateway.wards import now_ms
 from holdfast.gateway.word import fitting
 from holdfast.store import Draft, Store
+from holdfast.store.clock import clock_of
 from holdfast.store.worker import Worker
 
 _log = logging.getLogger("holdfast")
@@ -199,7 +199,12 @@ class AdminDoor:
         blobs = [get_blob(each) for each in cast("list[dict[str, Any]]", asked.get("blobs", []))]
         await check_brought(self._store, branch, blobs, None if stands_on is None else get_entry(stands_on))
         after = await fitting(
-            self._store, branch, words, _natural(asked.get("after")), now_ms(), rests=lambda: self._at_rest(branch)
+            self._store,
+            branch,
+            words,
+            _natural(asked.get("after")),
+            clock_of(self._store)(),
+            rests=lambda: self._at_rest(branch),
         )
         placed = await self._store.append(
             branch, drafts, epoch=0, after=after, barrier=True, blobs=blobs,

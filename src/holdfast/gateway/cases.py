@@ -42,6 +42,7 @@ class Case(BaseModel):
     args: dict[str, Any] = Field(default_factory=dict[str, Any])
     blast: int | None = None
     labels: list[str] = Field(default_factory=list[str])
+    unvouched: list[str] = Field(default_factory=list[str])
     agent: str = "agent"
     run: str = "run"
     capability: str = "capability"
@@ -55,7 +56,7 @@ class Case(BaseModel):
             agent=self.agent, run=self.run, capability=self.capability, tool=self.tool, kind=self.kind,
             system=self.tool.partition(".")[0] if self.system is None else self.system,
             args=self.args, blast=self.blast, labels=frozenset(self.labels),
-            now_ms=int(self.now.timestamp() * 1000),
+            now_ms=int(self.now.timestamp() * 1000), unvouched=lambda: frozenset(self.unvouched),
             spent_calls=self.spent.calls, spent_money=self.spent.money, spent_blast=self.spent.blast,
         )  # fmt: skip
 

@@ -57,6 +57,7 @@ class Cedar:
         self._set = PolicySet.from_str(joined(self.rules))
         if len(self._set) != len(self.rules):
             raise Misuse("the policy cannot be taken apart into rules", where=files[0][0] if files else "")
+        self._asks_whose = any("unvouched" in rule.body or "\\" in rule.body for rule in self.rules)
         self._digest = _digest_of(text, files)
         self._known: dict[tuple[Kind, str, str], frozenset[Mention]] = {}
 
@@ -93,9 +94,16 @@ class Cedar:
             "principal": {"type": "Agent", "id": facts.agent},
             "action": {"type": "Action", "id": facts.kind.value},
             "resource": {"type": "Tool", "id": facts.tool},
-            "context": json.dumps(_context(facts)),
+            "context": json.dumps(_context(facts, self._unvouched(facts))),
         }
         return self._said(_is_authorized(request, self._set, json.dumps(self._entities(facts)), self._schema))
+
+    def _unvouched(self, facts: Facts) -> list[JSON]:
+        """The arguments that nobody trusted has said first, where a rule may speak of them: it takes a search."""
+        found = sorted(facts.unvouched()) if self._asks_whose else []
+        if len(found) > MOST_ITEMS:
+            raise _Unfit(f"there are more than {MOST_ITEMS} arguments that nobody vouches for")
+        return [*found]
 
     def _entities(self, facts: Facts) -> list[JSON]:
         tags: dict[str, dict[str, JSON]] = {sort: {} for sort in _HOLDERS}
@@ -161,12 +169,13 @@ def _entity(type_: str, id_: str, *, parents: list[JSON] | None = None, tags: di
     return {"uid": {"type": type_, "id": id_}, "attrs": {}, "parents": parents or [], "tags": tags or {}}
 
 
-def _context(facts: Facts) -> dict[str, JSON]:
+def _context(facts: Facts, unvouched: list[JSON]) -> dict[str, JSON]:
     hours = facts.now_ms // _HOUR_MS
     labels: list[JSON] = [*sorted(facts.labels | {label.partition(":")[0] for label in facts.labels})]
     context: dict[str, JSON] = {sort: {"__entity": {"type": holder, "id": ""}} for sort, holder in _HOLDERS.items()}
     context |= {
         "labels": labels,
+        "unvouched": unvouched,
         "now": _cut(facts.now_ms),
         "hour": hours % 24,
         "weekday": (hours // 24 + 3) % 7 + 1,  # the first day of 1970 was a Thursday

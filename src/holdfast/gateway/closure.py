@@ -38,6 +38,11 @@ class Room(Protocol):
         """While the block lasts, nothing is collected of what is captured in it."""
         ...
 
+    async def look(self) -> None:
+        """Let whoever holds the files take them, if that is not this process. What is done meanwhile is done before:
+        then they are looked at again. Raises as `capture`."""
+        ...
+
     def capture(self) -> Capture | None:
         """The files as they are now, durably; None where there are none. Raises Unreadable, Busy, Stopped, with nothing
         captured."""
@@ -55,6 +60,9 @@ class Roomless:
     async def held(self) -> AsyncGenerator[None]:
         """As `Room.held`."""
         yield
+
+    async def look(self) -> None:
+        """As `Room.look`."""
 
     def capture(self) -> None:
         """As `Room.capture`."""
@@ -132,7 +140,6 @@ def tree_of(record: Checkpoint, where: str) -> bytes | None:
     return tree
 
 
-async def trees(store: Readable) -> set[bytes]:
-    """The files of all checkpoints of a store: what a collection leaves alone."""
-    made = [each for branch in await store.branches() for each in await _own(store, branch.name, None)]
-    return {tree for each in made if (tree := each.tree) is not None}
+async def all_checkpoints(store: Readable) -> list[Made]:
+    """Those of all branches of a store."""
+    return [made for branch in await store.branches() for made in await _own(store, branch.name, None)]

@@ -222,10 +222,12 @@ class Connection(asyncio.Protocol):
             return
         self._between = 0
         self._size += len(body)
-        if self._size > self._most:
+        if self._status < 200:
+            self.end(Unanswered("what only announces an answer has a body"))
+        elif self._size > self._most:
             self._clean = False
             self._done(lost=True)
-        elif self._status >= 200:
+        else:
             self._body.write(body)
 
     def on_message_complete(self) -> None:

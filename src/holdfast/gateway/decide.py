@@ -252,6 +252,10 @@ class Memory:
                             fix="settle it first",
                         )
                     )
+                before = self._line.log.seq
+                await closure.room.look()
+                if self._line.log.seq != before:
+                    continue  # the log holds what the files do not, or the other way round
                 if await whole(self._close(closure)):
                     return self._line.node(self._line.log.checkpoint_seq)
                 self._mediator.enter()  # what was placed before it would be behind it

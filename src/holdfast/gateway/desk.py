@@ -2,13 +2,13 @@
 
 Rules
 1. A verdict is about what stands in the log at this moment: it is placed only if nothing was placed since it was read.
-2. Nobody settles an effect whose owner lives: it is not in doubt.
+2. Nobody settles an effect whose owner lives: it is not in doubt. Whoever has sent it, and was overtaken, may say what
+   it was told, as a person may.
 3. An approval repeats the digest of the exact call that it is for.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from holdfast.core.codec import encode
@@ -23,6 +23,7 @@ from holdfast.gateway.family import read_tree
 from holdfast.gateway.history import read_log
 from holdfast.gateway.line import key_for, node_of
 from holdfast.store import Draft, Store
+from holdfast.store.clock import clock_of
 
 APPROVAL_MS = 24 * 3600 * 1000
 TRIES = 20
@@ -53,7 +54,7 @@ class Desk:
             assert slot.hold is not None
             if name in slot.approvals:
                 raise Misuse(f"{name} has agreed already; a second person must", where=node, fix="another approves it")
-            now_ms = time.time_ns() // 1_000_000
+            now_ms = clock_of(self._store)()
             if now_ms >= slot.hold.expires_ms:
                 raise Misuse(
                     f"`{node}` has expired: nobody answered in time",
@@ -94,6 +95,22 @@ class Desk:
             return Settled(intent=seq, outcome=found, by=legible(by, 200))
 
         return await self._place(branch, verdict, outcome if isinstance(outcome, Packed) else None, unowned=True)
+
+    async def attest(self, node: str, outcome: Outcome, packed: Packed | None, *, sent: int, by: str) -> str:
+        """What the sender of the effect at `node` was told, though its claim was taken over meanwhile. That something
+        happened is true whatever became of it since; that it did not, only if it was `sent` as often as it knows. The
+        place of the verdict. Raises Misuse where it ends no doubt, Claimed while the new owner is at work."""
+        branch, seq = parse_node(node)
+
+        def verdict(log: Log) -> Record:
+            slot = log.at(seq)
+            if slot is None or slot.intent_seq != seq or not slot.open:
+                raise Misuse(f"`{node}` is settled already", fix=f"holdfast log {branch} shows how")
+            if isinstance(outcome, NotHappened) and slot.sent != sent:
+                raise Misuse(f"`{node}` was sent again since", fix=f"holdfast log {branch} shows by whom")
+            return Settled(intent=seq, outcome=outcome, by=legible(by, 200))
+
+        return await self._place(branch, verdict, packed, unowned=True)
 
     async def signal(self, place: str, name: str, value: Packed, *, by: str) -> str:
         """Send a value to whoever waits for `name` on a branch (or, where only the run is named, its line), now or

@@ -14,7 +14,6 @@ import asyncio
 import errno
 import ipaddress
 import socket
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -114,23 +113,14 @@ class Dialer:
         self._pins[host] = (time.monotonic() + PIN_S, found)
         return found
 
-    def connector(
-        self, hosts: Sequence[str], *, ca: ssl.SSLContext | None = None, connections: int = 100, kept: bool = True
-    ) -> aiohttp.TCPConnector:
-        """The connections of one client, to these hosts only (`HOST` at any port, or `HOST:PORT`). `ca`: whom to
-        trust instead of the system's authorities."""
-        return _Connector(self, hosts, ca, connections, kept)
-
-    def client(
-        self, hosts: Sequence[str], *, ca: ssl.SSLContext | None = None, connections: int = 100, kept: bool = True
-    ) -> aiohttp.ClientSession:
-        """An HTTP client for these hosts only. `kept`: whether a connection is used again; one that was kept may have
-        been closed at the other end, and then nobody knows what became of a request. Pass `allow_redirects=False` with
-        each request: a redirect raises Misuse. Close it when it is no longer needed."""
+    def client(self, hosts: Sequence[str], *, connections: int = 100) -> aiohttp.ClientSession:
+        """An HTTP client for these hosts only (`HOST` at any port, or `HOST:PORT`), which keeps connections: one may
+        have been closed at the other end, and then nobody knows what became of a request (`exchange.py` tells). Pass
+        `allow_redirects=False` with each request: a redirect raises Misuse. Close it when it is no longer needed."""
         trace = aiohttp.TraceConfig()
         trace.on_request_redirect.append(_no_redirect)
         client = aiohttp.ClientSession(
-            connector=self.connector(hosts, ca=ca, connections=connections, kept=kept),
+            connector=_Connector(self, hosts, connections),
             auto_decompress=False,
             trust_env=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -147,9 +137,7 @@ class Dialer:
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's own, which looks at what it is about to dial."""
 
-    def __init__(
-        self, dialer: Dialer, hosts: Sequence[str], ca: ssl.SSLContext | None, connections: int, kept: bool
-    ) -> None:
+    def __init__(self, dialer: Dialer, hosts: Sequence[str], connections: int) -> None:
         self._dialer = dialer
         self._looked_at: set[tuple[str, int]] = set()
         self._declared: frozenset[tuple[str, int | None]] = frozenset(
@@ -159,9 +147,7 @@ class _Connector(aiohttp.TCPConnector):
             resolver=_Resolver(dialer),
             socket_factory=self._socket,
             use_dns_cache=False,
-            ssl=True if ca is None else ca,
             limit=connections,
-            force_close=not kept,
         )
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:

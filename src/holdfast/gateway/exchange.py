@@ -29,10 +29,11 @@ from holdfast.gateway.hosts import Origin
 CONNECT_S: Final = 10.0
 IDLE_S: Final = 15.0  # how long a connection is kept for the next request
 CONNECTIONS: Final = 100
-_OWN: Final = frozenset({"host", "connection", "content-length", "transfer-encoding"})
+OWN: Final = frozenset({"host", "connection", "content-length", "transfer-encoding"})  # headers that are written here
 _LINE: Final = re.compile(r"[A-Z]+ /[!-~]* HTTP/1\.1")
 _NAMES: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9a-z]*")
 _PLAIN: Final = bytes(range(0x20, 0x7F)) + b"\t"
+_LATE: Final = "it does not take a connection in time"
 _WITHOUT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # their body, where there is none, has no length
 
 
@@ -141,12 +142,14 @@ class Client:
                         async with asyncio.timeout((until_s - loop.time()) / left):
                             connection = await self._at(origin, address)
                     except OSError as error:
-                        why = f"{type(error).__name__}: {error}"
+                        why = _LATE if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
                     else:
                         self._answering[origin] = address
                         return connection
         except TimeoutError:
-            why = "it does not take a connection in time"
+            why = _LATE
+        except Refused:
+            raise
         except NotHappened as error:
             why = error.what
         raise Unreached(why)
@@ -179,7 +182,7 @@ def _head(
     origin: Origin, method: str, target: str, headers: Mapping[str, str], data: bytes | None, fresh: bool
 ) -> bytes:
     """The header of a request. Raises Unreached for what would be read as something else."""
-    if not _OWN.isdisjoint(headers):
+    if not OWN.isdisjoint(headers):
         raise Unreached("a header of the connection is not for others to set")
     lines = [f"{method} {target} HTTP/1.1", f"host: {origin.authority}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

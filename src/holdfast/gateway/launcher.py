@@ -15,15 +15,20 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from holdfast.core.canonical import JSON
-from holdfast.errors import Misuse, Refused, Stopped, Waiting
+from holdfast.errors import HoldfastError, Misuse, Refused, Stopped, Waiting
+from holdfast.gateway.closure import Capture
 from holdfast.gateway.confinement import Confinement, own_python
+from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.launching import LATE, receive, say, whole_of
+from holdfast.gateway.room import CAPTURE
 from holdfast.gateway.sandbox import Doors, launch
+from holdfast.gateway.whole import whole
 from holdfast.store.remote import error_of
 
 AUTHORITY = "/etc/holdfast/ca.pem"
@@ -64,6 +69,7 @@ class Starting:
         self._path = path
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.setblocking(False)
+        self._late = self._wanted = False
 
     async def __aenter__(self) -> Starting:
         try:
@@ -102,27 +108,88 @@ class Starting:
 
     async def _next(self) -> dict[str, Any] | None:
         while (message := await receive(self._connection)) is not None:
-            if LATE not in message[0]:
+            if not self._unasked(message[0]):
                 return message[0]
         return None
 
-    async def late(self) -> bool:
-        """True when the gateway says that the run waits and its program should have ended, False when it is gone."""
-        while (message := await receive(self._connection)) is not None:
-            if LATE in message[0]:
-                return True
-        return False
+    def _unasked(self, message: Mapping[str, Any]) -> bool:
+        """Take up what the gateway says of itself; whether this is such a message."""
+        self._late, self._wanted = self._late or LATE in message, self._wanted or CAPTURE in message
+        return LATE in message or CAPTURE in message
+
+    async def attend(self, room: HeldRoom | None, one: asyncio.Lock) -> bool:
+        """Do what the gateway asks for while the program runs: capture its files, in `room`, holding `one`. True when
+        the gateway says that the run waits and its program should have ended, False when it is gone."""
+        while not self._late:
+            if not self._wanted:
+                message = await receive(self._connection)
+                if message is None:
+                    return False
+                self._unasked(message[0])
+            if self._wanted:
+                self._wanted = False
+                async with one:
+                    await self._capture(room)
+        return True
+
+    async def _capture(self, room: HeldRoom | None) -> None:
+        """Until the gateway has answered, nothing of what was captured is collected."""
+        try:
+            if room is None:
+                raise Misuse("nothing is captured here", fix="use the Holdfast that the gateway is of")
+            async with room.held():
+                captured = await whole(asyncio.to_thread(room.capture))
+                await self.ask({"captured": {"tree": captured.tree}})
+        except Stopped as error:
+            if error.where == str(self._path):  # it is the gateway that is gone
+                raise
+            await self.ask({"captured": for_people(error).body()})
+        except (HoldfastError, OSError) as error:
+            told = error if isinstance(error, HoldfastError) else Stopped(f"the files cannot be captured: {error}")
+            await self.ask({"captured": for_people(told).body()})
+
+
+class HeldRoom(Protocol):
+    """The files of one life of a run, at `path`: a `Room` whose `capture` may be called in a thread."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """As `Room.held`."""
+        ...
+
+    def capture(self) -> Capture:
+        """As `Room.capture`. The sandbox stands still meanwhile."""
+        ...
+
+
+class Rooms(Protocol):
+    """Where the files of a starter's runs are."""
+
+    def open(self, told: Mapping[str, Any]) -> AbstractAsyncContextManager[HeldRoom]:
+        """The files with which a run goes on, as its gateway says (`files` of what it was taken up with)."""
+        ...
 
 
 async def run_confined(
-    program: Program, confinement: Confinement, path: Path, receipt: JSON, *, standing: bool = True
-) -> Ended:
+    program: Program, confinement: Confinement, path: Path, receipt: JSON, *, standing: bool = True,
+    rooms: Rooms | None = None,
+) -> Ended:  # fmt: skip
     """Start a program in a sandbox for its run, and see it to its end. `path`: the gateway's door for starters;
-    `receipt`: what was proven of this class of sandbox. `standing`: it has this process's standard streams."""
-    async with Starting(path) as gateway:
+    `receipt`: what was proven of this class of sandbox. `standing`: it has this process's standard streams. `rooms`:
+    where the files are of agents whose checkpoints hold them."""
+    async with Starting(path) as gateway, AsyncExitStack() as own:
         taken = await gateway.ask({"open": _wanted(program, receipt, "sandbox")})
         if "ended" in taken:
             return Ended(0, None, answer=taken["ended"])
+        room: HeldRoom | None = None
+        if taken.get("files") is not None:
+            if rooms is None:
+                raise Misuse("the gateway keeps the files of this agent, and nobody holds them here",
+                             fix="use the Holdfast that the gateway is of")  # fmt: skip
+            room = await own.enter_async_context(rooms.open(taken["files"]))
+            confinement = replace(confinement, workspace=room.path)
 
         async def listen(doors: Doors) -> None:
             flat = [each for sockets in doors.values() for each in sockets]
@@ -137,7 +204,7 @@ async def run_confined(
         confined = await launch(
             confinement, program.argv, _environment(program, taken), listen=listen, files=files, **streams
         )
-        return await _seen_through(gateway, confined)
+        return await _seen_through(gateway, confined, room)
 
 
 async def run_beside(program: Program, path: Path) -> Ended:
@@ -195,17 +262,20 @@ class Running(Protocol):
         ...
 
 
-async def _seen_through(gateway: Starting, running: Running) -> Ended:
+async def _seen_through(gateway: Starting, running: Running, room: HeldRoom | None = None) -> Ended:
+    one = asyncio.Lock()
     ending = asyncio.ensure_future(running.wait())
-    late = asyncio.ensure_future(gateway.late())
+    late = asyncio.ensure_future(gateway.attend(room, one))
     try:
         await asyncio.wait([ending, late], return_when=asyncio.FIRST_COMPLETED)
         if not ending.done() and not late.result():
             raise Stopped("the gateway is gone: its program was ended", fix="start it, then the same command again")
         outlasted = not ending.done()  # it knows that its run waits, and is started again when that is over
+        async with one:  # a capture that has begun comes to its end: what is said next is said after it
+            late.cancel()
     finally:
         late.cancel()
-        with contextlib.suppress(asyncio.CancelledError, OSError):
+        with contextlib.suppress(asyncio.CancelledError, OSError, Stopped):
             await late
         running.kill()
         await ending

@@ -26,6 +26,7 @@ from holdfast.errors import BadCall, HoldfastError, Refused, Waiting
 from holdfast.gateway.doors.strict import object_of
 from holdfast.gateway.doors.told import for_people
 from holdfast.gateway.premises import bound
+from holdfast.gateway.room import Tell
 from holdfast.gateway.whole import whole
 
 LARGEST = 160 << 10  # bytes of a message: a packet of a local socket holds no more
@@ -44,9 +45,11 @@ T = TypeVar("T")
 class Starter(Protocol):
     """What is done for those who start programs."""
 
-    async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
+    async def take_up(self, asked: Mapping[str, JSON], by: str, tell: Tell) -> dict[str, JSON]:
         """Take a run up: its `run`, `handle`, `environment`, and what else its program needs. Of a run that has `ended`
-        what it came to: nothing is taken up then."""
+        what it came to: nothing is taken up then. `tell` says something to the starter that it has not asked for: that
+        its run waits and its program, which knows it, should have ended (`late`), or that its files are to be captured
+        (`capture`)."""
         ...
 
     async def listen(self, run: str, listeners: Listening) -> None:
@@ -57,11 +60,6 @@ class Starter(Protocol):
         """When a program elsewhere has said that it is over: whether it `failed`, or `waits`."""
         ...
 
-    async def waited(self, run: str) -> bool:
-        """True when the run has waited for so long that its program, which was told so, should have ended; False when
-        it has ended."""
-        ...
-
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
         """The program has ended (`answer`, or `error`), or its starter is gone (None). What the run is `waiting` for
         now, and what it had `heard` then."""
@@ -69,6 +67,11 @@ class Starter(Protocol):
 
     async def news(self, asked: Mapping[str, JSON]) -> None:
         """When a run that had heard this may go on. Raises BadCall."""
+        ...
+
+    async def captured(self, run: str, told: Mapping[str, JSON]) -> None:
+        """The starter has captured the files of a run (`tree`), or says why not (`error`). Returns when they need not
+        be kept for it any more."""
         ...
 
 
@@ -116,7 +119,6 @@ class LaunchDoor:
 
     async def _serve(self, connection: socket.socket) -> None:
         run: str | None = None
-        late: asyncio.Task[None] | None = None
         connection.setblocking(False)
         try:
             by = self._may(peer_of(connection))
@@ -126,7 +128,6 @@ class LaunchDoor:
                     if by is None:  # told as an answer: what was sent before nobody listened might be lost
                         raise Refused("this user may not start runs", fix="name it under [people] in holdfast.toml")
                     run, answer = await self._answered(connection, run, asked, sockets, by)
-                    late = late or (None if run is None else asyncio.create_task(self._late(connection, run)))
                 except (HoldfastError, Waiting) as error:
                     let_go_of(sockets)
                     answer = for_people(error).body()
@@ -137,8 +138,6 @@ class LaunchDoor:
         except OSError:
             pass  # the starter is gone
         finally:
-            if late is not None:
-                late.cancel()
             connection.close()
             if run is not None:
                 await whole(self._starter.let_go(run, None))
@@ -148,7 +147,7 @@ class LaunchDoor:
     ) -> tuple[str | None, dict[str, JSON]]:
         known = {name: cast("dict[str, JSON]", each) for name, each in asked.items() if isinstance(each, dict)}
         if known.keys() == {"open"} and run is None and not sockets:
-            answer = await self._starter.take_up(known["open"], by)
+            answer = await self._starter.take_up(known["open"], by, lambda message: _told(connection, message))
             return None if "ended" in answer else str(answer["run"]), answer
         if known.keys() == {"listen"} and run is not None:
             await self._starter.listen(run, _by_port(known["listen"], sockets))
@@ -160,13 +159,10 @@ class LaunchDoor:
         if known.keys() == {"news"} and run is None and not sockets:
             await self._while_there(connection, self._starter.news(known["news"]))
             return None, {"news": True}
+        if known.keys() == {"captured"} and run is not None and not sockets:
+            await self._while_there(connection, self._starter.captured(run, known["captured"]))
+            return run, {"kept": True}
         raise BadCall("the message is not understood", fix="open, listen or wait, end, in this order; or news")
-
-    async def _late(self, connection: socket.socket, run: str) -> None:
-        """Tell the starter, unasked, that its run waits and its program should have ended."""
-        if await self._starter.waited(run):
-            with contextlib.suppress(OSError):  # it is gone
-                await say(connection, {LATE: True})
 
     async def _while_there(self, connection: socket.socket, work: Awaitable[T]) -> T:
         """What comes of `work`, for as long as the starter is there. Raises ConnectionError."""
@@ -181,6 +177,11 @@ class LaunchDoor:
             for each in (over, gone):
                 each.cancel()
             await asyncio.gather(over, gone, return_exceptions=True)
+
+
+async def _told(connection: socket.socket, message: Mapping[str, JSON]) -> None:
+    with contextlib.suppress(OSError):  # it is gone, which is found out where it is listened to
+        await say(connection, message)
 
 
 def _by_port(ports: Mapping[str, JSON], sockets: list[socket.socket]) -> dict[int, list[socket.socket]]:

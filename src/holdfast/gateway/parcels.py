@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,12 +66,12 @@ async def fetch(store: Blobs, root: Path, tree: bytes, parcels: Sequence[Parcel]
     """Bring what is missing of a checkpoint's files into the packs at `root`; how many parcels were asked for. Raises
     Unknown where one was pruned or lost, Corrupt where it is not what it was, Stopped."""
     packs = await asyncio.to_thread(Packs, root)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(packs.close)
+        await asyncio.to_thread(undo.enter_context, packs.writing())  # half of a tree would be collected
         trees = [bytes.fromhex(parcel.tree) for parcel in parcels]
         wanted = await asyncio.to_thread(lacking, packs, tree, trees)
         for number in wanted:
             data = await read_payload(store, parcels[number].payload)
             await asyncio.to_thread(take_in, packs, data)
         return len(wanted)
-    finally:
-        packs.close()

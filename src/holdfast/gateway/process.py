@@ -25,6 +25,7 @@ from holdfast.core.policy import Denied, Facts, Policy, Verdict
 from holdfast.errors import BadCall, HoldfastError, Misuse, Refused
 from holdfast.gateway.admin import AdminDoor
 from holdfast.gateway.ca import Authority
+from holdfast.gateway.closure import tree_of
 from holdfast.gateway.config import Config
 from holdfast.gateway.dial import Dialer
 from holdfast.gateway.diverge import OnDivergence
@@ -32,20 +33,21 @@ from holdfast.gateway.doors.table import application
 from holdfast.gateway.environment import Place, environment_of
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.health import ENDING, Health, HealthDoor, broken, writable
-from holdfast.gateway.launching import LaunchDoor, Listening
-from holdfast.gateway.line import read_payload
+from holdfast.gateway.launching import LATE, LaunchDoor, Listening
+from holdfast.gateway.line import node_of, read_payload
 from holdfast.gateway.meters import metrics
 from holdfast.gateway.news import heard_by, heard_in, news
 from holdfast.gateway.people import People
 from holdfast.gateway.premises import bound, check_length, held
 from holdfast.gateway.recorded import how_it_ended
 from holdfast.gateway.remote import address_of, elsewhere, tls_of
+from holdfast.gateway.room import StarterRoom, Tell
 from holdfast.gateway.serve import Listeners
 from holdfast.gateway.servers import start_confined
 from holdfast.gateway.upstreams import System, Undoes, Upstream
 from holdfast.gateway.upstreams.kinds import open_upstream
 from holdfast.gateway.upstreams.kit import Kit
-from holdfast.gateway.wards import Taken, Wanted, Wards, now_ms
+from holdfast.gateway.wards import Taken, Wanted, Wards
 from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
 
@@ -68,6 +70,8 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._authorities: dict[str, Authority | None] = {}
+        self._rooms: dict[str, StarterRoom] = {}
+        self._late: dict[str, asyncio.Task[None]] = {}
         self._open = AsyncExitStack()
         self.policy: Policy = NoPolicy()
         self.remote: str | None = None  # where agents elsewhere find the doors
@@ -160,7 +164,7 @@ class Gateway:
 
     # --- for those who start programs (`Starter`) ---
 
-    async def take_up(self, asked: Mapping[str, JSON], by: str) -> dict[str, JSON]:
+    async def take_up(self, asked: Mapping[str, JSON], by: str, tell: Tell) -> dict[str, JSON]:
         """As `Starter.take_up`: `run`, `agent`, `input`, `containment`, `on_divergence`, and `place` (a `Place`)."""
         unknown = asked.keys() - {"run", "agent", "input", "containment", "on_divergence", "place"}
         if unknown:
@@ -168,6 +172,11 @@ class Gateway:
         if asked.get("place") not in [each.value for each in Place]:
             raise BadCall("a program is in a sandbox, local or remote", fix="use the Holdfast that the gateway is of")
         place = Place(asked["place"])
+        declared = self.config.agents.get(str(asked.get("agent")))
+        keeps = declared is not None and declared.workspace
+        if keeps and place is not Place.SANDBOX:
+            fix = "run it with --sandbox, or take `workspace` out of its [agents.NAME]"
+            raise BadCall("the files of this agent are captured with a sandbox only", fix=fix)
         try:
             taken = await self._taken(asked, by)
         except BadCall:
@@ -186,12 +195,16 @@ class Gateway:
             raise
         authority = Authority(run) if place is Place.SANDBOX else None
         self._authorities[run] = authority
+        if keeps:
+            taken.room = self._rooms[run] = StarterRoom(tell)
+        self._late[run] = asyncio.create_task(self._tell_late(run, tell))
         return {
             "run": run,
             "handle": taken.handle,
             "capability": taken.right.id,
             "environment": cast(JSON, environment),
             "authority": None if authority is None else authority.pem.decode(),
+            "files": files_of(taken) if keeps else None,
         }
 
     async def _given(self, taken: Taken) -> dict[str, str]:
@@ -213,8 +226,8 @@ class Gateway:
         if setting not in tuple(OnDivergence):
             raise BadCall(f"`{setting}` is nothing to do on a divergence", fix="choose brief, ask or stop")
         wanted = Wanted(
-            run=checked_name(run), agent=agent, terms=declared.terms(now_ms()), by=by, input=asked.get("input"),
-            containment=asked.get("containment"), on_divergence=OnDivergence(setting),
+            run=checked_name(run), agent=agent, terms=declared.terms(self.wards.now_ms()), by=by,
+            input=asked.get("input"), containment=asked.get("containment"), on_divergence=OnDivergence(setting),
             restore=declared.restores,
         )  # fmt: skip
         return await self.wards.open(wanted)
@@ -232,24 +245,33 @@ class Gateway:
         await taken.over.wait()
         return {"failed": taken.error is not None, "waits": taken.waits}
 
-    async def waited(self, run: str) -> bool:
-        """As `Starter.waited`."""
+    async def _tell_late(self, run: str, tell: Tell) -> None:
+        """Say so once a run has waited for so long that its program, which knows it, should have ended."""
         since_s, seen = 0.0, None
         while (taken := self.wards.by_run.get(run)) is not None:
             waiting = taken.waits_for
             if waiting is None or waiting is not seen:
                 since_s, seen = time.monotonic(), waiting
             elif time.monotonic() - since_s >= 2 * max(self.config.gateway.patience_s, LEAST_S):
-                return True
+                await tell({LATE: True})
+                return
             await asyncio.sleep(POLL_S)
-        return False
+
+    async def captured(self, run: str, told: Mapping[str, JSON]) -> None:
+        """As `Starter.captured`."""
+        room = self._rooms.get(run)
+        if room is not None:
+            await room.captured(told)
 
     async def news(self, asked: Mapping[str, JSON]) -> None:
         """As `Starter.news`."""
-        await news(self.opening.store, heard_in(asked), now_ms)
+        await news(self.opening.store, heard_in(asked), self.wards.now_ms)
 
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
         """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
+        self._late.pop(run).cancel()
+        if run in self._rooms:
+            self._rooms.pop(run).gone()
         await self.listeners.leave(run)
         self._authorities.pop(run, None)
         taken = self.wards.by_run.get(run)
@@ -274,7 +296,7 @@ class Gateway:
         declared = self.config.agents.get(agent)
         if declared is None:
             raise Misuse(f"there is no agent `{agent}`", fix="holdfast config check lists what is declared")
-        return declared.terms(now_ms()).text()
+        return declared.terms(self.wards.now_ms()).text()
 
 
 def runner() -> asyncio.Runner:
@@ -282,6 +304,18 @@ def runner() -> asyncio.Runner:
     import uvloop
 
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+def files_of(taken: Taken) -> dict[str, JSON]:
+    """The files that a run goes on with, for its starter: those of the checkpoint at `node` (`tree`), if there is one.
+    `new`: nothing was known of the run before; `exactly`: its program goes on from there."""
+    log = taken.opened.log
+    node = node_of(log.branch, log.checkpoint_seq)
+    tree = None if log.checkpoint is None else tree_of(log.checkpoint, node)
+    return {
+        "branch": log.branch, "new": taken.opened.started is None, "tree": None if tree is None else tree.hex(),
+        "node": node, "exactly": taken.restores,
+    }  # fmt: skip
 
 
 def checked_name(run: str) -> str:

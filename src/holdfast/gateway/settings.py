@@ -152,6 +152,14 @@ class Agent(Table):
     restores: bool = Field(
         False, description="It is an `@agent(state=…)`: after a crash it goes on from its newest checkpoint."
     )
+    workspace: bool = Field(
+        False,
+        description="Its checkpoints hold its files, those of its sandbox's workspace; a resume or a fork finds them"
+        " as they were.",
+    )
+    ignore: tuple[str, ...] = Field(
+        (), description="Patterns of files that its checkpoints leave out, as in `@agent(ignore=…)`."
+    )
     environment: dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
         default_factory=dict[str, str],
         description="Further variables for its program; `{handle}`, `{door}` and `{url:SYSTEM}` are filled in.",
@@ -217,6 +225,10 @@ class Sandbox(Table):
     file_bytes: int = Field(4 << 30, gt=0, description="No file is larger.")
     tmp_bytes: int = Field(64 << 20, gt=0, description="The size of `/tmp`, which lives in memory.")
     cpu_s: int | None = Field(None, gt=0, description="Seconds of computing for each process. Default: no limit.")
+    workspace_bytes: int = Field(
+        4 << 30, gt=0, description="A checkpoint holds no more of a workspace: with more in it, none is made."
+    )
+    workspace_entries: int = Field(200_000, gt=0, description="The same, for files, directories and links.")
     read_only: tuple[str, ...] = Field((), description="Further files and directories that the program may read.")
     names: bool = Field(
         True, description="The hosts of declared systems are found by their names, and lead to the doors."

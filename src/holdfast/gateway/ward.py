@@ -6,7 +6,8 @@ Rules
 2. A call that must wait for people keeps its door waiting for a while; then the door is told, and the program may be
    ended: when it is started again its calls are answered from the log.
 3. A capability that was narrowed is told only what it may ask for itself, also where the answer is in the log.
-4. What a program has been told by a system whose words others may write marks all that it asks for afterwards.
+4. What a program has been told by a system whose words others may write marks all that it asks for afterwards. What it
+   was told is remembered in order, so that a policy can ask who has said an argument first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TypeAlias, TypeVar, cast
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.capability import Used
 from holdfast.core.effect import Call, identity_of, legible, resource_of
+from holdfast.core.label import Heard, marked
 from holdfast.core.payload import Packed, pack_text
 from holdfast.core.policy import Denied, Facts, Policy
 from holdfast.core.record import Refusal
@@ -66,6 +68,7 @@ class Ward:
     patience_s: float = 30.0
     tally: Tally = field(default_factory=Tally)
     labels: set[str] = field(default_factory=set[str])
+    heard: Heard = field(default_factory=Heard)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: Calls = field(default_factory=Calls)
     _asked: dict[_Question, asyncio.Task[Told] | None] = field(
@@ -148,15 +151,24 @@ class Ward:
     async def _carried_out(self, right: Right, prepared: Prepared, call: Call, packed: Packed) -> Reply:
         warrant = CallWarrant(self, right, prepared)
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
+        if marked(self.labels):
+            self.heard.asked(prepared.args)
+        said = None
         try:
             await self._check_own(right, prepared)
-            return await self._patiently(lambda: self.mediator.reply(asked))
+            said = await self._patiently(lambda: self.mediator.reply(asked))
+            return said
+        except Declined as error:
+            said = error.reply
+            raise
         except Refused:
             self._denied += 1
             raise
         finally:
             self._settle(call)
             self.labels |= prepared.labels
+            if said is not None:
+                self.heard.take(said.data, trusted=not marked(prepared.labels))
 
     async def _check_own(self, right: Right, prepared: Prepared) -> None:
         """Raise Refused where a capability that was narrowed does not cover what it asks for: the answer may be in the
@@ -236,6 +248,7 @@ class Ward:
             spent_calls=spent.calls,
             spent_money=spent.money,
             spent_blast=spent.blast,
+            unvouched=lambda: self.heard.unvouched(prepared.args) if marked(self.labels) else frozenset(),
         )
 
     # --- decisions ---

@@ -108,7 +108,10 @@ class _Warden:
         for sandbox in self.living:
             os.waitid(os.P_PIDFD, sandbox.pidfd, os.WEXITED | os.WNOWAIT)
             self.stale += sandbox.groups
-        _leave(self.stale)
+        until_s = time.monotonic() + _DEADLINE_S
+        while self.stale and time.monotonic() < until_s:  # what was killed ends a moment later
+            self.stale = _leave(self.stale)
+            time.sleep(0.01)
 
     def _request(self) -> bool:
         if (found := _received(self.control, 1)) is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,16 +17,18 @@ from holdfast.core.canonical import JSON, canonical
 from holdfast.core.capability import Terms
 from holdfast.core.contract import Contract
 from holdfast.core.effect import Call, Encoding, Happened, identity_of, legible
+from holdfast.core.label import LARGEST, Heard, marked
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.core.policy import Policy
 from holdfast.core.record import Claim, Finished, Intent, Record, Seal, Started
-from holdfast.errors import BadCall, Claimed, Misuse, Waiting
+from holdfast.errors import BadCall, Claimed, Corrupt, Misuse, Unknown, Waiting
 from holdfast.gateway.closing import Closer, worker_name
+from holdfast.gateway.closure import Room, Roomless
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
 from holdfast.gateway.family import Family, read_tree
 from holdfast.gateway.history import Opened, read_log
-from holdfast.gateway.line import Line
+from holdfast.gateway.line import Line, read_payload
 from holdfast.gateway.mediate import Mediator, was_cancelled
 from holdfast.gateway.meters import Tally
 from holdfast.gateway.rights import Right, Rights
@@ -36,6 +37,7 @@ from holdfast.gateway.upstreams import Upstream
 from holdfast.gateway.ward import Ward
 from holdfast.gateway.whole import whole
 from holdfast.store import Grant, Store
+from holdfast.store.clock import clock_of
 
 CONTAINMENT = "holdfast.containment"
 
@@ -60,7 +62,8 @@ class Taken:
     """A run that was taken up: its ward, its right, and the handle that proves it (shown this once). `restores`: its
     program goes on from its checkpoints; `answer`: what it says that it came to, `error`: why it says that it failed;
     `waits`: it is to be started again later; `over`: it has said one of these. `begun`: the name (or none) by which it
-    has asked for what it begins with. `deciding`: what it decides now."""
+    has asked for what it begins with. `deciding`: what it decides now. `room`: its files, for its
+    checkpoints."""
 
     ward: Ward
     right: Right
@@ -68,6 +71,7 @@ class Taken:
     opened: Opened
     grant: Grant
     restores: bool
+    room: Room = field(default_factory=Roomless)
     answer: Packed | None = None
     error: str | None = None
     begun: str | None = None
@@ -96,11 +100,12 @@ class Wards:
         find: Callable[[str], tuple[Contract, Upstream] | None] = lambda _tool: None,
     ) -> None:
         self.store = store
+        self.now_ms = clock_of(store)
         self.by_run: dict[str, Taken] = {}
         self.tally = Tally()
         self._policy = policy
         self._patience_s = patience_s
-        self._closer = Closer(store, now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
+        self._closer = Closer(store, self.now_ms, lambda intent: _to_undo(intent, find(intent.tool)))
 
     async def open(self, wanted: Wanted) -> Taken:
         """Take a run up. Raises Claimed while another has it, Misuse if it has ended, Cancelled."""
@@ -133,15 +138,17 @@ class Wards:
         line = Line(self.store, opened, grant.epoch, family)
         await line.recall_adopted()
         await self._begin(line, opened, wanted, grant)
-        mediator = Mediator(line, family.run, now_ms, wanted.on_divergence, self._closer.open)
+        mediator = Mediator(line, family.run, self.now_ms, wanted.on_divergence, self._closer.open)
         line.lost = mediator.close
-        rights = Rights(self.store, wanted.run, now_ms)
+        rights = Rights(self.store, wanted.run, self.now_ms)
         await rights.read()
         right, handle = await rights.issue(wanted.terms, by=wanted.by)
         await line.refresh()
         agent = opened.started.agent if opened.started is not None else wanted.agent
         ward = Ward(mediator, Memory(mediator), rights, self._policy(), agent, self._patience_s, self.tally)
         ward.labels |= set(opened.restored.labels) if opened.restored is not None else set()
+        ward.heard = Heard(whole=not marked(ward.labels))  # the words before a checkpoint are not here
+        ward.heard.begin(await _task(line, opened))
         return Taken(ward, right, handle, opened, grant, wanted.restore)
 
     async def _begin(self, line: Line, opened: Opened, wanted: Wanted, grant: Grant) -> None:
@@ -204,9 +211,15 @@ class Wards:
             await self.store.append(branch, [], epoch=epoch, release=True)
 
 
-def now_ms() -> int:
-    """The wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
+async def _task(line: Line, opened: Opened) -> bytes:
+    """What a run was given, as far as it is looked at."""
+    started = opened.started or line.log.started
+    given = line.log.settings.get("input", None if started is None else started.input)
+    if given is None or given.size_bytes > LARGEST:
+        return b""
+    with contextlib.suppress(Unknown, Corrupt):
+        return await read_payload(line, given)
+    return b""
 
 
 def _packed(value: JSON) -> Packed:

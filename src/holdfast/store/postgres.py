@@ -75,12 +75,18 @@ class PostgresStore(PostgresReading):
     def sign_with(self, heads: Heads, *, ttl_s: float = TTL_S) -> None:
         """Compare with the anchor, and from now on take part in numbering, signing and publishing. To be called once.
         `ttl_s`: for how long the sequencer may be silent before this worker takes its place."""
-        self.read_only = heads.compare(PostgresLeaves(self.fetch))
+        leaves = PostgresLeaves(self.fetch)
+        self.committer.lane.compare = lambda: heads.compare(leaves)
+        self.read_only = leaves.rolled_back(self.where) or heads.compare(leaves)
         if self.read_only is None:
             self._sequencer = Sequencer(
                 self._conninfo, self.worker, heads, guard=self._guard, barrier=self.committer.lane.server.barrier,
                 wrong=self._refuse, ttl_s=ttl_s,
             )  # fmt: skip
+
+    def now_ms(self) -> int:
+        """The database's clock (ms since 1970), as it was last heard and has gone on since."""
+        return self.committer.lane.now_ms()
 
     def _refuse(self, wrong: RolledBack) -> None:
         self.read_only = wrong

@@ -15,6 +15,8 @@ from psycopg.pq import Format
 
 _INT8, _TEXT, _BYTEA = 20, 25, 17  # types of elements
 _NULL = b"\xff\xff\xff\xff"
+_ONE_INT8 = struct.Struct(">iiiiiiq")  # most arrays of a single run's batch
+_EMPTY = {kind: struct.pack(">iii", 0, 0, kind) for kind in (_INT8, _TEXT, _BYTEA)}
 
 
 class Int8s(bytes):
@@ -31,6 +33,8 @@ class Byteas(bytes):
 
 def int8s(values: Sequence[int]) -> Int8s:
     """The array of these numbers."""
+    if len(values) == 1:
+        return Int8s(_ONE_INT8.pack(1, 0, _INT8, 1, 1, 8, values[0]))
     flat = [part for value in values for part in (8, value)]
     return Int8s(_head(_INT8, len(values)) + struct.pack(">" + "iq" * len(values), *flat))
 
@@ -51,7 +55,7 @@ def _strings(kind: int, values: list[bytes | None]) -> bytes:
 
 
 def _head(kind: int, length: int, *, nulls: bool = False) -> bytes:
-    return struct.pack(">iiiii", 1, nulls, kind, length, 1) if length else struct.pack(">iii", 0, 0, kind)
+    return struct.pack(">iiiii", 1, nulls, kind, length, 1) if length else _EMPTY[kind]
 
 
 class _AsIs(Dumper):

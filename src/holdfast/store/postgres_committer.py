@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 
-from holdfast.errors import HoldfastError, Misuse, Stopped, Unwritable
+from holdfast.errors import HoldfastError, Misuse, RolledBack, Stopped, Unwritable
 from holdfast.store.postgres_batch import Batch, Head, Job
 from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_lane import Forgotten, Lane
@@ -33,6 +33,7 @@ from holdfast.store.postgres_schema import translate
 from holdfast.store.worker import Worker
 
 BATCH = 512
+AHEAD = 64  # jobs of one turn of a loop that do not wait for its end: written while the others are thought up
 BATCH_BYTES = 16 << 20  # of a gigabyte that PostgreSQL takes in one message
 REMEMBERED = 50_000  # heads
 IDLE_BEAT_S = 3600.0
@@ -100,10 +101,13 @@ class PostgresCommitter:
             loop.call_soon(self._send, loop)  # after everybody who is ready to write in this turn
         else:
             ready.append(job)
+            if len(ready) == AHEAD:
+                self._send(loop)
         return job.future
 
     def _send(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._queue.put(self._ready.pop(loop))
+        if (ready := self._ready.pop(loop, None)) is not None:
+            self._queue.put(ready)
 
     @property
     def queued(self) -> int:
@@ -179,7 +183,7 @@ class PostgresCommitter:
             self.lane.beat()
         except psycopg.Error as error:
             self.lane.lost(error)
-        except Forgotten as error:
+        except (Forgotten, RolledBack) as error:
             self.failed = error
         except Stopped:
             pass
@@ -219,7 +223,7 @@ class PostgresCommitter:
         try:
             written = self.lane.renew(until)
         except Stopped as error:
-            if self.lane.in_doubt or isinstance(error, Forgotten):
+            if self.lane.in_doubt or isinstance(error, Forgotten | RolledBack):
                 self.failed = error
             raise
         return [job for job in jobs if job not in self._sent] if written else jobs
@@ -245,7 +249,11 @@ class PostgresCommitter:
         """A batch on the heads as they are read now; None if every job was refused."""
         names = sorted({name for job in jobs for name in job.branches})
         stands_on = [job.stands_on for job in jobs if job.stands_on is not None]
-        standing = self.lane.standing(names, self._heads.keys(), stands_on)
+        try:
+            standing = self.lane.standing(names, self._heads.keys(), stands_on)
+        except RolledBack as error:
+            self.failed = error
+            raise
         batch = Batch(standing.heads, self.lane.now_ms(), standing.owners, standing.there)
         return batch if sum(job.fill(batch) for job in jobs) else None
 

@@ -26,7 +26,7 @@ from holdfast.store.postgres_batch import Row
 LARGE = 256 << 10  # bytes of a packed payload, from which on it is kept outside
 OUTSIDE = 4  # added to the form of a row that says where its payload is
 _PLACE = struct.Struct(">Q32sQ")
-_WHERE = "SELECT value FROM holdfast.meta WHERE name = 'blobs'"
+WHERE = "SELECT value FROM holdfast.meta WHERE name = 'blobs'"
 _SET = (  # from now on no Holdfast may write here that would not find them
     "WITH durable AS MATERIALIZED (SELECT set_config('synchronous_commit', 'on', true)),"
     " needing AS (UPDATE holdfast.meta SET value = greatest(value::int, 3)::text FROM durable WHERE name = 'needs')"
@@ -180,11 +180,11 @@ def _named(packed: bytes) -> str:
 def depot_of(database: Asking, log_id: str, given: str | None, *, where: str) -> PostgresDepot | None:
     """The depot of a store, or None: its rows are all in the database. `given`: where large payloads are from now on.
     Raises Misuse if they are elsewhere already."""
-    rows = database.fetch(_WHERE)
+    rows = database.fetch(WHERE)
     if given is not None and not rows:
         open_depot(given)
         database.fetch(_SET, (given,))
-        rows = database.fetch(_WHERE)
+        rows = database.fetch(WHERE)
     if not rows:
         return None
     url = str(rows[0][0])

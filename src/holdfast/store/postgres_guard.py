@@ -16,7 +16,7 @@ from collections.abc import Generator
 import psycopg
 from psycopg.pq import ConnStatus
 
-from holdfast.store.postgres_schema import Connection
+from holdfast.store.postgres_ways import Connection
 
 
 class Guard:

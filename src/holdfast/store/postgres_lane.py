@@ -3,31 +3,39 @@
 Rules
 1. Each batch writes its number beside the worker's name. When a connection is lost, the next one raises the worker's
    lane and reads that number: a batch that was not written by then never will be, and only then it may be sent again.
-2. If the server was killed and lost what was not flushed, that is noticed by the number.
-3. The newest number is acknowledged, or in doubt; never neither.
+2. If the server was killed and lost what was not flushed, that is noticed by the number. If what was flushed is gone,
+   it is another history (a standby that did not have it, a backup): that is put down there, and nobody claims anything
+   in it before somebody has acknowledged it.
+3. The newest number is acknowledged, or in doubt; never neither. A wait for a standby that somebody cancelled leaves
+   doubt, though the server calls it a success.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
 
 from holdfast.core.entry import Entry, origin
-from holdfast.errors import Stopped, Unwritable
+from holdfast.errors import HoldfastError, RolledBack, Stopped, Unwritable
 from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.postgres_batch import Batch, Head, Owner
 from holdfast.store.postgres_guard import Guard
+from holdfast.store.postgres_leaves import ACCEPT, MARK
 from holdfast.store.postgres_pruning import PLACE
-from holdfast.store.postgres_schema import LOCK_S, STALE, Server, connect, lost, opened, place_of, translate
+from holdfast.store.postgres_schema import LOCK_S, STALE, Server, lost, opened, place_of, translate
+from holdfast.store.postgres_ways import Connection, found, warnings_of
 from holdfast.store.worker import Worker
 
 PAUSE_S = (0.05, 1.0)
 FORGOTTEN = "7 days"  # of silence, after which a worker that holds nothing is struck out
-_STANDING = "SELECT * FROM holdfast.standing_1(%b, %b, %b)"
+_STANDING = (
+    "SELECT s.*, (SELECT m.value FROM holdfast.meta m WHERE m.name = 'rolled_back')"
+    " FROM holdfast.standing_1(%b, %b, %b) s"
+)
 _THERE = (
     "SELECT b.name, e.seq FROM unnest(%b, %b, %b) AS s(name, seq, digest)"
     " JOIN holdfast.branch b ON b.name = s.name"
@@ -81,9 +89,12 @@ class Lane:
         self._worker = worker
         self._guard = guard
         self._number, self._next, self._acknowledged = 1, 0, 0
+        self._flushed = 0  # the newest number that was acknowledged with a barrier
+        self._warnings: list[str] = []
         self._ahead_ms = 0.0  # of the database's clock before the monotonic one of this process
+        self.compare: Callable[[], RolledBack | None] = lambda: None  # with what is known elsewhere of the log
         try:
-            self._connection = connect(conninfo)
+            self._connection, self._timeline = self._connected()
         except psycopg.Error as error:
             raise translate(error, self.where) from error
         try:
@@ -95,16 +106,29 @@ class Lane:
                 raise translate(error, self.where) from error
             raise
 
+    def _connected(self) -> tuple[Connection, int]:
+        connection, timeline = found(self._conninfo)
+        self._warnings = warnings_of(connection)
+        self._cursor = connection.cursor(binary=True)  # kept: to make one costs as much as to use it
+        return connection, timeline
+
     def _enrol(self) -> None:
         me = self._worker
-        self._connection.execute(_STRIKE, (FORGOTTEN,))
-        self._connection.execute(_ENROL, (me.id, me.place, me.pid, me.born, me.host))
-        self._see_clock(self._connection.execute(_CLOCK).fetchall()[0][0])
+        with self._guard.over(self._connection):
+            self._connection.execute(_STRIKE, (FORGOTTEN,))
+            self._connection.execute(_ENROL, (me.id, me.place, me.pid, me.born, me.host))
+            self._see_clock(self._connection.execute(_CLOCK).fetchall()[0][0])
 
     def _ask(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        """The rows that a statement gives. Raises psycopg.Error, also if no answer comes."""
+        """The rows that a statement gives. Raises psycopg.Error, also if no answer comes, or one that says that it was
+        not waited for a standby."""
+        self._warnings.clear()
         with self._guard.over(self._connection):
-            return self._connection.execute(sql, values, binary=True).fetchall()
+            rows = self._cursor.execute(sql, values).fetchall()
+        if self._warnings:
+            self._connection.close()
+            raise psycopg.OperationalError(f"it is in doubt what was done: {self._warnings[0]}")
+        return rows
 
     def _see_clock(self, now_ms: float) -> None:
         self._ahead_ms = now_ms - time.monotonic() * 1000
@@ -127,7 +151,8 @@ class Lane:
     # --- one batch ---
 
     def standing(self, names: list[str], known: Collection[str], stands_on: Sequence[Entry]) -> Standing:
-        """How branches stand. Those that are not `known` are made if need be, empty."""
+        """How branches stand. Those that are not `known` are made if need be, empty. Raises RolledBack if somebody has
+        found that entries are gone."""
         there: frozenset[tuple[str, int]] = frozenset()
         if stands_on:
             branches, seqs = [entry.branch for entry in stands_on], [entry.seq for entry in stands_on]
@@ -137,6 +162,8 @@ class Lane:
         values = (texts(names), texts(fresh), byteas([origin(name) for name in fresh]))
         rows = self._ask(_STANDING, values)
         self._see_clock(rows[0][13])
+        if rows[0][14] is not None:
+            raise RolledBack(rows[0][14], where=self.where, fix=ACCEPT)
         heads = [Head(*row[:8], found=(row[2], row[6], row[7])) for row in rows]
         owners = {row[7]: Owner(Worker(row[7], *row[8:12]), row[12]) for row in rows if row[8] is not None}
         return Standing(heads, owners, there)
@@ -159,6 +186,8 @@ class Lane:
             moved = (error.diag.message_detail or "").split(",")
             return frozenset(head.name for head in batch.heads.values() if str(head.id) in moved)
         self.in_doubt, self._acknowledged, self.silent_since = None, self._next, time.monotonic()
+        if flush or self.server.lazy == self.server.barrier:
+            self._flushed = self._next
         self._see_clock(now_ms)
         return frozenset()
 
@@ -167,15 +196,19 @@ class Lane:
     def renew(self, until: float) -> bool:
         """Take the next lane, on a connection of its own, so that nothing that was sent before is written from now on;
         whether the batch in doubt was written. Raises Stopped if the server cannot be reached until `until` (monotonic,
-        s), Forgotten if it has lost what it had acknowledged."""
+        s), Forgotten if it has lost what it had acknowledged, RolledBack if what it had flushed."""
         self._connection.close()
         pause_s, longest_s = PAUSE_S
         while True:
             try:
-                self._connection = connect(self._conninfo)
+                self._connection, timeline = self._connected()
                 values = (self.server.barrier, f"{LOCK_S}s", self._worker.id)
                 rows = self._ask(_LANE, values)
+                self._agree(rows, promoted=timeline != self._timeline)
                 break
+            except HoldfastError:
+                self._connection.close()
+                raise
             except psycopg.Error as error:
                 self._connection.close()
                 if time.monotonic() >= until:
@@ -188,10 +221,26 @@ class Lane:
                 where=self.where,
                 fix="resume the runs: they go on from what is there",
             )
-        self._number, newest = rows[0]
+        self._timeline, (self._number, newest) = timeline, rows[0]
         written = newest == self.in_doubt
         self._acknowledged, self.in_doubt = newest, None
         return written
+
+    def _agree(self, rows: list[tuple[Any, ...]], *, promoted: bool) -> None:
+        """Whether this server has all that was flushed, as far as this worker can tell; else it is put down there.
+        `promoted`: its timeline is another one. Raises RolledBack, psycopg.Error."""
+        wrong: RolledBack | None = None
+        if rows:
+            older = rows[0][0] <= self._number or (rows[0][1] < self._flushed and rows[0][1] != self.in_doubt)
+        else:
+            older = promoted and self._flushed > 0
+        if older:
+            wrong = RolledBack("the database has lost entries that were flushed", where=self.where, fix=ACCEPT)
+        elif promoted:
+            wrong = self.compare()
+        if wrong is not None:
+            self._ask(MARK, (f"{wrong.what}; noticed by process {self._worker.pid} on {self._worker.host}",))
+            raise wrong
 
     def _away(self, error: psycopg.Error) -> Stopped:
         refusal = translate(error, self.where)

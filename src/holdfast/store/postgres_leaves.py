@@ -13,11 +13,22 @@ from typing import Any, LiteralString, TypeAlias, cast
 
 from holdfast.core.entry import Entry
 from holdfast.core.note import Frontier, leaf
+from holdfast.errors import RolledBack
 
 Fetch: TypeAlias = Callable[[LiteralString, tuple[object, ...]], list[tuple[object, ...]]]
 """The rows of a query, in binary form."""
 
 PAGE = 5_000  # entries
+ACCEPT = "restore the newer log; or, if this one is right, holdfast anchor --accept"
+_MARKED: LiteralString = "SELECT m.value FROM holdfast.meta m WHERE m.name = 'rolled_back'"
+MARK: LiteralString = (
+    "INSERT INTO holdfast.meta VALUES ('rolled_back', %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    " RETURNING name"
+)
+_ACKNOWLEDGE: LiteralString = (
+    "WITH gone AS (DELETE FROM holdfast.meta WHERE name = 'rolled_back')"
+    " INSERT INTO holdfast.meta VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING name"
+)
 _HASHES: LiteralString = (
     "SELECT coalesce(b.name, ''), e.digest"
     " FROM (SELECT %s::bigint AS low, %s::bigint AS high) r"
@@ -95,7 +106,12 @@ class PostgresLeaves:
 
     def acknowledge(self, name: str, what: str) -> None:
         """As `Leaves.acknowledge`."""
-        self._fetch("INSERT INTO holdfast.meta VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING name", (name, what))
+        self._fetch(_ACKNOWLEDGE, (name, what))
+
+    def rolled_back(self, where: str) -> RolledBack | None:
+        """What a worker has found that had written more than is here, unless it was acknowledged since."""
+        rows = self._fetch(_MARKED, ())
+        return RolledBack(str(rows[0][0]), where=where, fix=ACCEPT) if rows else None
 
     def entries(self, after: int) -> Iterator[tuple[int, Entry]]:
         """All entries by index, from index `after` on; those that have none yet come behind the others."""

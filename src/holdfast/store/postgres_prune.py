@@ -25,7 +25,8 @@ from holdfast.errors import Conflict, Unwritable
 from holdfast.store.postgres_arrays import byteas, int8s, texts
 from holdfast.store.postgres_pruning import BEGIN, DELETE, DOOM, END, MARK, PASS, WORKERS
 from holdfast.store.postgres_reader import PostgresReader
-from holdfast.store.postgres_schema import PRUNABLE, connect, opened, translate
+from holdfast.store.postgres_schema import PRUNABLE, opened, translate
+from holdfast.store.postgres_ways import connect
 from holdfast.store.prune import Names, Plan, Share, keep, plan
 
 MOST_BLOBS, MOST_BYTES = 1024, 8 << 20  # of one transaction

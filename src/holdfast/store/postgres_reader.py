@@ -24,7 +24,8 @@ from holdfast.store.postgres_arrays import byteas
 from holdfast.store.postgres_depot import OUTSIDE, Place, depot_of
 from holdfast.store.postgres_leaves import PAGE, PostgresLeaves
 from holdfast.store.postgres_pruning import COUNT, MARKS
-from holdfast.store.postgres_schema import PAGED, PRUNABLE, Connection, connect, known, translate
+from holdfast.store.postgres_schema import PAGED, PRUNABLE, known, translate
+from holdfast.store.postgres_ways import Connection, connect
 from holdfast.store.reading import LARGEST_BYTES
 from holdfast.store.rope import gather
 from holdfast.store.worker import Worker
@@ -138,8 +139,8 @@ class PostgresReader(PostgresAhead):
         return PostgresLeaves(self.fetch)
 
     def against(self, heads: Heads) -> RolledBack | None:
-        """Why this log is not the one that the anchor of `heads` knows, or None."""
-        return heads.compare(self.leaves())
+        """Why this log is not the one that the anchor of `heads`, or a worker, knows; or None."""
+        return self.leaves().rolled_back(self.where) or heads.compare(self.leaves())
 
     def damage(self) -> str | None:
         """Nothing: what is wrong with its files PostgreSQL says itself, where they are read."""

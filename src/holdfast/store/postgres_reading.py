@@ -22,7 +22,8 @@ from holdfast.errors import Corrupt, HoldfastError, Unknown
 from holdfast.store import Branch
 from holdfast.store.postgres_depot import OUTSIDE, PostgresDepot, depot_of
 from holdfast.store.postgres_guard import Guard
-from holdfast.store.postgres_schema import Connection, connect, lost, place_of, translate
+from holdfast.store.postgres_schema import lost, place_of, translate
+from holdfast.store.postgres_ways import Connection, connect
 from holdfast.store.reading import IDENTITY_BYTES, unpacker
 from holdfast.store.worker import Worker, dead
 

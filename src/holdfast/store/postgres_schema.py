@@ -1,4 +1,4 @@
-"""The PostgreSQL database: how it is reached, what must be true of it, and its numbered migrations.
+"""The PostgreSQL database: what must be true of it, and its numbered migrations.
 
 Rules
 1. Nothing rests on a session: a pooler may give each transaction another one. What it needs, a transaction sets itself.
@@ -15,20 +15,18 @@ import random
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any, LiteralString, TypeAlias, cast
+from typing import LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Conflict, Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
-from holdfast.store.postgres_arrays import register
 from holdfast.store.postgres_large import LARGE, SHELVING
 from holdfast.store.postgres_numbering import NUMBERING
 from holdfast.store.postgres_placing import PLACE, STANDING
 from holdfast.store.postgres_pruning import COUNTED_ON, GONE, OVERTAKEN, pruning
-
-Connection: TypeAlias = "psycopg.Connection[tuple[Any, ...]]"
+from holdfast.store.postgres_ways import Connection, LeftBehind
 
 OLDEST_SERVER = 140000
 LOCK_S = 10  # longer than any statement of ours holds a branch
@@ -151,38 +149,6 @@ class Server:
     barrier: str
     lazy: str
     pooled: bool
-
-
-def connect(conninfo: str, *, timeout_s: int = 10) -> Connection:
-    """A connection that commits by itself. Raises psycopg.Error. Its TCP connection is given up when nothing is heard
-    for about 10 seconds."""
-    found = psycopg.connect(
-        conninfo,
-        autocommit=True,
-        prepare_threshold=None,
-        **_defaults(conninfo, timeout_s),
-    )
-    register(found)
-    if not _pooled(found):
-        found.prepare_threshold = 2
-    return found
-
-
-def _defaults(conninfo: str, timeout_s: int) -> dict[str, Any]:
-    """What a URL did not say by itself."""
-    given = conninfo_to_dict(conninfo)
-    wanted = {
-        "connect_timeout": timeout_s, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
-        "tcp_user_timeout": 10_000, "client_encoding": "utf8", "application_name": "holdfast",
-        "target_session_attrs": "read-write",
-    }  # fmt: skip
-    return {name: value for name, value in wanted.items() if name not in given}
-
-
-def _pooled(connection: Connection) -> bool:
-    """Whether somebody stands between: then the process that answers is not the one that greeted."""
-    rows = connection.execute("SELECT pg_backend_pid()").fetchall()
-    return rows[0][0] != connection.info.backend_pid
 
 
 def place_of(conninfo: str) -> str:
@@ -311,6 +277,8 @@ def translate(error: psycopg.Error, where: str) -> HoldfastError:
             )
         case pg.InsufficientPrivilege() | pg.InvalidPassword() | pg.InvalidAuthorizationSpecification():
             return Unwritable(f"PostgreSQL refuses: {_said(error)}", where=where, fix="check the role and its rights")
+        case LeftBehind():
+            return Unwritable(_said(error), where=where, fix="name the one that was promoted; end this one")
         case psycopg.ProgrammingError() if error.sqlstate is None:
             return Misuse(f"the URL cannot be used: {_said(error)}", where=where, fix="postgresql://USER@HOST/DATABASE")
         case _:

@@ -26,7 +26,8 @@ from holdfast.store.postgres_guard import Guard
 from holdfast.store.postgres_large import AT_ONCE
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_numbering import GIVE_BACK, NEWEST, NOT_SEQUENCER, NUMBER, SIGN, TAKE
-from holdfast.store.postgres_schema import Connection, connect, lost
+from holdfast.store.postgres_schema import lost
+from holdfast.store.postgres_ways import Connection, connect, warnings_of
 from holdfast.store.worker import Worker
 
 TTL_S = 5.0
@@ -54,6 +55,7 @@ class Sequencer:
         self._conninfo, self._worker, self._heads = conninfo, worker, heads
         self._guard, self._barrier, self._wrong, self._ttl_s = guard, barrier, wrong, ttl_s
         self._connection: Connection | None = None
+        self._warnings: list[str] = []
         self._leaves = PostgresLeaves(self._ask)
         self._epoch: int | None = None
         self._frontier: Frontier | None = None
@@ -151,8 +153,14 @@ class Sequencer:
     def _ask(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._conninfo)
+            self._warnings = warnings_of(self._connection)
+        self._warnings.clear()
         with self._guard.over(self._connection):
-            return self._connection.execute(sql, values, binary=True).fetchall()
+            rows = self._connection.execute(sql, values, binary=True).fetchall()
+        if self._warnings:  # a head that no standby has must not leave
+            self._connection.close()
+            raise psycopg.OperationalError(f"it is in doubt what was done: {self._warnings[0]}")
+        return rows
 
     def _leave(self) -> None:
         if self._connection is None or self._connection.closed:

@@ -97,6 +97,15 @@ def sqlite_files(url: str) -> SqliteFiles:
     )
 
 
+def workspaces(url: str) -> Path | None:
+    """Where this machine has the files of the runs of the store at a URL; None: nowhere that lasts. Raises Misuse for a
+    URL that names neither a file nor a database."""
+    if not is_postgres(url):
+        return sqlite_files(url).workspaces
+    found = _postgres_options(url).get("workspaces")
+    return None if found is None else Path(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Keepsakes:
     """What a log has outside its database: its key, and its anchor (None: it has none)."""
@@ -141,7 +150,7 @@ def postgres_address(url: str) -> str:
     """What libpq is told of a postgresql URL: all but our own options."""
     parts = urlsplit(url)
     given = [(name, value) for name, value in parse_qsl(parts.query) if name not in _POSTGRES_OPTIONS]
-    return parts._replace(scheme="postgresql", query=urlencode(given)).geturl()
+    return f"postgresql://{parts.netloc}{parts.path}?{urlencode(given)}"
 
 
 def _options(query: str) -> dict[str, str]:
@@ -158,6 +167,16 @@ def _overlay(options: dict[str, str]) -> int | None:
     if choice not in _OVERLAY:
         raise Misuse(f"`overlay={choice}` is no choice", fix=f"known: {', '.join(_OVERLAY)}")
     return _OVERLAY[choice]
+
+
+def workspaces_of(url: str) -> tuple[Path | None, tuple[Path, ...]]:
+    """Where the files of the runs of the store at a URL are (None: nowhere), and what of it no workspace may hold; the
+    store need not be opened. Raises Misuse for a URL that names no store with files."""
+    if is_postgres(url):
+        options = _postgres_options(url)
+        return (Path(options["workspaces"]).absolute() if "workspaces" in options else None), ()
+    files = sqlite_files(url)
+    return files.workspaces.absolute(), (files.path.absolute(), files.key.absolute())
 
 
 def _number(options: dict[str, str], name: str, default: float) -> float:

@@ -16,13 +16,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+FIRST_TIME = 0xEFFFFFFA  # the number of the time namespace that a machine starts with
 GONE = 0  # no process has this pid: whoever could ask has found that it is dead
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A process: `place` (start of the machine and pid namespace), pid, `born` (its start time, as the system writes
-    it), host."""
+    """A process: `place` (start of the machine, pid namespace, and a time namespace of its own), pid, `born` (its start
+    time, as the system writes it), host."""
 
     id: str
     place: str
@@ -51,9 +52,18 @@ def dead(worker: Worker) -> bool:
 def _place() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}{_own_time()}"
     except OSError:
         return f"{_ask('sysctl', '-n', 'kern.bootsessionuuid') or 'unknown'}/0"
+
+
+def _own_time() -> str:
+    """What tells of a time namespace of its own: there, processes seem to have been born at other times."""
+    try:
+        found = os.stat("/proc/self/ns/time").st_ino
+    except OSError:
+        return ""  # this kernel has none
+    return "" if found == FIRST_TIME else f".{found}"
 
 
 def _born(pid: int) -> str | None:

@@ -16,10 +16,12 @@ from holdfast.workspace.files import Captured, Restored, Workspace
 from holdfast.workspace.freeze import frozen, frozen_below
 from holdfast.workspace.kept import Keepsake, Kept
 from holdfast.workspace.layers import Layers
+from holdfast.workspace.measure import Budget
 from holdfast.workspace.pack import Packs
 
 __all__ = [
     "Added",
+    "Budget",
     "Captured",
     "Change",
     "Changed",

@@ -1,6 +1,7 @@
 """Captures on the move: their blobs in parcels, from which another store of packs takes them.
 
-    parcel := frame*        a frame as in a pack (pack.py), the blobs by digest
+    parcel := frame*        as in a pack (pack.py), by digest; trees apart from all else, since trees have times: so the
+                            same files make the same parcels wherever they are
 
 Rules
 1. Parcels lie in layers, each named by a tree: it and the layers below it have all blobs of that tree. So what is new
@@ -82,15 +83,15 @@ class Freight:
         return self._below[tree]
 
     def _parcels(self, digests: Sequence[bytes]) -> Iterator[bytes]:
-        parcel = bytearray()
+        parcels = (bytearray(), bytearray())
         for digest in digests:
-            self._packs.get(digest)  # or what is damaged here would be taken for kept there
+            data = self._packs.get(digest)  # read, or what is damaged here would be taken for kept there
+            parcel = parcels[data.startswith(b"hf-tree/1")]
             parcel += self._packs.frame(digest)
             if len(parcel) >= PARCEL_BYTES:
                 yield bytes(parcel)
                 parcel.clear()
-        if parcel:
-            yield bytes(parcel)
+        yield from (bytes(parcel) for parcel in parcels if parcel)
 
 
 def lacking(packs: Packs, tree: bytes, trees: Sequence[bytes]) -> list[int]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, cast
 
@@ -22,6 +21,7 @@ from pydantic import Field
 
 from holdfast.core.canonical import JSON, Uncanonical, canonical
 from holdfast.core.effect import Kind
+from holdfast.core.log import Log
 from holdfast.core.payload import Packed, pack_bytes, pack_text
 from holdfast.errors import BadCall, Busy, HoldfastError, Misuse, Refused, Waiting
 from holdfast.gateway.boundary import Policy
@@ -32,7 +32,7 @@ from holdfast.gateway.gate import Gate, Visit
 from holdfast.gateway.left import left_behind
 from holdfast.gateway.line import read_payload
 from holdfast.gateway.upstreams import Reply
-from holdfast.gateway.wards import Taken
+from holdfast.gateway.wards import CONTAINMENT, Taken
 from holdfast.shape import Shape, Written
 
 MOST = 1000  # decisions of one run that are being made
@@ -207,7 +207,7 @@ class _Agent:
         asked = await body_of(request, WaitBody)
         ward = visit.ward
         if asked.signal is None:
-            await ward.memory.sleep(asked.seconds or 0.0, lambda: time.time_ns() // 1_000_000)
+            await ward.memory.sleep(asked.seconds or 0.0, ward.mediator.sender.now_ms)
             return {"value": None}
         signal = await ward.memory.wait_for(asked.signal)
         data = await ward.mediator.line.payload(signal.value)
@@ -223,7 +223,7 @@ class _Agent:
                 return {"node": None}
         closure = Closure(
             state=lambda: _packed(asked.state, visit),
-            room=Roomless(),
+            room=taken.room,
             services=tuple(asked.services),
             labels=tuple(dict.fromkeys((*asked.labels, *sorted(visit.ward.labels)))),
             restores=taken.restores,
@@ -275,6 +275,8 @@ class _Agent:
             "restored": restored is not None,
             "state": None if state is None or restored is None else _ANY.read(state, restored.state.encoding).woven,
             "services": [] if restored is None else [*restored.services],
+            "workspace": not isinstance(taken.room, Roomless),
+            "untouched": _untouched(line.log),
         }
 
     async def finish(self, request: web.Request, visit: Visit, taken: Taken) -> dict[str, JSON]:
@@ -285,6 +287,12 @@ class _Agent:
             taken.answer = pack_bytes(written.data, written.encoding)
         taken.over.set()
         return {}
+
+
+def _untouched(log: Log) -> bool:
+    """Whether a run has asked for nothing yet."""
+    asked = any(slot.tool != CONTAINMENT for slot in log.slots.values())
+    return not (asked or log.lanes or log.draws or log.sleeps or log.checkpoint)
 
 
 def _pass_on(task: asyncio.Task[dict[str, JSON]], told: asyncio.Future[dict[str, JSON]]) -> None:

@@ -16,12 +16,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-import aiohttp
-from yarl import URL
-
 from holdfast.core.canonical import JSON
 from holdfast.errors import BadCall, HoldfastError, Misuse, NotHappened
-from holdfast.gateway.hosts import take_apart
+from holdfast.gateway.connection import Heard, Unanswered, Unreached
+from holdfast.gateway.exchange import OWN, Client
+from holdfast.gateway.hosts import Origin, take_apart
 from holdfast.gateway.receipt import Receipt
 from holdfast.gateway.scrub import Scrubber, Unpackable
 from holdfast.gateway.upstreams.aws_model import Api, Apis, Keys, Operation, Wire, needs_digest, signed, written
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from holdfast.gateway.credential import Credential
     from holdfast.gateway.upstreams.aws import AwsConfig
 
-CONNECT_S: Final = 10.0
 LENGTH: Final = "x-holdfast-length"
 """How long the body would have been that was not asked for (HEAD)."""
 _DROPPED: Final = frozenset({"x-amz-crc32", "x-amz-security-token", "authorization"})
@@ -46,30 +44,26 @@ class AwsSender:
         self._name = name
         self._config = config
         self._vault = kit.vault
-        self._ends = {
-            (api.name, region): self._end(apis, api, region)
-            for api in apis.by_name.values()
-            for region in config.regions
-        }
         dialer = kit.dialer.also(config.private)
-        hosts: list[str] = []
-        try:
-            for url, _ in self._ends.values():
-                origin, path, query = take_apart(url)
-                if path != "/" or query is not None:
-                    raise BadCall(f"`{url}` is no origin", fix="write https://HOST")
-                dialer.check(origin.host, origin.port)
-                hosts.append(f"[{origin.host}]:{origin.port}" if ":" in origin.host else f"{origin.host}:{origin.port}")
-        except HoldfastError as error:
-            raise Misuse(f"the upstream `{name}` cannot be: {error.what}", fix=error.fix) from None
+        self._ends: dict[tuple[str, str], tuple[Origin, str]] = {}
+        for api in apis.by_name.values():
+            for region in config.regions:
+                url, scope = self._end(apis, api, region)
+                try:
+                    origin, path, query = take_apart(url)
+                    if path != "/" or query is not None:
+                        raise BadCall(f"`{url}` is no origin", fix="write https://HOST")
+                    dialer.check(origin.host, origin.port)
+                except HoldfastError as error:
+                    raise Misuse(f"the upstream `{name}` cannot be: {error.what}", fix=error.fix) from None
+                self._ends[api.name, region] = origin, scope
         ca = None
         if config.ca_file is not None:
             try:
                 ca = ssl.create_default_context(cafile=str(kit.folder / config.ca_file))
             except (OSError, ssl.SSLError) as error:
                 raise Misuse(f"`{config.ca_file}` holds no certificates: {type(error).__name__}", where=name) from None
-        self._kept = dialer.client(hosts, ca=ca)
-        self._fresh = dialer.client(hosts, ca=ca, kept=False)
+        self._client = Client(dialer, (origin for origin, _ in self._ends.values()), ca)
 
     def _end(self, apis: Apis, api: Api, region: str) -> tuple[str, str]:
         declared = self._config.endpoints.get(api.name)
@@ -77,8 +71,7 @@ class AwsSender:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._kept.close()
-        await self._fresh.close()
+        await self._client.close()
 
     async def answer(
         self, operation: Operation, region: str, parameters: Mapping[str, JSON], receipt: Receipt, *, again: bool
@@ -88,16 +81,16 @@ class AwsSender:
         Raises NotHappened where nothing was sent; any other error is doubt."""
         try:
             request = request_of(operation, parameters, receipt.key)
-            end, scope = self._ends[operation.api.name, region]
+            origin, scope = self._ends[operation.api.name, region]
             keys, credentials = await self._opened(receipt)
-            wire = signed(request, end, operation.api, scope, keys)
+            wire = signed(request, str(origin), operation.api, scope, keys)
         except NotHappened:
             raise
         except (HoldfastError, KeyError) as error:
             why = error.what if isinstance(error, HoldfastError) else "its region or API is not declared any more"
             raise NotHappened(f"it was not sent: {why}") from None
         scrubber = Scrubber(credentials, [(self._config.secret_access_key, wire.headers["Authorization"].encode())])
-        return await self._sent(wire, scrubber, again=again, read=receipt.read), scrubber
+        return await self._sent(origin, wire, scrubber, again=again, read=receipt.read), scrubber
 
     async def _opened(self, receipt: Receipt) -> tuple[Keys, list[Credential]]:
         names = [self._config.access_key_id, self._config.secret_access_key]
@@ -106,47 +99,44 @@ class AwsSender:
         texts = [each.reveal().strip() for each in opened]
         return Keys(texts[0], texts[1], texts[2] if len(texts) > 2 else None), opened
 
-    async def _sent(self, wire: Wire, scrubber: Scrubber, *, again: bool, read: bool) -> Answer:
-        client = self._kept if again else self._fresh
+    async def _sent(self, origin: Origin, wire: Wire, scrubber: Scrubber, *, again: bool, read: bool) -> Answer:
         try:
             try:
-                status, reason, headers, body = await self._exchanged(client, wire)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientConnectionResetError):
-                if not read:
+                heard = await self._exchanged(origin, wire, fresh=not again)
+            except Unanswered as error:
+                if not (read and error.silent):
                     raise
                 # A kept connection was closed at the other end while it was taken up: a read is asked once more.
-                status, reason, headers, body = await self._exchanged(self._fresh, wire)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            why = scrubber.text(f"{type(error).__name__}: {error}")
-            raise NotHappened(f"`{self._name}` could not be reached: {why}") from None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise HoldfastError(f"no whole answer came from `{self._name}`: {type(error).__name__}") from None
-        length = next((value for name, value in headers if name.lower() == "content-length"), None)
-        kept = [(name, value) for name, value in headers if name.lower() not in _DROPPED]
+                heard = await self._exchanged(origin, wire, fresh=True)
+        except Unreached as error:
+            raise NotHappened(f"`{self._name}` could not be reached: {scrubber.text(str(error))}") from None
+        except Unanswered as error:
+            raise HoldfastError(f"no whole answer came from `{self._name}`: {error}") from None
+        length = next((value for name, value in heard.headers if name.lower() == "content-length"), None)
+        kept = [(name, value) for name, value in heard.headers if name.lower() not in _DROPPED]
         try:
-            if body is None:
+            if heard.body is None:
                 raise Unpackable(f"it is larger than {ANSWER_MAX} bytes")
-            found = scrubbed(status, reason, kept, body, scrubber)
+            found = scrubbed(heard.status, heard.reason, kept, heard.body, scrubber)
         except Unpackable as error:
             bare = [(name, value) for name, value in kept if name.lower() != "content-encoding"]
             found = replace(
-                scrubbed(status, reason, bare, b"", scrubber), trouble=f"the answer cannot be passed on: {error.what}"
+                scrubbed(heard.status, heard.reason, bare, b"", scrubber),
+                trouble=f"the answer cannot be passed on: {error.what}",
             )
         if wire.method == "HEAD" and length is not None and length.isascii() and length.isdigit():
             found = replace(found, headers=(*found.headers, (LENGTH, length)))
         return found
 
-    async def _exchanged(
-        self, client: aiohttp.ClientSession, wire: Wire
-    ) -> tuple[int, str, list[tuple[str, str]], bytes | None]:
-        timeout_s = self._config.timeout_s
-        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s / 2, CONNECT_S))
-        headers = {**wire.headers, "Accept-Encoding": "identity", "Accept": "*/*"}
-        async with client.request(
-            wire.method, URL(wire.url, encoded=True), headers=headers, data=wire.body or None, allow_redirects=False,
-            timeout=timeout, skip_auto_headers=("Content-Type",),
-        ) as response:  # fmt: skip
-            return response.status, response.reason or "", list(response.headers.items()), await _read(response)
+    async def _exchanged(self, origin: Origin, wire: Wire, *, fresh: bool) -> Heard:
+        """Send it as it was signed: its host is `origin`, and path and query are those of its URL."""
+        named = {name.lower(): value for name, value in wire.headers.items()}
+        headers = {name: value for name, value in named.items() if name not in OWN}
+        return await self._client.exchange(
+            origin, wire.method, wire.url.removeprefix(str(origin)),
+            {"accept": "*/*", **headers, "accept-encoding": "identity"}, wire.body or None,
+            timeout_s=self._config.timeout_s, most=ANSWER_MAX, fresh=fresh,
+        )  # fmt: skip
 
 
 def request_of(operation: Operation, parameters: Mapping[str, JSON], key: str) -> dict[str, Any]:
@@ -160,16 +150,3 @@ def request_of(operation: Operation, parameters: Mapping[str, JSON], key: str) -
         digest = base64.b64encode(hashlib.md5(request["body"], usedforsecurity=False).digest()).decode()
         request["headers"] = {**request["headers"], "Content-MD5": digest}
     return request
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body as it came; None if it is too large."""
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_chunked(1 << 16):
-        size += len(piece)
-        if size > ANSWER_MAX:
-            response.close()
-            return None
-        pieces.append(piece)
-    return b"".join(pieces)
