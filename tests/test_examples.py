@@ -5,8 +5,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -207,13 +208,20 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_a_program_behind_a_gateway_does_what_the_guide_says_and_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose path is short: the system has little room for that of a socket."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def test_a_program_behind_a_gateway_does_what_the_guide_says_and_nothing_else(tmp_path: Path, short: Path) -> None:
     from holdfast.gateway.preflight import preflight
 
     missing = preflight()
     if missing:
         pytest.skip(f"nothing can be confined here: {missing[0].what}")
-    place = tmp_path / "g"  # short: the system has little room for the path of a socket
+    place = short / "gateway"
     shutil.copytree(EXAMPLES / "gateway", place)
     told = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent / "src"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     python = str(Path(sys.executable))

@@ -484,7 +484,7 @@ def test_whatever_comes_first_is_handed_on_whole_or_read_as_a_connect(pieces: li
 
     async def say() -> None:
         doors, wire = Heard(), Wire()
-        room = front.Room(lambda: doors, lambda: 0, 10)
+        room = front.Room(lambda _tunnel: doors, lambda: 0, 10)
         protocol = front.Front(room, admit)
         protocol.connection_made(wire)
         for piece in pieces:

@@ -94,36 +94,31 @@ def verb(
     """Delete payloads of runs that have ended. Entries and digests stay, so that the log still verifies."""
     if blobs:
         alone = not (runs or older_than is not None or before_checkpoint or compact)
-        return _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
+        _sweep(existing(store), alone=alone, dry_run=dry_run, json=json)
+        return
     if not runs and older_than is None and not (compact and not dry_run):
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
     url = existing(store)
-    if compact and is_postgres(url):
-        fix = (
-            "leave it out; the server uses again what its autovacuum has found; VACUUM FULL holdfast.blob gives it back"
-        )
-        raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
+    if compact:
+        _refuse_compaction_there(url)
     planned, chosen = _planned(
         url, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
     )
     if runs and chosen.kept:
         kept = chosen.kept[0]
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
-    compact = compact and not dry_run
-    if compact:
+    if compact := compact and not dry_run:
         _refuse_compaction(url)
     went = 0 if dry_run else _prune(url, planned, by)
     if compact:
-        with busy("compacting"):
-            deletion.compact(files_of(url).path)
+        _compact(url)
     objects = 0 if dry_run or not went else _swept(url)
     result = _result(planned, chosen, _room(url), dry_run=dry_run, compacted=compact, objects=objects)
     if json:
         out(json_text(result, indent=2))
     else:
         _print(result, url, same_store(store), stayed=0 if dry_run else len(planned.doomed) - went)
-    return None
 
 
 def _sweep(url: str, *, alone: bool, dry_run: bool, json: bool) -> None:
@@ -224,6 +219,18 @@ def _room(url: str) -> Room:
     reader = cast("PostgresReader", reader_of(url))
     with reader:
         return Room(reader.room(), 0)
+
+
+def _compact(url: str) -> None:
+    with busy("compacting"):
+        deletion.compact(files_of(url).path)
+
+
+def _refuse_compaction_there(url: str) -> None:
+    """Raise Misuse for a database: there is no file to give back, and to copy a table locks everybody out."""
+    if is_postgres(url):
+        fix = "leave it out: after autovacuum the server uses the room again; VACUUM FULL holdfast.blob gives it back"
+        raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
 
 
 def _refuse_compaction(url: str) -> None:

@@ -1,21 +1,23 @@
 """What stands before the doors on a connection: plain HTTP goes on to them; CONNECT is answered, and what follows is
-read as TLS by an authority of the run.
+read as TLS by an authority of the run. Where a connection begins with TLS, its handshake stands before them.
 
 Rules
 1. Only a declared host is connected to, and never really: what comes inside the tunnel goes through the doors.
 2. A CONNECT is read exactly: one line, bounded headers, nothing behind them.
 3. Whoever says nothing, or only a part of it, is not waited for; there is room for so many and no more.
+4. A connection that begins with TLS is one from its first byte on: a loop may read before it is told to wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
 import ssl
-import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 LARGEST_HEAD = 8 << 10
 PATIENCE_S = 20.0  # for the first words of a connection, and for its handshake
@@ -39,11 +41,26 @@ Admit = Callable[[Tunnel, dict[str, str]], Coroutine[Any, Any, "ssl.SSLContext |
 Named = Callable[[ssl.SSLObject], "Tunnel | None"]
 """The tunnel that a handshake has asked for, where it says one."""
 
-tunnels: weakref.WeakKeyDictionary[asyncio.BaseTransport, Tunnel] = weakref.WeakKeyDictionary()
-"""The tunnel that a connection came through."""
+Serve = Callable[["Tunnel | None"], asyncio.Protocol]
+"""Who serves a connection, which came through a tunnel or did not."""
+
+
+class Led:
+    """Serves a connection. `tunnel`: that which it came through."""
+
+    __slots__ = ()
+    tunnel: Tunnel | None
 
 
 _Connection = asyncio.Protocol  # one side of a connection, and no seam of ours
+
+
+class Beginning(Protocol):
+    """A connection that nobody serves yet."""
+
+    def drop(self) -> None:
+        """End it where it is."""
+        ...
 
 
 class Room:
@@ -52,14 +69,14 @@ class Room:
 
     def __init__(
         self,
-        serve: Callable[[], asyncio.Protocol],
+        serve: Serve,
         taken: Callable[[], int],
         most: int,
         tell: Callable[[str], object] = lambda why: None,
     ) -> None:
         self.serve = serve
         self.tell = tell
-        self.waiting: set[Front] = set()
+        self.waiting: set[Beginning] = set()
         self._taken = taken
         self._most = most
         self._closed = False
@@ -72,21 +89,16 @@ class Room:
     def close(self) -> None:
         """Let nobody in, and end what has not begun."""
         self._closed = True
-        for front in list(self.waiting):
-            front.drop()
+        for each in list(self.waiting):
+            each.drop()
 
 
 class Front(_Connection):
-    """The beginning of one connection in `room`. `admit`: tunnels may be asked for; `tls`: it begins with a handshake,
-    which may say where it leads to (`named`)."""
+    """The beginning of one connection in `room`. `admit`: tunnels may be asked for."""
 
-    def __init__(
-        self, room: Room, admit: Admit | None, *, tls: ssl.SSLContext | None = None, named: Named | None = None
-    ) -> None:
+    def __init__(self, room: Room, admit: Admit | None) -> None:
         self._room = room
         self._admit = admit
-        self._tls = tls
-        self._named = named
         self._transport: asyncio.Transport | None = None
         self._head = bytearray()
         self._opening: asyncio.Task[None] | None = None
@@ -99,11 +111,7 @@ class Front(_Connection):
             self._transport.abort()
             return
         self._room.waiting.add(self)
-        loop = asyncio.get_running_loop()
-        self._late = loop.call_later(PATIENCE_S, self.drop)
-        if self._tls is not None:
-            self._transport.pause_reading()  # what comes now is the handshake's
-            self._opening = loop.create_task(self._secure(self._tls, None))
+        self._late = asyncio.get_running_loop().call_later(PATIENCE_S, self.drop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The other side is gone."""
@@ -119,7 +127,7 @@ class Front(_Connection):
             self._refuse(400, "nothing may follow a CONNECT before it is answered")
         elif self._admit is None or not b"CONNECT ".startswith(self._head[:8]):
             self._leave()
-            _hand_over(self._transport, self._room.serve(), bytes(self._head))
+            _hand_over(self._transport, self._room.serve(None), bytes(self._head))
         elif b"\r\n\r\n" in self._head:
             self._opening = asyncio.get_running_loop().create_task(self._open(self._admit))
         elif len(self._head) > LARGEST_HEAD:
@@ -155,7 +163,7 @@ class Front(_Connection):
         self._transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         await self._secure(context, tunnel)
 
-    async def _secure(self, context: ssl.SSLContext, tunnel: Tunnel | None) -> None:
+    async def _secure(self, context: ssl.SSLContext, tunnel: Tunnel) -> None:
         transport, early = self._transport, _Early()
         assert transport is not None
         try:
@@ -168,11 +176,7 @@ class Front(_Connection):
         self._leave()
         if inside is None:
             return
-        if tunnel is None and self._named is not None:
-            tunnel = self._named(inside.get_extra_info("ssl_object"))
-        if tunnel is not None:
-            tunnels[inside] = tunnel
-        early.hand_over(inside, self._room.serve())
+        early.hand_over(inside, self._room.serve(tunnel))
 
     def _refuse(self, status: int, why: str, *, told: bool = False) -> None:
         assert self._transport is not None
@@ -183,6 +187,58 @@ class Front(_Connection):
         head = f"HTTP/1.1 {status} Refused\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
         self._transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         self._transport.close()
+
+
+class Handshakes:
+    """Lets in who comes to `at` and begins with a handshake, which may say where it leads to (`named`)."""
+
+    def __init__(self, room: Room, at: socket.socket, context: ssl.SSLContext, named: Named | None = None) -> None:
+        self._room = room
+        self._at = at
+        self._context = context
+        self._named = named
+        at.setblocking(False)
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
+
+    def close(self) -> None:
+        """Let nobody else in. Those that have begun are the room's."""
+        self._accepting.cancel()
+        self._at.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._at)
+            except OSError:  # no descriptor is left, or who came is gone: the others are still served
+                await asyncio.sleep(0.1)
+                continue
+            if self._room.full:
+                connection.close()
+            else:
+                _Handshake(self._room, connection, self._context, self._named)
+
+
+class _Handshake:
+    def __init__(self, room: Room, connection: socket.socket, context: ssl.SSLContext, named: Named | None) -> None:
+        self._room = room
+        room.waiting.add(self)
+        self._opening = asyncio.get_running_loop().create_task(self._open(connection, context, named))
+
+    def drop(self) -> None:
+        """As `Beginning.drop`."""
+        self._opening.cancel()
+
+    async def _open(self, connection: socket.socket, context: ssl.SSLContext, named: Named | None) -> None:
+        loop, early = asyncio.get_running_loop(), _Early()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as beginning:  # ssl.SSLError is an OSError
+            beginning.callback(self._room.waiting.discard, self)
+            inside, _ = await loop.connect_accepted_socket(
+                lambda: early, connection, ssl=context, ssl_handshake_timeout=PATIENCE_S
+            )
+            beginning.close()
+            tunnel = None if named is None else named(inside.get_extra_info("ssl_object"))
+            early.hand_over(inside, self._room.serve(tunnel))
 
 
 def _asked(head: bytes) -> tuple[Tunnel, dict[str, str]] | str:

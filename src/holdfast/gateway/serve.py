@@ -23,7 +23,7 @@ from holdfast.errors import BadCall, HoldfastError
 from holdfast.gateway.ca import Authority
 from holdfast.gateway.doors.native import LARGEST_BODY
 from holdfast.gateway.doors.told import told
-from holdfast.gateway.front import Front, Named, Room, Tunnel
+from holdfast.gateway.front import Front, Handshakes, Led, Named, Room, Tunnel
 from holdfast.gateway.gate import Gate, handle_in
 from holdfast.gateway.names import Names
 
@@ -39,19 +39,20 @@ class _Open:
     runner: web.AppRunner
     room: Room
     telling: set[asyncio.Task[None]]
-    servers: list[asyncio.Server] = field(default_factory=list[asyncio.Server])
+    servers: list[asyncio.Server | Handshakes] = field(default_factory=list["asyncio.Server | Handshakes"])
     names: list[asyncio.DatagramTransport] = field(default_factory=list[asyncio.DatagramTransport])
     authority: Authority | None = None
 
 
-class _Reader(web.RequestHandler):
+class _Reader(web.RequestHandler, Led):
     """Reads the requests of one connection. `tell` is given what was no request."""
 
-    __slots__ = ("_tell",)
+    __slots__ = ("_tell", "tunnel")
 
-    def __init__(self, server: web.Server, tell: Callable[[str], None], **settings: Any) -> None:
+    def __init__(self, server: web.Server, tell: Callable[[str], None], tunnel: Tunnel | None, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._tell = tell
+        self.tunnel = tunnel
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -92,7 +93,7 @@ class Listeners:
                 if port == NAMES:
                     await self._answer_names(opened, each)
                 elif port == HTTPS:
-                    await _serve(opened, each, lambda: Front(opened.room, None, tls=by_name, named=named))
+                    opened.servers.append(Handshakes(opened.room, each, by_name, named))
                 else:
                     admit = self._admitting(opened, run)
                     await _serve(opened, each, lambda admit=admit: Front(opened.room, admit))
@@ -101,7 +102,10 @@ class Listeners:
         """Serve agents elsewhere, on a socket that they share: who comes there shows a handle."""
         opened = await self._opened(None, MOST_SHARED)
         self._shared.append(opened)
-        await _serve(opened, at, lambda: Front(opened.room, None, tls=tls))  # no tunnels for those who are elsewhere
+        if tls is None:
+            await _serve(opened, at, lambda: Front(opened.room, None))
+        else:  # no tunnels for those who are elsewhere
+            opened.servers.append(Handshakes(opened.room, at, tls))
 
     async def leave(self, run: str) -> None:
         """Close what was opened for a run, with its connections."""
@@ -145,8 +149,8 @@ class Listeners:
                 telling.add(task)
                 task.add_done_callback(telling.discard)
 
-        def serve() -> asyncio.Protocol:
-            return _Reader(server, tell, loop=loop, **settings)
+        def serve(tunnel: Tunnel | None) -> asyncio.Protocol:
+            return _Reader(server, tell, tunnel, loop=loop, **settings)
 
         return _Open(runner, Room(serve, lambda: len(server.connections), most, tell), telling)
 

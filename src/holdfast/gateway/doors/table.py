@@ -18,7 +18,7 @@ from yarl import URL
 
 from holdfast.errors import BadCall
 from holdfast.gateway.doors.native import handle_refused
-from holdfast.gateway.front import Tunnel, says, tunnels
+from holdfast.gateway.front import Led, Tunnel, says
 from holdfast.gateway.gate import Gate
 from holdfast.gateway.upstreams import System
 
@@ -106,7 +106,7 @@ def _says(request: web.Request, host: str, port: int) -> bool:
 def _host_of(request: web.Request) -> tuple[str, int] | None:
     """The host that a request is for, if that is not the gateway: that of its tunnel or TLS connection, or the one that
     it names, as to a proxy or on the port of the web."""
-    tunnel = None if request.transport is None else tunnels.get(request.transport)
+    tunnel = request.protocol.tunnel if isinstance(request.protocol, Led) else None
     if tunnel is not None:
         return tunnel.host, tunnel.port
     own = None if request.transport is None else request.transport.get_extra_info("sockname")
