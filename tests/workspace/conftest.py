@@ -38,7 +38,7 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture(autouse=True)
 def _nothing_left_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stores of files are closed behind the test that opened them: a process has often 1024 descriptors, and no more."""
+    """Stores of files are closed behind the test that opened them: a process has often 1024 descriptors."""
     opened: list[Packs] = []
     honest = Packs.__init__
 
