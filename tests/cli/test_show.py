@@ -18,6 +18,7 @@ LIST = {"run", "branch", "status", "about", "entries", "epoch", "newest_ms", "ho
 SHOW = {
     "run", "branch", "status", "about", "agent", "input", "answer", "error", "entries", "epoch", "holder", "started_ms",
     "newest_ms", "wakes_ms", "counts", "resume", "needs", "effects", "line", "held", "branches",
+    "counted_after",
 }  # fmt: skip
 NEED = {"why", "node", "what", "args", "about", "commands"}
 EFFECT = {
@@ -79,7 +80,22 @@ def test_the_list_hints_at_a_run_that_needs_a_person() -> None:
 def test_the_list_is_narrowed_by_status_and_number() -> None:
     assert {row["run"] for row in read("list", "--status", "held", "--status", "asleep")} == {"pay-5", "s"}
     assert len(read("list", "--limit", "2")) == 2
-    assert "Hint: there are more than 2" in typed("list", "--limit", "2").stderr
+    second = read("list", "--limit", "2")[-1]["run"]
+    assert f"Hint: holdfast list --after {second}" in typed("list", "--limit", "2").stderr
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("filters", [(), ("--status", "finished"), ("--status", "held", "--status", "waiting")])
+def test_page_after_page_lists_each_run_once(limit: int, filters: tuple[str, ...]) -> None:
+    found = read("list", *filters, "--limit", str(limit))
+    while page := read("list", *filters, "--limit", str(limit), "--after", found[-1]["run"]):
+        found += page
+    assert [row["run"] for row in found] == [row["run"] for row in read("list", *filters)]
+
+
+def test_there_is_no_page_after_a_run_that_is_not_there() -> None:
+    result = typed("list", "--after", "nobody")
+    assert (result.exit_code, result.stderr.split(":")[0]) == (2, "Unknown")
 
 
 def test_a_list_without_runs_is_empty_on_stdout() -> None:

@@ -115,6 +115,29 @@ def asker(run: Run, task: Any) -> str:
         return f"not paid: {refused.what}"
 
 
+@agent(state=dict)
+def walker(run: Run, task: Any) -> Any:
+    """So many steps, with a checkpoint at each 50th, and then a payment."""
+    for step in range(run.state.get("step", 0), task["steps"]):
+        if step % 50 == 49:
+            run.state = {"step": step}
+            run.checkpoint()
+        put(f"step {step}")
+    return pay(task["cents"]) if task["cents"] else "there"
+
+
+@agent
+def recorder(run: Run, task: Any) -> Any:
+    """Keeps no state: whatever checkpoints it makes, it is replayed from its beginning. It hears of the world anew each
+    time, and makes a checkpoint before it asks again for what it was held for."""
+    run.decide(lambda text: text, f"life {len(Path('lives').read_text()) if Path('lives').exists() else 0}")
+    with Path("lives").open("a") as lives:
+        lives.write("x")
+    if Path("lives").stat().st_size > 1:
+        run.checkpoint()
+    return pay(task["cents"])
+
+
 @agent
 def waiter(run: Run, task: Any) -> Any:
     return run.wait_for("paid")

@@ -65,23 +65,38 @@ BETWEEN = ["after Intent 1", "in acting 1", "in acted 1", "before Seal 1"]
 IDLE = ["after Decision 1", "after Seal 1", "before Intent 1", "before Intent 2", "before Finished 1"]
 
 
-@pytest.mark.parametrize("stop", BETWEEN)
+@pytest.mark.parametrize("stop", ["after Intent 1", "in acted 1", "before Seal 1"])
 @pytest.mark.parametrize("tool", ["mail", "ring", "pay", "build", "make"])
 def test_an_open_effect_of_a_stopped_worker_waits_for_a_person(trial: Trial, tool: str, stop: str) -> None:
     pair = Pair(trial, stop)
     doubt = pair.take_over()
     assert doubt["waits"] == "InDoubt"
     assert "may still be running" in doubt["text"], "a person is not told that the other worker was not proven dead"
-    before = len(trial.world.sendings(tool, "a"))
-    assert pair.wake()["raised"] == "Fenced"
-    if stop == "after Intent 1":
-        assert len(trial.world.sendings(tool, "a")) == before == 0, "a worker that was fenced has sent"
     trial.attend(doubt)
     answers = trial.finish()
+    before = len(trial.world.lines())
+    late = pair.wake()
+    assert late["raised"] == "Fenced"
+    if stop != "after Intent 1":
+        assert f"`{tool}`, which it had sent, happened; but `trial@4` is settled already" in late["text"]
+    assert [line for line in trial.world.lines()[before:] if "did" in line] == [], "one that was fenced has sent"
+    trial.census([tool], NAMES)
+    assert answers == trial.finish() == [trial.world.living(tool, name)[0] for name in NAMES]
+    assert pair.late_entries() == []
+    assert trial.doubts == [tool]
+
+
+@pytest.mark.parametrize("stop", ["in acting 1", "in acted 1", "before Seal 1"])
+@pytest.mark.parametrize("tool", ["mail", "pay"])
+def test_what_an_overtaken_worker_is_told_ends_the_doubt(trial: Trial, tool: str, stop: str) -> None:
+    pair = Pair(trial, stop)
+    assert pair.take_over()["waits"] == "InDoubt"
+    assert pair.wake()["raised"] == "Fenced"
+    answers = trial.finish()
+    assert trial.doubts == [], "a person was asked for what is known"
     trial.census([tool], NAMES)
     assert answers == [trial.world.living(tool, name)[0] for name in NAMES]
     assert pair.late_entries() == []
-    assert trial.doubts == [tool]
 
 
 @pytest.mark.parametrize("stop", BETWEEN)

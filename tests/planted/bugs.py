@@ -18,6 +18,7 @@ LOG = "tests/core/test_log.py::"
 DRIFT = "tests/gateway/test_drift.py::"
 BEAM = "tests/embedded/test_beam.py::"
 PRUNE = "tests/store/test_prune.py::"
+FAILOVER = "tests/store/test_failover.py::"
 STEP = "tests/core/test_step.py::"
 WORLD = "tests/gateway/test_one_world.py::"
 PLAYS = "tests/model/test_plays.py::test_no_play_does_anything_twice_or_leaves_anything_behind"
@@ -668,6 +669,34 @@ BUGS = (
         new="    return contract.kind is Kind.IDEMPOTENT and attempts.count > 0\n",
         found_by="tests/core/test_kin.py::"
         "test_an_idempotent_effect_is_sent_beside_another_only_as_its_key_allows[a key that is dead]",
+    ),
+    Bug(
+        name="a commit for which a standby was not waited counts",
+        file="store/postgres_lane.py",
+        old="        if self._warnings:\n",
+        new="        if self._warnings == [None]:\n",
+        found_by=FAILOVER + "test_a_wait_for_the_standby_that_is_cancelled_acknowledges_nothing",
+    ),
+    Bug(
+        name="a primary that was left behind is used",
+        file="store/postgres_ways.py",
+        old="    if timeline and timeline < _newest.get(system, 0):\n",
+        new="    if timeline and timeline < 0:\n",
+        found_by=FAILOVER + "test_a_primary_that_was_left_behind_is_neither_read_nor_written_when_it_is_back",
+    ),
+    Bug(
+        name="who finds that flushed entries are gone tells nobody",
+        file="store/postgres_lane.py",
+        old="            self._ask(MARK, (",
+        new="            str((",
+        found_by=FAILOVER + "test_a_worker_whose_flushed_entries_are_gone_stops_everybody_until_somebody_accepts",
+    ),
+    Bug(
+        name="a late refusal ends the doubt about what was sent again since",
+        file="gateway/desk.py",
+        old="            if isinstance(outcome, NotHappened) and slot.sent != sent:\n",
+        new="            if isinstance(outcome, NotHappened) and slot.sent < sent:\n",
+        found_by="tests/gateway/test_attest.py::test_that_it_did_not_happen_proves_nothing_once_it_was_sent_again",
     ),
     # --- policies, and people ---
     Bug(

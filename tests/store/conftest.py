@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.store.postgres import PostgresStore
 from tests.postgres import Postgres
 from tests.store.shelf import Shelf
 
@@ -12,15 +13,24 @@ def made(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Shelf:
     if kind != "postgres":
         return Shelf(kind, tmp_path / "runs.db")
     server: Postgres = request.getfixturevalue("postgres")
-    return Shelf(kind, tmp_path, server.empty())
+    shelf = Shelf(kind, tmp_path, server.empty())
+    if kind == "partitioned":
+        PostgresStore(shelf.url).let_go()
+        with server.connect() as connection:
+            for name in ("entry", "recall", "blob"):
+                connection.execute("SELECT holdfast.partition_1(%s, 3)", (name,))
+    return shelf
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+PARTITIONED = pytest.param("partitioned", marks=pytest.mark.soak)  # the same tables, as far as a store can tell
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres", PARTITIONED])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     return made(request.param, tmp_path, request)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", PARTITIONED])
 def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     """A shelf whose store outlives its handle."""
     return made(request.param, tmp_path, request)

@@ -59,9 +59,11 @@ def _told(error: BaseException) -> int:
     if waiting is None and not isinstance(error, HoldfastError):
         traceback.print_exception(error)
         return FAILED
-    told = waiting or error
-    sys.stderr.write(f"{type(told).__name__}: {told}\n")
-    return WAITS if waiting is not None else USAGE if isinstance(error, Misuse) else FAILED
+    if waiting is not None:  # what ends the wait, whoever has started this program says
+        sys.stderr.write(f"{type(waiting).__name__}: {waiting.what} [{waiting.where}]\n")
+        return WAITS
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    return USAGE if isinstance(error, Misuse) else FAILED
 
 
 async def _advance(agent: Agent, client: Client) -> object:

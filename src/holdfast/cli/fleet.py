@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import typer
 
+from holdfast.cli.ahead import foresee_runs
 from holdfast.cli.list import STYLES
 from holdfast.cli.options import JsonOption, StoreOption, same_store
 from holdfast.cli.terminal import busy, hint, json_text, out, safe, say, styled, table
@@ -17,6 +18,7 @@ from holdfast.cli.worker import fleet_url
 from holdfast.core.tree import MAIN
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.family import read_tree
+from holdfast.store import Branch
 from holdfast.store.reader import Reader
 from holdfast.store.url import needing_psycopg, postgres_address, shown
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.store.postgres_reader import PostgresReader
 
 LOOKED_AT = 500  # runs that rest
+AHEAD = 100  # of which are read ahead
 PEOPLE = {Status.HELD, Status.DOUBT, Status.QUARANTINED}
 _STATES = {"up": "green", "draining": "cyan", "visiting": "dim", "silent": "bold yellow", "dead": "bold red"}
 
@@ -86,7 +89,9 @@ async def _read(reader: PostgresReader, ttl_s: float) -> Fleet:
     workers = standing.members(reader, ttl_s)
     resting = standing.resting(reader, workers, LOOKED_AT + 1)
     people: list[Row] = []
-    for branch in resting[:LOOKED_AT]:
+    for place, branch in enumerate(resting[:LOOKED_AT]):
+        if place % AHEAD == 0:
+            await _foresee(reader, resting[place : place + AHEAD])
         run, _, name = branch.name.partition("@")
         try:
             line = (await read_tree(reader, run)).line
@@ -99,6 +104,13 @@ async def _read(reader: PostgresReader, ttl_s: float) -> Fleet:
         workers, standing.backlog(reader, workers), standing.limits(reader), standing.calls(reader),
         standing.claims(reader, LOOKED_AT), people, min(len(resting), LOOKED_AT), len(resting) > LOOKED_AT,
     )  # fmt: skip
+
+
+async def _foresee(reader: PostgresReader, branches: list[Branch]) -> None:
+    families: dict[str, list[Branch]] = {}
+    for branch in branches:
+        families.setdefault(branch.name.partition("@")[0], []).append(branch)
+    await foresee_runs(reader, families)
 
 
 def _show(found: Fleet, store: str) -> None:

@@ -101,20 +101,18 @@ def verb(
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
     url = existing(store)
     if compact:
-        _refuse_outside(url)
+        _refuse_compaction_there(url)
     planned, chosen = _planned(
         url, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
     )
     if runs and chosen.kept:
         kept = chosen.kept[0]
         raise Misuse(f"`{kept.run}` keeps its payloads: {kept.why}", fix=kept.fix)
-    compact = compact and not dry_run
-    if compact:
+    if compact := compact and not dry_run:
         _refuse_compaction(url)
     went = 0 if dry_run else _prune(url, planned, by)
     if compact:
-        with busy("compacting"):
-            deletion.compact(files_of(url).path)
+        _compact(url)
     objects = 0 if dry_run or not went else _swept(url)
     result = _result(planned, chosen, _room(url), dry_run=dry_run, compacted=compact, objects=objects)
     if json:
@@ -223,11 +221,15 @@ def _room(url: str) -> Room:
         return Room(reader.room(), 0)
 
 
-def _refuse_outside(url: str) -> None:
+def _compact(url: str) -> None:
+    with busy("compacting"):
+        deletion.compact(files_of(url).path)
+
+
+def _refuse_compaction_there(url: str) -> None:
+    """Raise Misuse for a database: there is no file to give back, and to copy a table locks everybody out."""
     if is_postgres(url):
-        fix = (
-            "leave it out; the server uses again what its autovacuum has found; VACUUM FULL holdfast.blob gives it back"
-        )
+        fix = "leave it out: after autovacuum the server uses the room again; VACUUM FULL holdfast.blob gives it back"
         raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from holdfast.errors import Asleep, AwaitingSignal, Held, InDoubt, Ready, Supers
 from holdfast.gateway.line import node_of
 from holdfast.store.reader import Reader
 from holdfast.store.worker import dead
+
+_PROGRAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)  # a module and its agent have a colon
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,17 @@ async def _elsewhere(reader: Reader, looked: Looked, store: str) -> list[Need]:
 def resume(run: str, recorded: str, store: str) -> str:
     """The command that goes on with RUN or RUN@BRANCH. What the log says of its agent is shown for a person to read and
     to type."""
+    if is_of_gateway(recorded):
+        name, _, branch = run.partition("@")
+        first = f"holdfast promote {shlex.quote(name)} {shlex.quote(branch)}{store} && " if branch else ""
+        return f"{first}holdfast run --sandbox --id {shlex.quote(name)} --agent {recorded} -- CMD…"
     agent = "" if is_allowed(recorded) else f" --agent {recorded if is_name(recorded) else 'MODULE:AGENT'}"
     return f"holdfast resume {shlex.quote(run)}{agent}{store}"
+
+
+def is_of_gateway(recorded: str) -> bool:
+    """Whether the agent of a run is one of a gateway's configuration, by its name in the log: a program of its own."""
+    return _PROGRAM.fullmatch(recorded) is not None
 
 
 def _settle(node: str, store: str) -> tuple[str, str]:

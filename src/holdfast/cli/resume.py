@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import LineArgument, StoreOption, branch_of, existing, same_store
-from holdfast.cli.remedies import resume
+from holdfast.cli.remedies import is_of_gateway, resume
 from holdfast.cli.run import divergence
 from holdfast.cli.terminal import safe, say
 from holdfast.cli.tree import agent_of, check_open, line_of
 from holdfast.cli.view import reader_of
+from holdfast.errors import Misuse
 from holdfast.gateway.family import read_tree
 
 
@@ -50,6 +51,9 @@ def verb(
     url = existing(store)
     branch_of(run)
     recorded = asyncio.run(_recorded(url, run))
+    if agent is None and is_of_gateway(recorded):
+        what = f"`{recorded}` is a program behind a gateway: it is started there"
+        raise Misuse(what, where=run, fix=resume(run, recorded, same_store(store)))
     found = agent_named(agent or allowed_name(recorded, run, resume(run, recorded, same_store(store))))
     if found.name != recorded:
         say(f"the log says that `{safe(recorded)}` advances it; going on with `{safe(found.name)}`")

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from holdfast.cli.ahead import foresee_payloads
 from holdfast.cli.entry import show_entry
 from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, same_store
 from holdfast.cli.remedies import Need, needs_of, resume
@@ -22,15 +24,17 @@ from holdfast.cli.terminal import hint, json_text, line, out, safe, styled, tabl
 from holdfast.cli.tree import Bough, agent_of, boughs, line_of, print_tree, short
 from holdfast.cli.view import NEW, Looked, Status, about_of, age, excerpt, look, many, reader_of, when
 from holdfast.cli.words import SHORT
-from holdfast.core.effect import Happened, NotHappened
+from holdfast.core.effect import Happened, NotHappened, Payload
 from holdfast.core.record import Adopted, Intent, Planned, Seal
 from holdfast.core.slot import Slot
+from holdfast.gateway.history import begin_with
 from holdfast.store.reader import Reader
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 ANSWER = 2000  # signs of a run's answer
+LOOKED_AT = 1000  # entries at least, the newest, of a log that has a checkpoint before them
 _Asking: TypeAlias = Intent | Seal | Adopted | Planned
 
 
@@ -64,7 +68,8 @@ class Effect:
 class Shown:
     """One run as JSON. `needs` is what waits for people; `resume` the command that goes on with it; times are ms since
     1970 UTC. `line`: whether `branch` is the run's line; `held`: whether its effects wait
-    for a promotion; `branches`: all of them, if there is more than one."""
+    for a promotion; `branches`: all of them, if there is more than one. `counted_after`: `counts` and `effects`
+    are of the entries after this one (0: of all), the checkpoint from which a long log was looked at."""
 
     run: str
     branch: str
@@ -87,6 +92,7 @@ class Shown:
     line: bool
     held: bool
     branches: list[Bough]
+    counted_after: int
 
 
 def verb(
@@ -118,10 +124,15 @@ async def _shown(url: str, run: str, limit: int, store: str) -> Shown:
     reader = reader_of(url)
     try:
         branch = await line_of(reader, run)
-        looked = await look(reader, branch)
+        looked = await look(reader, branch, behind=max(LOOKED_AT, 5 * limit))
+        if looked.log.base:
+            looked.started_ms = await begin_with(reader, looked.log, looked.lineage)
         log = looked.log
         recorded = await agent_of(reader, branch) if log.started else ""
         slots = sorted((slot for slot in log.slots.values()), key=lambda slot: slot.first_seq)
+        slots = [slot for slot in slots if slot.first_seq > log.base]
+        slots = slots[max(0, len(slots) - limit) :]
+        await foresee_payloads(reader, _payloads(looked, slots))
         ended = log.finished
         return Shown(
             run=branch.partition("@")[0],
@@ -141,13 +152,24 @@ async def _shown(url: str, run: str, limit: int, store: str) -> Shown:
             counts=dict(looked.counts),
             resume=resume(looked.name, recorded, store),
             needs=await needs_of(reader, looked, store),
-            effects=[await _effect(reader, looked, slot) for slot in slots[max(0, len(slots) - limit):]],
+            effects=[await _effect(reader, looked, slot) for slot in slots],
             line=looked.limb.name == looked.tree.line,
             held=looked.tree.held(looked.limb.name),
             branches=await boughs(reader, branch.partition("@")[0]),
+            counted_after=log.base,
         )  # fmt: skip
     finally:
         await reader.close()
+
+
+def _payloads(looked: Looked, slots: Iterable[Slot]) -> Iterator[Payload]:
+    """What is shown of these calls."""
+    for slot in slots:
+        record = looked.records.get(slot.intent_seq or slot.first_seq)
+        if isinstance(record, _Asking) and record.args is not None:
+            yield record.args
+        if isinstance(slot.outcome, Happened):
+            yield slot.outcome.answer
 
 
 async def _effect(reader: Reader, looked: Looked, slot: Slot) -> Effect:
@@ -208,13 +230,14 @@ def _print(shown: Shown) -> None:
                 line(styled(f"  {name}  ", "dim") + styled(text))
         for command in need.commands:
             out(f"  {safe(command)}")
+    newest = f", of the newest {shown.entries - shown.counted_after:,}" if shown.counted_after else ""
     out()
     for name, text in (
         ("agent", shown.agent or ""),
         ("input", shown.input),
         ("started", f"{when(shown.started_ms)}  ({age(shown.started_ms, now_ms)} ago)"),
         ("newest", f"{when(shown.newest_ms)}  ({age(shown.newest_ms, now_ms)} ago)"),
-        ("log", f"{many(shown.entries, 'entry')}: {_counted(shown.counts)}; epoch {shown.epoch}"),
+        ("log", f"{many(shown.entries, 'entry')}{newest}: {_counted(shown.counts)}; epoch {shown.epoch}"),
         ("error", shown.error or ""),
         ("answer", shown.answer or ""),
     ):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
+from holdfast.cli.ahead import base_of, owner_of
 from holdfast.core.codec import decode
 from holdfast.core.effect import Kind, Payload
 from holdfast.core.entry import Entry, check_chain, origin
@@ -85,6 +86,15 @@ class Looked:
     records: dict[int, Record] = field(default_factory=dict[int, Record])
     times: dict[int, int] = field(default_factory=dict[int, int])
     rest: Rest = field(default_factory=Rest)
+
+    def restore(self, checkpoint: Entry) -> None:
+        """Begin behind a checkpoint that the run goes on from: nothing before it is open, or waited for."""
+        self.log = Log(self.branch, checkpoint.seq)
+        self.log.fold(checkpoint)
+        self.log.epoch = checkpoint.epoch
+        self.digest, self.claim_seq = checkpoint.digest, checkpoint.seq
+        self.started_ms = self.newest_ms = checkpoint.at_ms
+        self.rest.restored(checkpoint)
 
     def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, Record]]:
         """Take up what comes next, checked. Raises Corrupt at the first entry that does not fit."""
@@ -218,10 +228,13 @@ def reader_of(url: str) -> Reader:
     return Reader(sqlite_files(url).path)
 
 
-async def look(reader: Reader, branch: str) -> Looked:
-    """A branch with all that it stands on, read and folded. Raises Unknown if there is none, Corrupt if it does not
-    hold."""
+async def look(reader: Reader, branch: str, *, behind: int | None = None) -> Looked:
+    """A branch with all that it stands on, read and folded; or (`behind`) only what lies behind the newest checkpoint
+    that has so many entries after it. Raises Unknown if there is none, Corrupt if it does not hold."""
     found = await look_from(reader, branch)
+    base = None if behind is None else await base_of(reader, found.lineage, behind)
+    if base is not None:
+        found.restore(base)
     found.take(await further(reader, found))
     await refresh(reader, found)
     return found
@@ -252,7 +265,7 @@ async def further(reader: Reader, looked: Looked) -> list[Entry]:
 
 async def refresh(reader: Reader, looked: Looked) -> None:
     """Who holds the branch now, or died holding it."""
-    owner = reader.owners().get(looked.branch)
+    owner = await owner_of(reader, looked.branch)
     looked.holder = looked.died = ""
     if owner is not None and dead(owner):
         looked.died = f"{owner.host}:{owner.pid}"
@@ -278,7 +291,7 @@ async def standing(reader: Reader, branch: Branch) -> tuple[Status, str]:
     if isinstance(finished, Finished) and (finished.error is None or ended[0].seq == branch.seq):
         return (Status.FINISHED, "") if finished.error is None else (Status.FAILED, finished.error)
     now_ms = time.time_ns() // 1_000_000
-    found = await look(reader, branch.name)
+    found = await look(reader, branch.name, behind=0)
     return found.status(now_ms), about_of(found, now_ms)
 
 

@@ -150,7 +150,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A doubt ended: by `probe`, `undo` or a person (`by`)."""
+    """A doubt ended: by `probe`, `undo`, a person, or the process that had sent it and was overtaken (`by`)."""
 
     intent: int
     outcome: Outcome

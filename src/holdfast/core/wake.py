@@ -146,6 +146,11 @@ class Rest:
         if not isinstance(record, Seal | Settled):
             self.diverged = isinstance(record, Divergence)
 
+    def restored(self, checkpoint: Entry) -> None:
+        """Begin behind a checkpoint: something was done, and nothing before it is waited for."""
+        self.seq = self.claim_seq = checkpoint.seq
+        self._floor_ms = checkpoint.at_ms
+
     def outlook(self, owner: Owner, now_ms: int) -> Outlook:
         """How the run goes on, with its claim in the hands of `owner`."""
         if self._over:

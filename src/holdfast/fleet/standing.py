@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
 from holdfast.fleet.schema import QUEUE, queue_of
 from holdfast.store import Branch
@@ -51,9 +51,14 @@ _RESTING = (
     "SELECT b.name, b.seq, b.digest, b.epoch, b.at_ms FROM holdfast.branch b"
     " LEFT JOIN holdfast.worker w ON w.id = b.worker"
     " WHERE b.seq > 0 AND (b.worker IS NULL OR w.pid = 0 OR b.worker NOT IN (SELECT id FROM holdfast.worker)"
-    " OR w.id = ANY (%s)) AND NOT EXISTS (SELECT 1 FROM holdfast.entry e WHERE e.branch = b.id AND e.seq = b.seq"
-    " AND e.key = convert_to('finished', 'UTF8')) ORDER BY b.at_ms, b.id LIMIT %s"
+    " OR w.id = ANY (%s)) AND "
 )
+_OPEN = "b.open"
+_UNPAGED = (  # a database that no writer has opened since that column came
+    "NOT EXISTS (SELECT 1 FROM holdfast.entry e WHERE e.branch = b.id AND e.seq = b.seq"
+    " AND e.key = convert_to('finished', 'UTF8'))"
+)
+_OLDEST = " ORDER BY b.at_ms, b.id LIMIT %s"
 _DECLARE = "UPDATE holdfast.worker SET pid = 0 WHERE id = %s AND pid <> 0 RETURNING id"
 
 
@@ -173,8 +178,9 @@ def calls(reader: PostgresReader) -> list[CallLimit]:
 
 def resting(reader: PostgresReader, workers: list[Member], most: int) -> list[Branch]:
     """At most so many branches that have not ended and that nobody living holds, the oldest first."""
+    sql: LiteralString = _RESTING + (_OPEN if reader.paged else _UNPAGED) + _OLDEST
     gone = [each.id for each in workers if each.state is State.DEAD]
-    return [Branch(*cast(Any, row), holder="") for row in reader.fetch(_RESTING, (gone, most))]
+    return [Branch(*cast(Any, row), holder="") for row in reader.fetch(sql, (gone, most))]
 
 
 def declare_dead(reader: PostgresReader, worker: str) -> bool:

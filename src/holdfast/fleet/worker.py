@@ -29,7 +29,18 @@ from holdfast.core.tree import MAIN
 from holdfast.core.wake import Failed, Over, Owner, Quarantined, Ready, Waits, retry_ms
 from holdfast.embedded.house import House
 from holdfast.embedded.outlook import Seen, line_of, run_of, see
-from holdfast.errors import Busy, Cancelled, Corrupt, HoldfastError, Misuse, Stopped, StoreFull, Unwritable, Waiting
+from holdfast.errors import (
+    Busy,
+    Cancelled,
+    Corrupt,
+    Fenced,
+    HoldfastError,
+    Misuse,
+    Stopped,
+    StoreFull,
+    Unwritable,
+    Waiting,
+)
 from holdfast.fleet.calls import Calls
 from holdfast.fleet.connector import Jobs, Patient
 from holdfast.fleet.keeper import Keeper
@@ -331,8 +342,10 @@ class FleetWorker:
         try:
             await self._house.arun(agent, None, id=run, wait=False, on_divergence=self._settings.on_divergence)
             self._tell(run, "finished")
-        except Busy:
+        except Busy as error:
             self._tried.pop(run, None)
+            if isinstance(error, Fenced):
+                self._tell(run, error.what)
         except Waiting as waiting:
             self._tell(run, f"waits: {waiting.what}" + (f" [{waiting.where}]" if waiting.where else ""))
         except Cancelled as error:

@@ -2,7 +2,8 @@
 
 Rules
 1. A verdict is about what stands in the log at this moment: it is placed only if nothing was placed since it was read.
-2. Nobody settles an effect whose owner lives: it is not in doubt.
+2. Nobody settles an effect whose owner lives: it is not in doubt. Whoever has sent it, and was overtaken, may say what
+   it was told, as a person may.
 3. An approval repeats the digest of the exact call that it is for.
 """
 
@@ -94,6 +95,22 @@ class Desk:
             return Settled(intent=seq, outcome=found, by=legible(by, 200))
 
         return await self._place(branch, verdict, outcome if isinstance(outcome, Packed) else None, unowned=True)
+
+    async def attest(self, node: str, outcome: Outcome, packed: Packed | None, *, sent: int, by: str) -> str:
+        """What the sender of the effect at `node` was told, though its claim was taken over meanwhile. That something
+        happened is true whatever became of it since; that it did not, only if it was `sent` as often as it knows. The
+        place of the verdict. Raises Misuse where it ends no doubt, Claimed while the new owner is at work."""
+        branch, seq = parse_node(node)
+
+        def verdict(log: Log) -> Record:
+            slot = log.at(seq)
+            if slot is None or slot.intent_seq != seq or not slot.open:
+                raise Misuse(f"`{node}` is settled already", fix=f"holdfast log {branch} shows how")
+            if isinstance(outcome, NotHappened) and slot.sent != sent:
+                raise Misuse(f"`{node}` was sent again since", fix=f"holdfast log {branch} shows by whom")
+            return Settled(intent=seq, outcome=outcome, by=legible(by, 200))
+
+        return await self._place(branch, verdict, packed, unowned=True)
 
     async def signal(self, place: str, name: str, value: Packed, *, by: str) -> str:
         """Send a value to whoever waits for `name` on a branch (or, where only the run is named, its line), now or

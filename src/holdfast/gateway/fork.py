@@ -9,7 +9,6 @@ Rules
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,12 +36,11 @@ from holdfast.core.slot import Slot
 from holdfast.core.tree import MAIN, ForkKind, Status, Tree, TreeRecord
 from holdfast.errors import BadCall, Conflict, InDoubt, Misuse, Unknown
 from holdfast.gateway.family import TREE_KEY, KnownTree, read_tree
-from holdfast.gateway.history import CHECKPOINT_KEY, STARTED_KEY, read_log
+from holdfast.gateway.history import CHECKPOINT_KEY, NO_STATE, STARTED_KEY, read_log
 from holdfast.gateway.line import key_for, node_of
 from holdfast.store import Branch, Draft, Readable, Store
 
 TRIES = 200
-NO_STATE = hashlib.sha256(b"null").hexdigest()  # of the checkpoints of an agent that is replayed from its beginning
 
 
 @dataclass(frozen=True, slots=True)

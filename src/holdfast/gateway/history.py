@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -24,6 +25,8 @@ CHECKPOINT_KEY = b"checkpoint"
 OVERRIDE_KEY = b"override"
 STARTED_KEY = b"started"
 FINISHED_KEY = b"finished"
+NO_STATE = hashlib.sha256(b"null").hexdigest()
+"""Of the checkpoints of an agent that is replayed from its beginning: what lies before them is not behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ async def read_log(store: Readable, branch: str, *, restore: bool = False, upto:
     """Read a branch with all that it stands on, up to position `upto` if given: from its beginning, or (`restore`) from
     the newest checkpoint on. Raises Corrupt if the chain does not hold."""
     lineage = [(name, least(last, upto)) for name, last in await lineage_of(store, branch)]
-    base = await _newest_checkpoint(store, lineage, upto) if restore else None
+    base = await newest_checkpoint(store, lineage, upto) if restore else None
     log = Log(branch, base.seq if base else 0)
     if base:
         log.fold(base)
@@ -76,12 +79,20 @@ async def read_log(store: Readable, branch: str, *, restore: bool = False, upto:
         log.fold(entry)
     if base is None:
         return Opened(log, log.started)
+    await begin_with(store, log, lineage)
+    return Opened(log, log.started, cast(Checkpoint, decode(base.body)))
+
+
+async def begin_with(store: Readable, log: Log, lineage: Lineage) -> int:
+    """Take up what the run began with, in a log of what lies behind a checkpoint; when that was (ms since 1970)."""
+    begun_ms = 0
     for entry in await store.read(lineage[0][0], key=STARTED_KEY, newest=1):
         log.fold(entry)
+        begun_ms = entry.at_ms
     for stretch, last in lineage[1:]:
-        for entry in await store.read(stretch, key=OVERRIDE_KEY, upto=least(last, base.seq)):
+        for entry in await store.read(stretch, key=OVERRIDE_KEY, upto=least(last, log.base)):
             log.fold(entry)
-    return Opened(log, log.started, cast(Checkpoint, decode(base.body)))
+    return begun_ms
 
 
 def least(one: int | None, other: int | None) -> int | None:
@@ -89,8 +100,8 @@ def least(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else min(one, other)
 
 
-async def _newest_checkpoint(store: Readable, lineage: Lineage, most: int | None) -> Entry | None:
-    """The newest checkpoint, up to position `most`."""
+async def newest_checkpoint(store: Readable, lineage: Lineage, most: int | None = None) -> Entry | None:
+    """The newest checkpoint of a history, up to position `most` if given."""
     for branch, upto in reversed(lineage):
         found = await store.read(branch, key=CHECKPOINT_KEY, newest=1, upto=least(most, upto))
         if found:

@@ -389,10 +389,10 @@ class Mediator:
             )
             if self.line.log.slot(call.identity, call.n) is None and not await self.line.attempt(refusal):
                 return
-        slot = self.line.log.slot(asked.call.identity, asked.call.n)
-        if slot is not None:
+        if (slot := self.line.log.slot(asked.call.identity, asked.call.n)) is not None:
             self.line.log.claim(slot)
-        raise Refused(f"`{asked.call.tool}` was refused by {step.by}: {step.why}", where=self.line.branch)
+        fix = "it stands in the log and is said again: ask in a new run, or fork before it" if step.recorded else ""
+        raise Refused(f"`{asked.call.tool}` was refused by {step.by}: {step.why}", where=self.line.branch, fix=fix)
 
 
 def was_cancelled(record: WasCancelled, branch: str) -> Cancelled:

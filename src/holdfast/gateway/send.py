@@ -4,7 +4,8 @@ Rules
 1. Nothing is sent before its intent is durable; no answer is given before its seal is written as its kind demands.
 2. A refusal is an outcome only if no earlier sending may have happened. A timeout, a lost connection, any other error
    is doubt.
-3. A sending that was refused for now is written down as such, so that it is not taken for a doubt after a crash.
+3. What an overtaken worker is told is no seal of its own any more. It says it as a verdict, which needs no claim.
+4. A sending that was refused for now is written down as such, so that it is not taken for a doubt after a crash.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from holdfast.core.log import RETRY
 from holdfast.core.payload import Blob, Packed, pack_bytes, pack_text
 from holdfast.core.record import Attempt, Intent, Seal, Sleep
 from holdfast.core.slot import Slot
-from holdfast.errors import Asleep, RetryAfter, Waiting
+from holdfast.errors import Asleep, Busy, Fenced, HoldfastError, RetryAfter, Waiting
 from holdfast.errors import NotHappened as DidNotHappen
+from holdfast.gateway.desk import Desk
 from holdfast.gateway.line import Line
 from holdfast.gateway.receipt import Receipt, for_effect, for_read
 from holdfast.gateway.upstreams import Declined, Reply, Upstream
 from holdfast.gateway.warrant import Warrant
+from holdfast.store.worker import here
 
 PAUSE_S = 1.0  # a flush that takes longer was a pause; shorter than any claim may last
 PATIENCE_S = 30.0  # longer waits free the worker
+ATTEST_S, ATTEST_EVERY_S = 10.0, 0.1  # for whoever has taken over to let go
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,30 @@ class Sender:
         blobs = packed.blobs if packed else ()
         if slot.kind is Kind.IDEMPOTENT:
             self.line.later(record, blobs)
-        else:
+            return
+        sent = slot.sent
+        try:
             await self.line.write(record, blobs=blobs, barrier=True)
+        except Fenced as fenced:
+            untold = await self._attest(slot, outcome, packed, sent)
+            raise Fenced(fenced.what + untold, where=fenced.where, fix=fenced.fix) from fenced
+
+    async def _attest(self, slot: Slot, outcome: Outcome, packed: Packed | None, sent: int) -> str:
+        """This worker was overtaken while it sent: it writes nothing under its claim any more, but what it was told is
+        the best that anybody can know. It is placed as a verdict; where it cannot be, it is for people to read."""
+        until_s, me = time.monotonic() + ATTEST_S, here()
+        by = f"process {me.pid} on {me.host}, which sent it"
+        while True:
+            try:
+                await Desk(self.line.store).attest(self.line.node(slot.intent_seq), outcome, packed, sent=sent, by=by)
+            except Busy:  # whoever has taken over looks at it just now
+                if time.monotonic() < until_s:
+                    await asyncio.sleep(ATTEST_EVERY_S)
+                    continue
+            except HoldfastError as error:
+                happened = "happened" if isinstance(outcome, Happened) else f"did not happen: {outcome.reason}"
+                return f"; `{slot.tool}`, which it had sent, {happened}; but {error.what}"
+            return ""
 
     def receipt(self, slot: Slot) -> Receipt:
         """The proof that the intent of `slot` is durable."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from holdfast.core.entry import Entry, chain
@@ -38,7 +38,10 @@ class Head:
 
     def copied(self) -> Head:
         """The same, as it is once it was written."""
-        return replace(self, found=(self.seq, self.epoch, self.worker))
+        return Head(
+            self.id, self.name, self.seq, self.digest, self.at_ms, self.unclaimed_seq, self.epoch, self.worker,
+            found=(self.seq, self.epoch, self.worker),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

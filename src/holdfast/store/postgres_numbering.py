@@ -106,6 +106,6 @@ GIVE_BACK: LiteralString = (
     "WITH s AS (SELECT set_config('synchronous_commit', 'off', true))"
     " UPDATE holdfast.sequencer q SET worker = NULL FROM s WHERE q.worker = %s AND q.epoch = %s RETURNING q.epoch"
 )
-NUMBER: LiteralString = "SELECT holdfast.number_1(%s::text, %s::bigint, %s::bigint)"
+NUMBER: LiteralString = "SELECT holdfast.number_2(%s::text, %s::bigint, %s::bigint)"  # postgres_large.py
 SIGN: LiteralString = "SELECT holdfast.sign_1(%s::text, %s::bigint, %s::text, %s::bigint, %s::text, %b::bytea)"
 NEWEST: LiteralString = "SELECT note FROM holdfast.head ORDER BY size DESC LIMIT 1"

@@ -19,12 +19,12 @@ from holdfast.core.entry import Entry
 from holdfast.core.retention import Extent, Mark
 from holdfast.errors import Corrupt, Misuse, RolledBack, Unknown
 from holdfast.store.heads import Heads
+from holdfast.store.postgres_ahead import PostgresAhead
 from holdfast.store.postgres_arrays import byteas
 from holdfast.store.postgres_depot import OUTSIDE, Place, depot_of
 from holdfast.store.postgres_leaves import PAGE, PostgresLeaves
 from holdfast.store.postgres_pruning import COUNT, MARKS
-from holdfast.store.postgres_reading import PostgresReading
-from holdfast.store.postgres_schema import PRUNABLE, known, translate
+from holdfast.store.postgres_schema import PAGED, PRUNABLE, known, translate
 from holdfast.store.postgres_ways import Connection, connect
 from holdfast.store.reading import LARGEST_BYTES
 from holdfast.store.rope import gather
@@ -46,7 +46,7 @@ _OWNERS = (
 )
 
 
-class PostgresReader(PostgresReading):
+class PostgresReader(PostgresAhead):
     """The reading side of the store at `conninfo`. Raises Unknown if there is none, Corrupt if it is not ours,
     Unwritable if the server cannot be reached."""
 
@@ -62,7 +62,7 @@ class PostgresReader(PostgresReading):
         if found is None:
             raise Unknown("there is no store here", where=self.where, fix="`holdfast run` makes one")
         self.log_id = found[1]
-        self._prunable = found[0] >= PRUNABLE
+        self._prunable, self.paged = found[0] >= PRUNABLE, found[0] >= PAGED
 
     async def close(self) -> None:
         """Let go of the connections. Idempotent."""

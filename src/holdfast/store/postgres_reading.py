@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -36,8 +37,9 @@ _RECALL = (
 _BRANCHES = (
     "SELECT b.name, b.seq, b.digest, b.epoch, b.at_ms, w.id, w.place, w.pid, w.born, w.host FROM holdfast.branch b"
     " LEFT JOIN holdfast.worker w ON w.id = b.worker"
-    ' WHERE b.seq > 0 AND starts_with(b.name, %s) AND b.name >= %s COLLATE "C" ORDER BY b.at_ms DESC, b.id DESC'
+    ' WHERE b.seq > 0 AND b.name >= %s COLLATE "C" AND b.name < %s COLLATE "C" ORDER BY b.at_ms DESC, b.id DESC'
 )
+LAST_SIGN = chr(0x10FFFF)
 LAST = 2**63 - 1
 
 
@@ -93,6 +95,9 @@ class PostgresReading:
         form, data = cast("tuple[int, bytes]", rows[0])
         if form >= OUTSIDE:
             form, data = form - OUTSIDE, await (await self._outside()).get(data)
+        return self._blob(digest, form, data)
+
+    def _blob(self, digest: bytes, form: int, data: bytes) -> Blob:
         return Blob(digest, self._unpack(data) if form & 1 else data, rope=form >= 2)
 
     async def _outside(self) -> PostgresDepot:
@@ -105,8 +110,8 @@ class PostgresReading:
 
     async def branches(self, prefix: str = "") -> list[Branch]:
         """As `Store.branches`."""
-        rows = await self._rows(_BRANCHES, (prefix, prefix))
-        return [Branch(*cast(Any, (*row[:5], _holder(row[5:])))) for row in rows]
+        rows = await self._rows(_BRANCHES, (prefix, prefix + LAST_SIGN))
+        return [branch_of(row) for row in rows]
 
     async def _rows(self, sql: LiteralString, values: tuple[object, ...]) -> list[tuple[object, ...]]:
         return await asyncio.to_thread(self.fetch, sql, values)
@@ -148,7 +153,12 @@ class PostgresReading:
             self._idle.pop().close()
 
 
-def _holder(row: tuple[object, ...]) -> str:
+def branch_of(row: Sequence[object]) -> Branch:
+    """A branch, of its row with that of the worker that holds it."""
+    return Branch(*cast(Any, (*row[:5], _holder(row[5:]))))
+
+
+def _holder(row: Sequence[object]) -> str:
     if row[0] is None:
         return ""
     worker = Worker(*cast(Any, row))

@@ -23,6 +23,7 @@ from holdfast.core.note import Frontier
 from holdfast.errors import HoldfastError, RolledBack
 from holdfast.store.heads import EVERY_S, Heads
 from holdfast.store.postgres_guard import Guard
+from holdfast.store.postgres_large import AT_ONCE
 from holdfast.store.postgres_leaves import PostgresLeaves
 from holdfast.store.postgres_numbering import GIVE_BACK, NEWEST, NOT_SEQUENCER, NUMBER, SIGN, TAKE
 from holdfast.store.postgres_schema import lost
@@ -103,7 +104,7 @@ class Sequencer:
         while True:
             more = self._sign()
             found += more
-            if more < MOST:
+            if more < AT_ONCE:  # else there may be branches that were not looked at
                 return found
 
     def _take(self) -> bool:
