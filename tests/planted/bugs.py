@@ -511,14 +511,14 @@ BUGS = (
         file="store/sqlite.py",
         old="self._deletions, self._stored = deletions, set()",
         new="self._deletions = deletions",
-        found_by=PRUNE + "test_a_living_process_does_not_believe_that_what_went_is_stored",
+        found_by=PRUNE + "test_a_living_process_does_not_believe_that_what_went_is_stored[sqlite]",
     ),
     Bug(
         name="the pieces of a rope that stays are pruned",
         file="store/prune.py",
         old="            waiting.extend(self.held(found))\n",
         new="",
-        found_by=PRUNE + "test_a_piece_of_a_rope_that_stays_stays",
+        found_by=PRUNE + "test_a_piece_of_a_rope_that_stays_stays[sqlite]",
     ),
     Bug(
         name="what is named while a store is being pruned is not looked at",
@@ -532,7 +532,7 @@ BUGS = (
         file="store/prune.py",
         old="self._plan.doomed[::-1]",
         new="self._plan.doomed[:]",
-        found_by=PRUNE + "test_a_rope_that_is_named_again_in_another_cut_is_whole",
+        found_by=PRUNE + "test_a_rope_that_is_named_again_in_another_cut_is_whole[sqlite]",
     ),
     Bug(
         name="a number that SQLite gives again is taken for one that is in the index",

@@ -10,7 +10,7 @@ from tests.store.shelf import Shelf
 
 
 def made(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Shelf:
-    if kind != "postgres":
+    if kind not in ("postgres", "partitioned"):
         return Shelf(kind, tmp_path / "runs.db")
     server: Postgres = request.getfixturevalue("postgres")
     shelf = Shelf(kind, tmp_path, server.empty())

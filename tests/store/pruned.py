@@ -55,7 +55,7 @@ def write_whole(shelf: Shelf, branch: str, word: str) -> None:
 
 def reading(shelf: Shelf) -> Any:
     """The reading side of a store, to be entered."""
-    return PostgresReader(shelf.url) if shelf.kind == "postgres" else Reader(shelf.path)
+    return PostgresReader(shelf.url) if shelf.url else Reader(shelf.path)
 
 
 def planned(shelf: Shelf, *branches: str) -> Plan:
@@ -70,13 +70,13 @@ def planned(shelf: Shelf, *branches: str) -> Plan:
         needed: Callable[[Entry], list[bytes]] = lambda entry: (  # noqa: E731
             [] if entry.seq <= upto.get(entry.branch, 0) else named(entry)
         )
-        make = planned_there if shelf.kind == "postgres" else plan
+        make = planned_there if shelf.url else plan
         return make(reader, new, named, needed, lambda: None)
 
 
 def pruner_of(shelf: Shelf, found: Plan, by: str = "ann") -> Any:
     """What carries a plan out, to be entered."""
-    return PostgresPruner(shelf.url, found, by) if shelf.kind == "postgres" else Pruner(shelf.path, found, by)
+    return PostgresPruner(shelf.url, found, by) if shelf.url else Pruner(shelf.path, found, by)
 
 
 def pruned(shelf: Shelf, *branches: str, tick: Callable[[int], object] = lambda _number: None) -> Share:
@@ -101,7 +101,7 @@ def has(shelf: Shelf, *words: str) -> list[bool]:
 
 def rows(shelf: Shelf, sql: str, *values: bytes) -> list[Any]:
     """What the database itself answers; its tables are named without their schema, a value is `?`."""
-    if shelf.kind == "postgres":
+    if shelf.url:
         with psycopg.connect(shelf.url, autocommit=True, options="-c search_path=holdfast") as connection:
             found = connection.execute(sql.replace("?", "%s"), values or None)  # type: ignore[arg-type]
             return found.fetchall() if found.description else []
@@ -111,7 +111,7 @@ def rows(shelf: Shelf, sql: str, *values: bytes) -> list[Any]:
 
 def another(shelf: Shelf, number: int) -> Shelf:
     """An empty store of the same kind; of those on PostgreSQL there is one at a time."""
-    if shelf.kind == "postgres":
+    if shelf.url:
         rows(shelf, "DROP SCHEMA IF EXISTS holdfast CASCADE")
         return shelf
     return replace(shelf, path=shelf.path.with_name(f"{number}.db"))
