@@ -16,7 +16,7 @@ endif
 unexport VIRTUAL_ENV
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo demo-fork demo-gateway test check bench soak manifests clean style types layers pages system-packages
+.PHONY: help demo demo-fork demo-gateway test check bench big soak manifests clean style types layers pages system-packages
 
 help:             ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ bench: .venv/.dev system-packages ## the table of docs/performance.md, and build
 soak: .venv/.dev system-packages ## kills at random moments, and properties, by the thousand
 	@$(RUN)/python -m pytest -q -m soak
 	@HOLDFAST_EXAMPLES=2000 $(RUN)/python -m pytest -q -m "hypothesis and not soak"
+
+big: .venv/.dev   ## ten million entries on PostgreSQL, measured: needs 20 GB of disk and half an hour
+	@$(RUN)/python -m bench.big
 
 manifests: .venv/.dev ## lint the files under deploy/, with the linters of their kinds
 	$(UV) tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict \

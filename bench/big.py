@@ -93,6 +93,7 @@ def main() -> None:
     big_agents.texts(folder / "texts")
     server = Server(folder / "server")
     try:
+        big_measure.SERVER[:] = [int((folder / "server" / "postmaster.pid").read_text().splitlines()[0])]
         begun = load()
         log = filled(server.url, folder, options.runs, options.longs, options.processes)
         say(f"{log['entries']:,} entries of {log['runs']:,} runs, written in {log['load_s']} s")

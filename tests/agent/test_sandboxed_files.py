@@ -255,3 +255,18 @@ def test_files_are_not_captured_without_a_sandbox(here: Study) -> None:
     ran = subprocess.run(line, cwd=here.place, env=here.environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert "with a sandbox only" in ran.stderr
+
+
+@pytest.mark.parametrize(("before", "after"), [("true", "false"), ("false", "true")])
+def test_a_gateway_that_began_with_another_configuration_shows_the_program_nothing_of_the_host(
+    here: Study, before: str, after: str
+) -> None:
+    file = here.place / "holdfast.toml"
+    said = file.read_text()
+    file.write_text(said.replace("workspace = true", f"workspace = {before}"))
+    here.gateway()
+    file.write_text(said.replace("workspace = true", f"workspace = {after}"))
+    code, out, err = ended(here.begin("scribe"))
+    assert (code, out) == (2, ""), err
+    assert "start the gateway again with this configuration" in err
+    assert not (here.place / "told").exists()

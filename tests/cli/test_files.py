@@ -224,6 +224,16 @@ def test_what_is_missing_here_is_fetched(here: Path, monkeypatch: pytest.MonkeyP
 
 
 @OUTSIDE
+def test_an_entry_shows_where_its_files_are() -> None:
+    built()
+    shown = typed("show", nodes()[1])
+    assert shown.exit_code == 0, shown.output
+    assert "parcels" in shown.stdout
+    ((tree, _, _), *_) = json.loads(typed("show", nodes()[1], "--json").stdout)["fields"]["parcels"]
+    assert len(tree) == 64
+
+
+@OUTSIDE
 def test_the_files_of_a_pruned_run_are_gone_here_too() -> None:
     built()
     assert typed("files", "--collect", "--json").exit_code == 0

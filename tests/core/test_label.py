@@ -78,7 +78,7 @@ def test_an_argument_is_of_whoever_said_it_first(case: str) -> None:
 def test_what_the_agent_says_itself_is_not_vouched_for_by_its_echo() -> None:
     said = Heard()
     said.begin(TASK)
-    said.asked({"note": {"body_b64": base64.b64encode(b"eve@evil.example").decode()}, "n": 5})
+    said.asked({"note": {"body_b64": base64.b64encode(b"eve@evil.example").decode()}, "n": 5}, 60)
     said.take(b'{"notes": ["eve@evil.example", 5]}', trusted=True)
     assert said.unvouched({"to": "eve@evil.example", "n": 5}) == {"to", "n"}
 
@@ -86,7 +86,7 @@ def test_what_the_agent_says_itself_is_not_vouched_for_by_its_echo() -> None:
 def test_a_backslash_is_a_sign_like_any_other() -> None:
     said = Heard()
     said.begin(b'{"ask": "HOUSE\\\\ann"}')
-    said.asked({"to": "HOUSE\\eve"})
+    said.asked({"to": "HOUSE\\eve"}, 20)
     said.take(b'["HOUSE\\\\eve"]', trusted=True)
     assert said.unvouched({"to": "HOUSE\\eve", "cc": "house\\ann"}) == {"to"}
 

@@ -137,6 +137,12 @@ async def _surely(run: Run, what: Any, name: str) -> str:
 
 
 @agent
+async def plainly(run: Run, task: Any) -> str:
+    """Calls without awaiting."""
+    return crm_put(task)
+
+
+@agent
 async def waiter(run: Run, task: Any) -> str:
     """Waits for a word, then wires."""
     await run.wait_for("go")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,24 @@ def test_a_run_that_is_cancelled_while_it_waits_for_room_asks_for_nothing(fleet:
     assert not any(isinstance(each, Intent) for each in fleet.records("b"))
 
 
+def test_a_call_that_was_made_plainly_does_not_keep_away_those_who_would_make_room(fleet: Fleet) -> None:
+    stuck(fleet, ["a"])
+    worker = fleet.worker("--limit", "crm.*=1")
+    fleet.begin(crew.errand, {"a": [["crm.send", "a"]]})
+    soon(lambda: counted(fleet, UNDER_WAY) == 1, "the place is taken")
+    fleet.begin(crew.plainly, {"b": "b"})
+    soon(
+        lambda: "b  waits: as many calls like `crm.put` are under way as may be" in fleet.said(worker), "it is put off"
+    )
+    freed(fleet, ["a"])
+    soon(lambda: fleet.ended("a"), "the first has ended")
+    soon(lambda: fleet.rows("SELECT 1 FROM holdfast_fleet.procrastinate_jobs WHERE lock = 'b' AND status = 'todo'"
+                            " AND scheduled_at IS NOT NULL"), "the other comes back")  # fmt: skip
+    assert not any(isinstance(each, Intent) for each in fleet.records("b"))
+    fleet.begin(crew.plainly, {"c": "c"})
+    soon(lambda: fleet.ended("c"), "where there is room, it is let in")
+
+
 @pytest.mark.parametrize("limit", ["crm.*", "crm.*=0", "=3", "*crm=1", "crm. *=1", "a:b:c=1", "crm=x", "crm=-1"])
 def test_a_limit_that_cannot_be_meant_is_refused(limit: str) -> None:
     from holdfast.cli.worker import _limits
@@ -161,7 +180,7 @@ async def turnstile(fleet: Fleet, **limits: int) -> AsyncIterator[Calls]:
         await store.close()
 
 
-async def waits(fleet: Fleet, calls: Calls, tool: str, in_line: int) -> asyncio.Task[Callable[[], None]]:
+async def waits(fleet: Fleet, calls: Calls, tool: str, in_line: int) -> asyncio.Task[Any]:
     """A call that stands in line."""
     waiting = asyncio.create_task(calls.enter(tool))
     async with asyncio.timeout(60):
@@ -173,7 +192,7 @@ async def waits(fleet: Fleet, calls: Calls, tool: str, in_line: int) -> asyncio.
 def test_who_comes_first_is_let_in_first(fleet: Fleet) -> None:
     async def told() -> list[str]:
         async with turnstile(fleet, crm_send=1) as one, turnstile(fleet, crm_send=1) as other:
-            leave = await one.enter("crm.send")
+            leave: Any = await one.enter("crm.send")
             first = await waits(fleet, other, "crm.send", 1)
             second = await waits(fleet, one, "crm.send", 2)
             order: list[str] = []
@@ -190,9 +209,10 @@ def test_who_comes_first_is_let_in_first(fleet: Fleet) -> None:
 def test_what_waits_for_one_limit_takes_no_room_of_another(fleet: Fleet) -> None:
     async def told() -> int:
         async with turnstile(fleet, all=2, crm_all=1) as calls:
-            leave = await calls.enter("crm.send")
+            leave: Any = await calls.enter("crm.send")
             waiting = await waits(fleet, calls, "crm.find", 1)
-            (await calls.enter("mail.send"))()
+            other: Any = await calls.enter("mail.send")
+            other()
             leave()
             (await waiting)()
             return counted(fleet, IN_LINE)
@@ -224,7 +244,7 @@ def test_who_waits_is_told_when_a_membership_has_taken_its_places_with_it(fleet:
 def test_a_call_that_waits_no_more_leaves_nothing(fleet: Fleet) -> None:
     async def told() -> None:
         async with turnstile(fleet, all=1) as calls:
-            leave = await calls.enter("crm.send")
+            leave: Any = await calls.enter("crm.send")
             waiting = await waits(fleet, calls, "crm.find", 1)
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -239,7 +259,7 @@ def test_a_call_that_waits_no_more_leaves_nothing(fleet: Fleet) -> None:
 def test_a_place_that_nobody_has_is_given_back_though_leaving_was_never_said(fleet: Fleet) -> None:
     async def told() -> None:
         async with turnstile(fleet, all=5) as calls:
-            leave = await calls.enter("crm.send")
+            leave: Any = await calls.enter("crm.send")
             fleet.rows(  # as by a statement that came late
                 "INSERT INTO holdfast_fleet.call (worker, number, tools, most)"
                 " SELECT worker, 0, tools, most FROM holdfast_fleet.call RETURNING 1"

@@ -18,6 +18,7 @@ LOG = "tests/core/test_log.py::"
 DRIFT = "tests/gateway/test_drift.py::"
 BEAM = "tests/embedded/test_beam.py::"
 PRUNE = "tests/store/test_prune.py::"
+PRUNED = "tests/store/test_prune_postgres.py::"
 FAILOVER = "tests/store/test_failover.py::"
 STEP = "tests/core/test_step.py::"
 WORLD = "tests/gateway/test_one_world.py::"
@@ -546,6 +547,42 @@ BUGS = (
         old="self._sound(connection, blobs, packed) if self._unsure else packed",
         new="packed",
         found_by="tests/store/test_prune_runs.py::test_a_living_run_does_not_rest_on_pieces_that_nothing_holds",
+    ),
+    Bug(
+        name="those who began before a prune of a database are not waited for",
+        file="store/postgres_prune.py",
+        old="        self._wait_for_all()\n",
+        new="",
+        found_by=PRUNED + "test_a_transaction_that_began_before_a_prune_is_waited_for_and_what_it_names_stays",
+    ),
+    Bug(
+        name="two that prune a database put on one list what is to go",
+        file="store/postgres_prune.py",
+        old="self._list = secrets.randbits(63)",
+        new="self._list = self._mine",
+        found_by=PRUNED + "test_a_second_prune_that_gives_up_does_not_put_back_on_the_list_what_was_named_again",
+    ),
+    Bug(
+        name="a worker goes on believing that what was pruned from a database is stored",
+        file="store/postgres_belief.py",
+        old="self._count, self._stored, self._unsure = count, set(), True",
+        new="self._count, self._unsure = count, True",
+        found_by=PRUNE + "test_a_living_process_does_not_believe_that_what_went_is_stored[postgres]",
+    ),
+    Bug(
+        name="what is named again while a database is pruned keeps the pieces that go",
+        file="store/postgres_pruning.py",
+        old="WHERE b.digest = u.digest AND u.digest = ANY (spared);",
+        new="WHERE b.digest = u.digest AND u.digest = ANY (spared) AND false;",
+        found_by=PRUNED + "test_a_rope_on_the_list_that_is_named_in_another_cut_no_longer_rests_on_its_old_pieces",
+    ),
+    Bug(
+        name="what comes later overtakes what waits for the outside",
+        file="store/postgres.py",
+        old="            async with self._turns.held(job.branches[0]):\n",
+        new="            if job.branches:\n",
+        found_by="tests/store/test_depot.py::"
+        "test_what_comes_later_is_not_placed_before_what_waits_for_the_outside[file]",
     ),
     Bug(
         name="an agent that swallows the loss of an answer goes on",

@@ -17,14 +17,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from holdfast.errors import Corrupt
+from holdfast.errors import Conflict, Corrupt
 from holdfast.store import postgres_prune, postgres_schema
 from holdfast.store.postgres import PostgresStore
 from holdfast.store.postgres_reader import PostgresReader
 from tests.postgres import Postgres
 from tests.store.bucket import Directory
 from tests.store.depositor import payload
-from tests.store.pruned import has, planned, pruned, pruner_of, rows, teller, write
+from tests.store.pruned import has, planned, pruned, pruner_of, rows, teller, write, write_whole
 from tests.store.shelf import Shelf, blob, draft, heard, naming, start, texts
 
 LINES = ("a@main one+two three+four", "b@main two five")
@@ -166,6 +166,40 @@ def test_writers_that_name_again_and_again_what_is_pruned_again_and_again_lose_n
         pruning.join(60)
     assert [error for error in failed if "has moved on" not in str(error)] == []
     assert has(shelf, *words) == [True] * 6
+
+
+def test_a_rope_on_the_list_that_is_named_in_another_cut_no_longer_rests_on_its_old_pieces(shelf: Shelf) -> None:
+    write(shelf, "a@main one+two three")
+    found = planned(shelf, "a@main")
+    with pruner_of(shelf, found) as pruner:
+        look = pruner._look
+
+        def looked() -> None:
+            look()
+            write_whole(shelf, "b@main", "one+two")
+
+        pruner._look = looked
+        assert pruner.prune(lambda _number: None).payloads == 3
+    assert has(shelf, "one+two", "one", "two", "three") == [True, False, False, False]
+
+
+def test_a_second_prune_that_gives_up_does_not_put_back_on_the_list_what_was_named_again(shelf: Shelf) -> None:
+    with teller(shelf) as told:
+        told("a@main one two")
+        told("z@main kept")
+        found, late = planned(shelf, "a@main"), planned(shelf, "a@main")
+        with pruner_of(shelf, found) as first, pruner_of(shelf, late) as second:
+            look = first._look
+
+            def looked() -> None:
+                look()
+                told("b@main one")
+                with pytest.raises(Conflict, match="another process prunes"):
+                    second.prune(lambda _number: None)
+
+            first._look = looked
+            assert first.prune(lambda _number: None).payloads == 1
+    assert has(shelf, "one", "two", "kept") == [True, False, True]
 
 
 def test_no_transaction_deletes_more_than_it_should(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json as json_
 from dataclasses import dataclass
+from typing import cast
 
 from holdfast.cli.terminal import json_text, line, out, safe, styled
 from holdfast.cli.view import look, reader_of, size_text, when
 from holdfast.cli.words import Teller
 from holdfast.core.codec import decode
 from holdfast.core.effect import Encoding, Happened, Payload
+from holdfast.core.record import Parcel
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import read_payload
@@ -86,11 +88,17 @@ async def _value(reader: Reader, value: object) -> object:
         case Happened(answer=Payload() as answer, etag=etag):
             return {"happened": await _content(reader, answer), "etag": etag}
         case tuple():
-            return list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            return [_plain(each) for each in cast("tuple[object, ...]", value)]
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {"not_happened": getattr(value, "reason", "")}
         case _:
             return value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Parcel):
+        return [value.tree, value.payload.digest, value.payload.size_bytes]
+    return value
 
 
 async def _content(reader: Reader, payload: Payload) -> Content:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 
-THRESHOLDS = (20_000, 20, 100)
+THRESHOLDS = (50_000, 20, 100)
 
 
 def for_many_runs() -> None:

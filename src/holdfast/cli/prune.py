@@ -99,9 +99,7 @@ def verb(
     if not runs and older_than is None and not (compact and not dry_run):
         raise BadCall("nothing says what may go", fix="name runs, or say --older-than 30d; first with --dry-run")
     before_ms = None if older_than is None else time.time_ns() // 1_000_000 - age_ms(older_than)
-    url = existing(store)
-    if compact:
-        _refuse_compaction_there(url)
+    url = _fit(existing(store), compact=compact)
     planned, chosen = _planned(
         url, runs or [], before_ms, behind=before_checkpoint, nothing=not runs and older_than is None
     )
@@ -226,11 +224,12 @@ def _compact(url: str) -> None:
         deletion.compact(files_of(url).path)
 
 
-def _refuse_compaction_there(url: str) -> None:
-    """Raise Misuse for a database: there is no file to give back, and to copy a table locks everybody out."""
-    if is_postgres(url):
+def _fit(url: str, *, compact: bool) -> str:
+    """The URL. Raises Misuse for a database that is to be compacted: to copy a table locks everybody out."""
+    if compact and is_postgres(url):
         fix = "leave it out: after autovacuum the server uses the room again; VACUUM FULL holdfast.blob gives it back"
         raise Misuse("`--compact` is for a store in a file", where=shown(url), fix=fix)
+    return url
 
 
 def _refuse_compaction(url: str) -> None:

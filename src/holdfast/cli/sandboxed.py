@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from holdfast.gateway.launcher import Ended, Rooms
 
 WAITS, KILLED = 3, 128
-PATIENCE_S, PAUSE_S, AWAY_S = 30.0, 0.05, 0.5
+PATIENCE_S, PAUSE_S, AWAY_S, MOST_PAUSE_S = 30.0, 0.05, 0.5, 60.0
+NOWHERE = Path("/nonexistent")  # a sandbox is not made with it
 T = TypeVar("T")
 
 
@@ -127,7 +128,7 @@ async def _seen_through(asked: Asked, config: Config, run: str) -> tuple[Ended, 
     async with _gateway(config) as own:
         beyond = shown(config.store) if own and not asked.wait else f"gateway://{config.socket}"
         store = f" --store {shlex.quote(beyond)}"
-        waited = False
+        waited, pause = False, _Pause()
         while True:
             try:
                 found = await until_told(_life(asked, config, run))
@@ -143,9 +144,26 @@ async def _seen_through(asked: Asked, config: Config, run: str) -> tuple[Ended, 
                 hint(f"Ctrl-C is safe: the same command with --id {safe(run)} comes back to it")
             what = "" if found.waiting is None else safe(found.waiting.what)
             with busy(f"waiting; {what}"):
-                await until_told(until_news(found.heard, config.launching))
+                await until_told(pause.around(until_news(found.heard, config.launching)))
             say("going on")
             waited = True
+
+
+class _Pause:
+    """Between lives: where news comes at once, again and again, the next life is begun later each time."""
+
+    def __init__(self) -> None:
+        self._s = 0.0
+
+    async def around(self, news: Awaitable[None]) -> None:
+        """Wait for news, and a little longer if it was not waited for at all."""
+        begun_s = time.monotonic()
+        await news
+        if time.monotonic() - begun_s > AWAY_S:
+            self._s = 0.0
+            return
+        await asyncio.sleep(self._s)
+        self._s = min(2 * self._s + AWAY_S, MOST_PAUSE_S)
 
 
 async def _life(asked: Asked, config: Config, run: str) -> Ended:
@@ -254,7 +272,7 @@ def _confinement(asked: Asked, config: Config, run: str, seen: Sequence[Path], *
     from holdfast.gateway.serve import HTTP, HTTPS
 
     sandbox = config.sandbox
-    workspace = Path("/") if kept else _workspace(asked, config, run)
+    workspace = NOWHERE if kept else _workspace(asked, config, run)
     paths = [config.folder / path for path in sandbox.read_only] + [Path(path).absolute() for path in asked.read_only]
     return Confinement(
         workspace=workspace, read_only=tuple(dict.fromkeys((*seen, *paths))), processes=sandbox.processes,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 ANSWER = 2000  # signs of a run's answer
-LOOKED_AT = 1000  # entries at least, the newest, of a log that has a checkpoint before them
+LOOKED_AT = 500  # entries at least, the newest, of a log that has a checkpoint before them
 _Asking: TypeAlias = Intent | Seal | Adopted | Planned
 
 

@@ -5,6 +5,7 @@ Rules
    somebody's.
 2. What the agent itself asks for vouches for nothing: else whatever echoes it would.
 3. What is not known vouches for nothing. Where there is no more room, nothing said later vouches.
+4. What is said is only put aside; it is read when somebody asks, which most policies never do.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Heard:
 
     def __init__(self, *, whole: bool = True) -> None:
         self._said: list[tuple[bool, str]] = []
+        self._unread: list[tuple[bool, bytes | Mapping[str, JSON]]] = []
         self._room = LARGEST
         self._whole = whole
 
@@ -42,20 +44,26 @@ class Heard:
         self._said.insert(0, (True, _plain(data[:LARGEST])))
 
     def take(self, data: bytes, *, trusted: bool) -> None:
-        """Somebody has said this: a source, or (never trusted) the agent itself."""
-        self._room -= max(LEAST, len(data))
+        """A source has said this."""
+        self._put_aside(data, len(data), trusted)
+
+    def asked(self, args: Mapping[str, JSON], size_bytes: int) -> None:
+        """The agent has said this, in so many bytes."""
+        self._put_aside(args, size_bytes, trusted=False)
+
+    def _put_aside(self, said: bytes | Mapping[str, JSON], size_bytes: int, trusted: bool) -> None:
+        self._room -= max(LEAST, size_bytes)
         self._whole = self._whole and self._room >= 0  # else nobody can tell who has said something first
         if self._whole:
-            self._said.append((trusted, _plain(data)))
-
-    def asked(self, args: Mapping[str, JSON]) -> None:
-        """The agent has said this."""
-        if self._whole:
-            self.take("\n".join(value for _, value in _leaves(args, ())).encode("utf-8", "replace"), trusted=False)
+            self._unread.append((trusted, said))
 
     def unvouched(self, args: Mapping[str, JSON]) -> frozenset[str]:
         """The arguments that hold a text or a number which nobody trusted has said first: by their names, those inside
         objects by dotted ones, as policies write them, and what these are parts of."""
+        self._said += [
+            (trusted, _plain(each if isinstance(each, bytes) else _words(each))) for trusted, each in self._unread
+        ]
+        self._unread.clear()
         found, looks = set[str](), _Looks()
         for number, (path, value) in enumerate(_leaves(args, ())):
             if ".".join(path) not in found and (number >= MOST or not self._vouched(value, looks)):
@@ -109,6 +117,10 @@ def _leaves(value: JSON | Mapping[str, JSON], path: tuple[str, ...]) -> Iterator
             return
         case _:
             yield path, str(value)
+
+
+def _words(args: Mapping[str, JSON]) -> bytes:
+    return "\n".join(value for _, value in _leaves(args, ())).encode("utf-8", "replace")
 
 
 def _unpacked(value: JSON) -> JSON:

@@ -133,7 +133,7 @@ class Lives:
     ) -> object:  # fmt: skip
         own_loop = self._own_loop
         mediator = Mediator(line, line.family.run, clock_of(self.store), setting, self._closer.open)
-        mediator.entrance.turnstile = self.turnstile
+        mediator.entrance.goes_through(self.turnstile)
         line.alone = lambda: own_loop and self._lives == 1 and mediator.open <= 1
         line.lost = mediator.close
         shape = None if agent.state is None else Shape(agent.state)

@@ -54,7 +54,7 @@ class Calls:
         """As `Turnstile.counts`."""
         return bool(self._limits) and bool(self._named(tool))
 
-    async def enter(self, tool: str) -> Callable[[], None]:
+    async def enter(self, tool: str, *, patient: bool = True) -> Callable[[], None] | None:
         """As `Turnstile.enter`."""
         named = self._named(tool)
         most = [self._limits[pattern] for pattern in named]
@@ -66,6 +66,9 @@ class Calls:
         poll_s, longest_s = POLL_S
         try:
             while not await loop.run_in_executor(self._asking, self._let_in, number, named, most):
+                if not patient:
+                    self._leave(number)
+                    return None
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(news.wait(), poll_s)
                 news.clear()

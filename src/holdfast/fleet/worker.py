@@ -56,6 +56,7 @@ REFUSED_S = 60.0  # before a run is looked at again whose agent could not be imp
 PAUSE_S = (0.25, 300.0)  # after lives in which nothing was done: doubled each time
 POLL_S = 2.0  # between looks for jobs of which nobody has told
 WORDS_S = 5.0  # between looks for words of which nobody has told
+STORE_S = 1.0  # between looks whether the store can still be written
 TRIED = 10_000  # runs that are remembered
 
 
@@ -138,7 +139,8 @@ class FleetWorker:
                 fetch_job_polling_interval=POLL_S, abort_job_polling_interval=3600.0, install_signal_handlers=False,
                 delete_jobs="always", stalled_worker_timeout=7 * 24 * 3600.0,
             )  # fmt: skip
-            beside = [asyncio.create_task(self._keep()), asyncio.create_task(self._look_for_words())]
+            work = (self._keep(), self._look_for_words(), self._look_at_the_store())
+            beside = [asyncio.create_task(each) for each in work]
             try:
                 if not self._stopping:
                     await worker.run()
@@ -375,12 +377,15 @@ class FleetWorker:
             if isinstance(decode(entry.body), WasCancelled):
                 life.cancel()
 
+    async def _look_at_the_store(self) -> None:
+        """End where it cannot be written any more, also while there is nothing to write."""
+        while (wrong := self._store.committer.failed or self._store.read_only) is None:  # noqa: ASYNC110
+            await asyncio.sleep(STORE_S)
+        self._fail(wrong)
+
     async def _look_for_words(self) -> None:
         while True:
             await asyncio.sleep(WORDS_S)
-            wrong = self._store.committer.failed or self._store.read_only
-            if wrong is not None:  # also where nothing is to be written just now
-                self._fail(wrong)
             for run in list(self._lives):
                 self._heard(run)
             if self._settings.calls:

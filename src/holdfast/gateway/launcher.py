@@ -184,10 +184,10 @@ async def run_confined(
         if "ended" in taken:
             return Ended(0, None, answer=taken["ended"])
         room: HeldRoom | None = None
-        if taken.get("files") is not None:
-            if rooms is None:
-                raise Misuse("the gateway keeps the files of this agent, and nobody holds them here",
-                             fix="use the Holdfast that the gateway is of")  # fmt: skip
+        if (taken.get("files") is None) is not (rooms is None):
+            what = "the gateway that runs, and this configuration, do not agree on whether it keeps this agent's files"
+            raise Misuse(what, where=str(path), fix="start the gateway again with this configuration")
+        if rooms is not None:
             room = await own.enter_async_context(rooms.open(taken["files"]))
             confinement = replace(confinement, workspace=room.path)
 

@@ -165,7 +165,7 @@ class Mediator:
         known = self.line.log.slot(asked.call.identity, asked.call.n)
         if not self.entrance.counts(asked.call) or (known is not None and known.outcome is not None):
             return await self._decided(asked)
-        async with self.entrance.inside(asked.call, self.line, self.enter):
+        async with self.entrance.inside(asked.call, self.line, self.enter, self.sender.put_off):
             return await self._decided(asked)
 
     async def _decided(self, asked: Asked) -> Reply:

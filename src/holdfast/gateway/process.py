@@ -52,6 +52,7 @@ from holdfast.store.owners import owners_of
 from holdfast.store.url import Opening, open_url
 
 LEAST_S, POLL_S = 1.0, 0.2
+MOST_INPUT = 100_000  # characters of an environment's variable: the system takes no more than 128 KiB
 
 
 class NoPolicy:
@@ -213,7 +214,7 @@ class Gateway:
         assert started is not None, "a run that was taken up has begun"
         given = line.log.settings.get("input", started.input)
         text = (await read_payload(line.store, given)).decode()
-        return {} if text == "null" else {"HOLDFAST_INPUT": text}
+        return {} if text == "null" or len(text) > MOST_INPUT else {"HOLDFAST_INPUT": text}
 
     async def _taken(self, asked: Mapping[str, JSON], by: str) -> Taken:
         run, agent = asked.get("run"), asked.get("agent")
@@ -269,7 +270,8 @@ class Gateway:
 
     async def let_go(self, run: str, ended: Mapping[str, JSON] | None) -> dict[str, JSON]:
         """As `Starter.let_go`: `answer`, `error`, or that it `waits`."""
-        self._late.pop(run).cancel()
+        if run in self._late:
+            self._late.pop(run).cancel()
         if run in self._rooms:
             self._rooms.pop(run).gone()
         await self.listeners.leave(run)

@@ -32,6 +32,7 @@ from holdfast.store.worker import here
 
 PAUSE_S = 1.0  # a flush that takes longer was a pause; shorter than any claim may last
 PATIENCE_S = 30.0  # longer waits free the worker
+PUT_OFF_MS = 1000  # longer than that
 ATTEST_S, ATTEST_EVERY_S = 10.0, 0.1  # for whoever has taken over to let go
 
 
@@ -252,6 +253,10 @@ class Sender:
         until_ms = self.now_ms() + int(seconds * 1000)
         await self.line.write(Sleep(name=name, n=0, until_ms=until_ms))
         await self.until(until_ms, f"`{name}` was refused for now")
+
+    async def put_off(self, why: str) -> None:
+        """Park the run for some time. Raises Asleep."""
+        await self.until(self.now_ms() + int(PATIENCE_S * 1000) + PUT_OFF_MS, why)
 
     async def until(self, until_ms: int, why: str) -> None:
         """Wait until a moment (wall clock): here if it is near, else park the run."""

@@ -244,8 +244,8 @@ class Person(Table):
     user: str | None = Field(None, description="The login name by which the admin door knows this person.")
     may: tuple[Literal["approve", "settle", "issue", "revoke", "start", "read"], ...] = Field(
         ("approve", "read"),
-        description="What this person may do: approve (or refuse), settle doubts, issue or revoke capabilities, start"
-        " runs, read.",
+        description="What this person may do: approve (or refuse), settle doubts (and signal, fork, promote, abandon),"
+        " issue or revoke capabilities (and cancel), start runs, read.",
     )
 
 

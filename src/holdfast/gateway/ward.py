@@ -152,7 +152,7 @@ class Ward:
         warrant = CallWarrant(self, right, prepared)
         asked = Asked(prepared.contract, call, packed, prepared.blast, prepared.upstream, warrant)
         if marked(self.labels):
-            self.heard.asked(prepared.args)
+            self.heard.asked(prepared.args, len(call.args))
         said = None
         try:
             await self._check_own(right, prepared)

@@ -58,7 +58,6 @@ class PostgresStore(PostgresReading):
         self.claim_ttl_s = claim_ttl_s
         self._claims: set[str] = set()
         self._turns = Turns()
-        self._asked: dict[str, int] = {}  # appends, by branch
         self._given_up: set[str] = set()  # claims that were given back while the disk was too full to say so
         self.committer = PostgresCommitter(conninfo, self.worker, self._guard, beat_s=beat_s, patience_s=patience_s)
         self.committer.busy = lambda: bool(self._claims)
@@ -132,7 +131,6 @@ class PostgresStore(PostgresReading):
             raise
         if release:
             self._claims.discard(branch)
-            self._asked.pop(branch, None)
         return cast("list[Entry]", job.result)
 
     async def _write_in_turn(self, job: Job, blobs: Sequence[Blob], *, alone: bool, guarded: bool) -> None:
@@ -146,22 +144,22 @@ class PostgresStore(PostgresReading):
     async def _write(self, job: Job, blobs: Sequence[Blob], *, alone: bool, guarded: bool) -> None:
         """Write a job with its payloads. A refused one is sent anew, unless it was `guarded` and another of its branch
         has come meanwhile: it could have been placed before."""
-        branch, size = job.branches[0], job.size
+        size = job.size
         load = await self._belief.load(blobs, self.depot)
-        mine = self._asked[branch] = self._asked.get(branch, 0) + 1
-        for tries in range(TRIES):
-            job.rows, job.relied, job.count = load.rows, load.relied, load.count
-            job.size = size + sum([len(row[2]) for row in load.rows])
-            try:
-                if not alone or not self.committer.now(job):
-                    await self.committer.soon(job)
-                break
-            except (Over, Pruned, Gone) as refusal:
-                if guarded and self._asked.get(branch) != mine:
-                    raise Conflict("the log has moved on", where=branch) from None
-                if tries == TRIES - 1:
-                    raise
-                load = await self._load_anew(blobs, refusal)
+        with self._turns.counted(job.branches[0]) as is_last:
+            for tries in range(TRIES):
+                job.rows, job.relied, job.count = load.rows, load.relied, load.count
+                job.size = size + sum([len(row[2]) for row in load.rows])
+                try:
+                    if not alone or not self.committer.now(job):
+                        await self.committer.soon(job)
+                    break
+                except (Over, Pruned, Gone) as refusal:
+                    if tries == TRIES - 1:
+                        raise
+                    load = await self._load_anew(blobs, refusal)
+                    if guarded and not is_last():
+                        raise Conflict("the log has moved on", where=job.branches[0]) from None
         load.remember()
 
     async def _load_anew(self, blobs: Sequence[Blob], refusal: Unwritable) -> Load:

@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -55,6 +56,7 @@ class PostgresPruner:
         self._by = by
         before = int(plan.deletions)
         self._mine = before + 1 + before % 2  # odd, and greater
+        self._list = secrets.randbits(63)
         self._reader = PostgresReader(conninfo)
         self._where = self._reader.where
         try:
@@ -76,7 +78,7 @@ class PostgresPruner:
         moved on; Stopped: then the next prune goes on."""
         self._mark()
         for page in _pages(self._plan.doomed, MOST_BLOBS):
-            self._ask(DOOM, (self._mine, byteas(page)))
+            self._ask(DOOM, (self._list, byteas(page)))
         if not self._ask(BEGIN, (int(self._plan.deletions), self._mine, PRUNABLE))[0][0]:
             raise Conflict("another process prunes this store", where=self._where, fix=FIX)
         self._wait_for_all()
@@ -136,7 +138,7 @@ class PostgresPruner:
             page = self._page(waiting)
             del waiting[len(waiting) - len(page) :]
             going = [digest for digest in page if digest not in self._plan.live]
-            for (digest,) in self._ask(DELETE, (self._mine, byteas(going))):
+            for (digest,) in self._ask(DELETE, (self._mine, self._list, byteas(going))):
                 done.add(stock.sizes[cast(bytes, digest)])
             tick(len(page))
             time.sleep(min(1.0, time.monotonic() - begun_s))  # the disk and the processor are others' too

@@ -10,7 +10,8 @@ Rules
 3. What is to go is listed (`doomed`) before the count is raised. While it is odd, whoever places an entry takes what
    this names from the list, and writes it anew; what it only refers to (pieces, what is stored outside) must be there
    and not on the list, or it is refused (`HF006`), and sends that too.
-4. So what is still on the list is named by nobody, and is deleted so many at a time, each in one statement.
+4. So what is still on the list is named by nobody, and is deleted so many at a time, each in one statement. Each prune
+   has a list of its own: what was taken from it is not put on it again by another.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ END $$
 """
 
 _DELETE: LiteralString = """
-CREATE FUNCTION holdfast.prune_delete_1(mine bigint, digests bytea[]) RETURNS SETOF bytea
+CREATE FUNCTION holdfast.prune_delete_1(mine bigint, list bigint, digests bytea[]) RETURNS SETOF bytea
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '10s', true);
@@ -119,9 +120,9 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'another process prunes' USING ERRCODE = 'HF007';
   END IF;
-  PERFORM 1 FROM holdfast.doomed WHERE prune = mine AND digest = ANY (digests) ORDER BY digest FOR UPDATE;
+  PERFORM 1 FROM holdfast.doomed WHERE prune = list AND digest = ANY (digests) ORDER BY digest FOR UPDATE;
   RETURN QUERY
-    WITH gone AS (DELETE FROM holdfast.doomed d WHERE d.prune = mine AND d.digest = ANY (digests) RETURNING d.digest),
+    WITH gone AS (DELETE FROM holdfast.doomed d WHERE d.prune = list AND d.digest = ANY (digests) RETURNING d.digest),
       deleted AS (DELETE FROM holdfast.blob b USING gone WHERE b.digest = gone.digest RETURNING b.digest)
     SELECT digest FROM deleted;
 END $$
@@ -134,8 +135,7 @@ DECLARE
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true), set_config('lock_timeout', '10s', true);
   DELETE FROM holdfast.doomed WHERE (digest, prune) IN
-    (SELECT d.digest, d.prune FROM holdfast.doomed d WHERE d.prune <= mine ORDER BY d.digest, d.prune LIMIT most
-      FOR UPDATE);
+    (SELECT d.digest, d.prune FROM holdfast.doomed d ORDER BY d.digest, d.prune LIMIT most FOR UPDATE);
   GET DIAGNOSTICS struck = ROW_COUNT;
   IF struck < most THEN
     UPDATE holdfast.meta SET value = (mine + 1)::text WHERE name = 'deletions' AND value::bigint = mine;
@@ -184,7 +184,7 @@ PASS: LiteralString = (
 )
 MARK: LiteralString = "SELECT holdfast.prune_mark_1(%b, %b, %b, %b, %b, %b, %s::text)"
 DOOM: LiteralString = "INSERT INTO holdfast.doomed SELECT d, %s::bigint FROM unnest(%b) d ON CONFLICT DO NOTHING"
-DELETE: LiteralString = "SELECT holdfast.prune_delete_1(%s::bigint, %b)"
+DELETE: LiteralString = "SELECT holdfast.prune_delete_1(%s::bigint, %s::bigint, %b)"
 END: LiteralString = "SELECT holdfast.prune_end_1(%s::bigint, %s::bigint)"
 MARKS: LiteralString = (
     "SELECT b.name, p.upto, p.extent FROM holdfast.pruned p JOIN holdfast.branch b ON b.id = p.branch ORDER BY p.at_ms"

@@ -54,15 +54,26 @@ class PostgresReader(PostgresAhead):
         super().__init__(conninfo)
         self.path = self.where
         self._of_moment: Connection | None = None
-        try:
-            with connect(conninfo) as connection:
-                found = known(connection, self.where)
-        except psycopg.Error as error:
-            raise translate(error, self.where) from error
+        found = self._known()
         if found is None:
+            self._stop_reading()
             raise Unknown("there is no store here", where=self.where, fix="`holdfast run` makes one")
         self.log_id = found[1]
         self._prunable, self.paged = found[0] >= PRUNABLE, found[0] >= PAGED
+
+    def _known(self) -> tuple[int, str] | None:
+        """As `known`, by the connection that is read through then."""
+        try:
+            connection = connect(self._conninfo)
+            try:
+                found = known(connection, self.where)
+            except BaseException:
+                connection.close()
+                raise
+        except psycopg.Error as error:
+            raise translate(error, self.where) from error
+        self._idle.append(connection)
+        return found
 
     async def close(self) -> None:
         """Let go of the connections. Idempotent."""

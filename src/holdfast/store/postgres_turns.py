@@ -9,8 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
+
+
+class Turn:
+    """The appends of a branch that are under way: how many, and which came last."""
+
+    __slots__ = ("last", "under_way")
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self.last: object = None
 
 
 class Turns:
@@ -19,6 +29,22 @@ class Turns:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[str, Future[None]] = {}
+        self._turns: dict[str, Turn] = {}
+
+    @contextlib.contextmanager
+    def counted(self, branch: str) -> Generator[Callable[[], bool]]:
+        """An append, while it is under way: whether no other of its branch has come since it did."""
+        mine = object()
+        with self._lock:
+            turn = self._turns.setdefault(branch, Turn())
+            turn.under_way, turn.last = turn.under_way + 1, mine
+        try:
+            yield lambda: turn.last is mine
+        finally:
+            with self._lock:
+                turn.under_way -= 1
+                if not turn.under_way:
+                    del self._turns[branch]
 
     @contextlib.asynccontextmanager
     async def held(self, branch: str) -> AsyncGenerator[None]:
