@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from holdfast.store.postgres_ahead import Question
 
 FIRST, MOST = 60, 480  # branches of a page: what a screen shows, then more and more
-TAIL = 500  # entries of one branch that are read ahead
+TAIL, ROOM = 500, 30_000  # entries that are read ahead: of one branch, and of all
+PAYLOADS = 1_000  # that are read ahead
 SMALL = 16 << 10  # bytes of a payload that is read ahead
 FAMILY = 4  # branches of one run that are read ahead
 
@@ -94,7 +95,10 @@ async def _place(reader: Ahead, run: str, *, open_only: bool) -> Branch:
         raise _no_run(run)
     if not open_only:
         return members[0]
-    line = (await read_tree(cast(Reader, reader), run)).line
+    try:
+        line = (await read_tree(cast(Reader, reader), run)).line
+    except Corrupt:
+        line = MAIN
     return next((each for each in members if each.name == f"{run}@{line}"), members[0])
 
 
@@ -108,13 +112,16 @@ async def foresee_runs(reader: Ahead, families: Mapping[str, list[Branch]]) -> N
     for branch in near:
         asked += [Question(branch.name, 0, key, 1) for key in (FINISHED_KEY, CHECKPOINT_KEY)]
     await reader.foresee(asked)
-    further = [Question(f"{run}@{MAIN}", 0, None, 1) for run in families]
+    further, room = [Question(f"{run}@{MAIN}", 0, None, 1) for run in families], ROOM
     for branch in near:
         store = cast(Reader, reader)
         if not await has_ended(store, branch):
             found = await store.read(branch.name, key=CHECKPOINT_KEY, newest=1)
             base = found[0].seq if found and _behind(found[0]) else 0
-            further += [Question(branch.name, base)] if branch.seq - base <= TAIL else []
+            entries = branch.seq - base
+            if entries <= min(TAIL, room):
+                further.append(Question(branch.name, base))
+                room -= entries
     await reader.foresee(further)
 
 
@@ -142,7 +149,10 @@ async def base_of(reader: Reader, lineage: Lineage, behind: int) -> Entry | None
 
 def _behind(checkpoint: Entry) -> bool:
     """Whether a run goes on from this, and not from its beginning."""
-    record = decode(checkpoint.body)
+    try:
+        record = decode(checkpoint.body)
+    except Corrupt:
+        return False  # whoever reads all of it says so
     return isinstance(record, Checkpoint) and record.state.digest != NO_STATE
 
 
@@ -155,7 +165,7 @@ async def foresee_payloads(reader: Reader, payloads: Iterable[Payload]) -> None:
     """Read ahead what will be shown of these."""
     if isinstance(reader, Ahead):
         small = [bytes.fromhex(each.digest) for each in payloads if each.size_bytes <= SMALL]
-        await reader.foresee_blobs(small)
+        await reader.foresee_blobs(small[-PAYLOADS:])
 
 
 def _run(branch: Branch) -> str:

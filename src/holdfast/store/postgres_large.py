@@ -133,11 +133,16 @@ SHELVING: tuple[LiteralString, ...] = (  # what takes long is looked up first: u
         "CREATE TEMPORARY TABLE holdfast_over ON COMMIT DROP AS SELECT b.id, b.seq FROM holdfast.branch b"
         " JOIN holdfast.entry e ON e.branch = b.id AND e.seq = b.seq WHERE e.key = convert_to('finished', 'UTF8')"
     ),
+    (  # in the order in which everybody locks branches
+        "DO $$ BEGIN PERFORM 1 FROM holdfast.branch WHERE seq > 0 ORDER BY id FOR NO KEY UPDATE; END $$"
+    ),
     (
         "UPDATE holdfast.branch b SET ended_seq = o.seq FROM pg_temp.holdfast_over o"
         " WHERE b.id = o.id AND b.seq = o.seq AND b.ended_seq IS NULL"
     ),
     "UPDATE holdfast.branch SET recent = at_ms >> 20 WHERE recent <> at_ms >> 20",
+)
+SHELVES: tuple[LiteralString, ...] = (  # apart: who waits for one of those rows has a lock on the table already
     "CREATE INDEX branch_recent ON holdfast.branch (recent)",
     "CREATE INDEX branch_open ON holdfast.branch (recent) WHERE open",
 )

@@ -22,7 +22,7 @@ from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 
 from holdfast.errors import Conflict, Corrupt, HoldfastError, Misuse, StoreFull, Unwritable
-from holdfast.store.postgres_large import LARGE, SHELVING
+from holdfast.store.postgres_large import LARGE, SHELVES, SHELVING
 from holdfast.store.postgres_numbering import NUMBERING
 from holdfast.store.postgres_placing import PLACE, STANDING
 from holdfast.store.postgres_pruning import COUNTED_ON, GONE, OVERTAKEN, pruning
@@ -105,9 +105,10 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(pruning(PLACE)),  # whoever prunes first shuts out the workers that do not know of it
     Migration(LARGE),
     Migration(SHELVING),
+    Migration(SHELVES),
 )
 PRUNABLE = 4  # migrations, which a worker must know to write beside one that prunes
-PAGED = 6  # which bring pages of branches
+PAGED = 7  # which bring pages of branches
 
 
 class Over(Unwritable):
@@ -206,7 +207,7 @@ def _migrate(connection: Connection, where: str) -> str:
                     _begin(connection)
                 if found is None or found[0] < len(MIGRATIONS):
                     _apply(connection, found[0] if found else 0)
-        except pg.LockNotAvailable:
+        except (pg.LockNotAvailable, pg.DeadlockDetected):
             if time.monotonic() > until:
                 raise
             time.sleep(random.random())

@@ -221,8 +221,9 @@ class _Agent:
             wanted = Policy(turn.every, turn.before).wants(mediator.line.log, frozenset(turn.kinds))
             if mediator.plans or not wanted:
                 return {"node": None}
+        state = asked.state if taken.restores else None  # what nobody goes on from says nothing of what was before
         closure = Closure(
-            state=lambda: _packed(asked.state, visit),
+            state=lambda: _packed(state, visit),
             room=taken.room,
             services=tuple(asked.services),
             labels=tuple(dict.fromkeys((*asked.labels, *sorted(visit.ward.labels)))),
