@@ -20,6 +20,7 @@
     └── Stopped           the store cannot be written or trusted; nothing new is started
         ├── StoreFull         no space: acknowledged entries are safe, no new effect starts
         ├── Unwritable        read-only or failing storage
+        │   └── Away              where large payloads are kept cannot be reached: all that needs none goes on
         ├── Corrupt           bytes that are not a log that we wrote
         └── RolledBack        the log is older than its anchor
 
@@ -139,6 +140,10 @@ class StoreFull(Stopped):
 
 class Unwritable(Stopped):
     """The storage is read-only or failing."""
+
+
+class Away(Unwritable):
+    """Where large payloads are kept cannot be reached, or refuses. Whatever needs none of them goes on."""
 
 
 class Corrupt(Stopped):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 
 from tests.agent.test_sandboxed import ended, inside
 from tests.gateway.cell import ROOT, until
-from tests.gateway.premises import Premises, premises
+from tests.gateway.premises import Premises, eventually, premises
 
 SCRIBE = '''
 """Writes a chapter in each step, tells somebody, and stands still where `stop` of its task says."""
@@ -71,6 +73,19 @@ while True:
     nodes = [await run.checkpoint() for _ in range(5)]
     worker.kill()
     return nodes
+
+@agent(state=Book, workspace=True)
+async def counts(run, task):
+    """As many files as its state says, whenever it begins."""
+    book, here = run.state, run.workspace
+    found = sorted(int(path.name) for path in here.iterdir())
+    if found != list(range(book.chapters)):
+        return {"state": book.chapters, "files": found}
+    while book.chapters < task:
+        (here / str(book.chapters)).touch()
+        book.chapters += 1
+        await run.checkpoint()
+    return "whole"
 
 @agent(state=Book, workspace=True)
 async def hoarder(run, task):
@@ -220,6 +235,21 @@ def test_a_gateway_of_its_own_has_the_files_captured_by_whoever_started_the_prog
     assert code == 0, err
     assert json.loads(out)["seen"] == [[], ["chapter-0"], ["chapter-0", "chapter-1"]]
     assert here.told == ["0", "1", "2"]
+
+
+@pytest.mark.soak
+def test_deaths_of_the_starter_at_any_moment_leave_state_and_files_together(here: Study) -> None:
+    here.gateway()
+    many, luck = 40, random.SystemRandom()
+    for number in range(1, 5):
+        process = here.begin("counts", task=many)
+        assert until((here.folder("s@main") / str(number * 7)).exists)
+        time.sleep(luck.random() / 20)  # anywhere in the next checkpoints
+        process.kill()
+        process.communicate()
+        eventually(lambda: "not taken up" in here.holdfast("cap", "list", "s", check=False), "the run is given back")
+    code, out, err = ended(here.begin("counts", task=many))
+    assert (code, json.loads(out)) == (0, "whole"), err
 
 
 @pytest.mark.soak

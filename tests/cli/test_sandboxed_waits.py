@@ -159,3 +159,31 @@ def test_a_gateway_that_ends_ends_the_wait_and_says_so(here: Premises) -> None:
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 5
     assert "the gateway is gone" in err
+
+
+@pytest.mark.soak
+def test_a_program_whose_run_is_forked_meanwhile_is_started_again_on_its_new_line(here: Premises) -> None:
+    patient(here, policy='@id("all") permit(principal, action, resource);')
+    here.gateway()
+    program = here.program(
+        DOOR
+        + """
+    mail("1")
+    open("/workspace/first", "w").close()
+    while not os.path.exists("/workspace/go"):
+        time.sleep(0.01)
+    while mail("2") == 503:
+        time.sleep(0.05)
+    print("done")
+    """
+    )
+    process = begin(here, PYTHON, str(program))
+    workspace = here.place / ".holdfast" / "work" / "r"
+    assert until((workspace / "first").exists)
+    log = [json.loads(line) for line in here.holdfast("log", "r", "--json").splitlines()]
+    here.holdfast("fork", f"r@{log[-1]['seq']}", "--why", "another way", by_gateway=True)
+    (workspace / "go").touch()
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, out, here.sent) == (0, "done\n", ["1", "2"]), err
+    assert "the branch `main` is superseded" in err
+    assert "b2" in here.holdfast("show", "r")

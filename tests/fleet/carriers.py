@@ -56,6 +56,12 @@ async def builder(run: Run, task: Any) -> int:
     return len(run.state)
 
 
+@agent
+async def idler(run: Run, task: Any) -> str:
+    """Needs no files."""
+    return "done"
+
+
 async def die(url: str, run: str) -> None:
     from holdfast.store.postgres import PostgresStore
     from holdfast.store.postgres_batch import Job

@@ -123,6 +123,22 @@ def test_whoever_dies_between_its_files_and_their_entry_leaves_the_checkpoint_be
     assert read(fleet, "found-1") == read(fleet, "kept-1")
 
 
+@IN_A_DIRECTORY
+def test_while_the_outside_is_away_the_worker_and_its_other_runs_go_on(fleet: Fleet, outside: Outside) -> None:
+    held = stop(fleet, 1)
+    pid = worker(fleet, "one")
+    fleet.begin(carriers.builder, {"r": 2})
+    soon(lambda: ["at", "1"] in fleet.book(), "one part is built")
+    outside.away()
+    held.unlink()
+    soon(lambda: "it is tried again" in fleet.said(pid), "its files cannot be kept")
+    fleet.begin(carriers.idler, {"small": 0})
+    soon(lambda: fleet.ended("small"), "what needs nothing of it goes on")
+    outside.back()
+    soon(lambda: fleet.ended("r"), "it goes on when it is back")
+    assert fleet.code(pid) is None
+
+
 # --- what it costs, and what goes ---
 
 

@@ -70,7 +70,7 @@ def jump(fleet: Fleet, tasks: dict[str, list[list[str]]], seed: int) -> None:
     """Clocks that jump, forwards and backwards, and run faster, while workers are killed and stopped."""
     drawn = random.Random(seed)
     stopped: list[int] = []
-    until = time.monotonic() + 200
+    until = time.monotonic() + 900
     while fleet.finished() < len(tasks):
         assert time.monotonic() < until
         living = [pid for pid in fleet.workers if fleet.code(pid) is None and pid not in stopped]
@@ -109,7 +109,7 @@ def test_clocks_that_jump_cost_nothing(fleet: Fleet) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 10))
 def test_clocks_that_jump_cost_nothing_whatever_comes(fleet: Fleet, seed: int) -> None:
-    tasks = errands(30, 40)
+    tasks = errands(16, 24)
     worker(fleet, AHEAD)
     worker(fleet, BEHIND)
     fleet.begin(crew.errand, tasks)

@@ -127,6 +127,7 @@ def test_a_host_is_found_by_its_name_and_another_name_does_not_exist(plain: Prem
     path = "/customers"
     """
     plain.configure(more)
+    plain.gateway()  # a process of its own, which runs on another loop than a gateway of one command
     program = plain.program(
         """
     import json, os, socket, ssl, urllib.error, urllib.request

@@ -31,7 +31,7 @@ from holdfast.core.wake import KIN
 from holdfast.embedded.door import EmbeddedDoor
 from holdfast.embedded.explore import PLAIN, Explorer, packed_json, ready
 from holdfast.embedded.files import Files, OpenRoom, begin
-from holdfast.errors import BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting, waiting_in
+from holdfast.errors import Away, BadCall, Cancelled, HoldfastError, Misuse, StoreFull, Waiting, waiting_in
 from holdfast.gateway.closing import Closer, Residue, worker_name
 from holdfast.gateway.decide import Memory
 from holdfast.gateway.diverge import OnDivergence
@@ -250,7 +250,7 @@ class Lives:
         """Give the claim back, if it is still ours and the store works, or will when there is room; while a function of
         the run that nobody waits for is still at work, only when it has returned: until then its effect is not in
         doubt."""
-        if line is not None and (line.released or not isinstance(line.broken, StoreFull | None)):
+        if line is not None and (line.released or not isinstance(line.broken, StoreFull | Away | None)):
             return
         keys = [] if line is None else [slot.intent.key for slot in line.log.doubts() if slot.intent is not None]
         if any(at_work(key) for key in keys):

@@ -30,6 +30,7 @@ from holdfast.core.wake import Failed, Over, Owner, Quarantined, Ready, Waits, r
 from holdfast.embedded.house import House
 from holdfast.embedded.outlook import Seen, line_of, run_of, see
 from holdfast.errors import (
+    Away,
     Busy,
     Cancelled,
     Corrupt,
@@ -358,6 +359,8 @@ class FleetWorker:
             self._full.add(run)
             self._full_s = time.monotonic() + FULL_S
             self._tell(run, f"{error.what}; it is tried again in {FULL_S:.0f} s")
+        except Away as error:  # the others go on, and so does this one when it is back
+            self._tell(run, f"{error.what} [{error.where}]; it is tried again")
         except (Stopped, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - an agent may raise whatever it likes, and the others go on

@@ -200,10 +200,11 @@ class Handshakes:
         at.setblocking(False)
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let nobody else in. Those that have begun are the room's."""
         self._accepting.cancel()
-        self._at.close()
+        await asyncio.gather(self._accepting, return_exceptions=True)
+        self._at.close()  # not before: the loop still watches it
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -224,6 +225,7 @@ class _Handshake:
         self._room = room
         room.waiting.add(self)
         self._opening = asyncio.get_running_loop().create_task(self._open(connection, context, named))
+        self._opening.add_done_callback(lambda _: room.waiting.discard(self))
 
     def drop(self) -> None:
         """As `Beginning.drop`."""
@@ -231,12 +233,11 @@ class _Handshake:
 
     async def _open(self, connection: socket.socket, context: ssl.SSLContext, named: Named | None) -> None:
         loop, early = asyncio.get_running_loop(), _Early()
-        with contextlib.suppress(OSError), contextlib.ExitStack() as beginning:  # ssl.SSLError is an OSError
-            beginning.callback(self._room.waiting.discard, self)
+        with contextlib.suppress(OSError):  # ssl.SSLError is one, too
             inside, _ = await loop.connect_accepted_socket(
                 lambda: early, connection, ssl=context, ssl_handshake_timeout=PATIENCE_S
             )
-            beginning.close()
+            self._room.waiting.discard(self)
             tunnel = None if named is None else named(inside.get_extra_info("ssl_object"))
             early.hand_over(inside, self._room.serve(tunnel))
 

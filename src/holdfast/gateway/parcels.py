@@ -21,6 +21,7 @@ from holdfast.core.effect import Encoding, Payload
 from holdfast.core.payload import Blob
 from holdfast.core.record import Parcel
 from holdfast.gateway.line import read_payload
+from holdfast.gateway.whole import whole
 from holdfast.store.rope import Blobs
 from holdfast.workspace import Packs
 from holdfast.workspace.parcel import Freight, Layer, lacking, take_in
@@ -65,13 +66,13 @@ class Shipping:
 async def fetch(store: Blobs, root: Path, tree: bytes, parcels: Sequence[Parcel]) -> int:
     """Bring what is missing of a checkpoint's files into the packs at `root`; how many parcels were asked for. Raises
     Unknown where one was pruned or lost, Corrupt where it is not what it was, Stopped."""
-    packs = await asyncio.to_thread(Packs, root)
+    packs = Packs(root)
     with contextlib.ExitStack() as undo:
         undo.callback(packs.close)
-        await asyncio.to_thread(undo.enter_context, packs.writing())  # half of a tree would be collected
+        await whole(asyncio.to_thread(undo.enter_context, packs.writing()))  # half of a tree would be collected
         trees = [bytes.fromhex(parcel.tree) for parcel in parcels]
-        wanted = await asyncio.to_thread(lacking, packs, tree, trees)
+        wanted = await whole(asyncio.to_thread(lacking, packs, tree, trees))
         for number in wanted:
             data = await read_payload(store, parcels[number].payload)
-            await asyncio.to_thread(take_in, packs, data)
+            await whole(asyncio.to_thread(take_in, packs, data))
         return len(wanted)

@@ -39,7 +39,8 @@ class _Open:
     runner: web.AppRunner
     room: Room
     telling: set[asyncio.Task[None]]
-    servers: list[asyncio.Server | Handshakes] = field(default_factory=list["asyncio.Server | Handshakes"])
+    servers: list[asyncio.Server] = field(default_factory=list[asyncio.Server])
+    handshakes: list[Handshakes] = field(default_factory=list[Handshakes])
     names: list[asyncio.DatagramTransport] = field(default_factory=list[asyncio.DatagramTransport])
     authority: Authority | None = None
 
@@ -93,7 +94,7 @@ class Listeners:
                 if port == NAMES:
                     await self._answer_names(opened, each)
                 elif port == HTTPS:
-                    opened.servers.append(Handshakes(opened.room, each, by_name, named))
+                    opened.handshakes.append(Handshakes(opened.room, each, by_name, named))
                 else:
                     admit = self._admitting(opened, run)
                     await _serve(opened, each, lambda admit=admit: Front(opened.room, admit))
@@ -105,7 +106,7 @@ class Listeners:
         if tls is None:
             await _serve(opened, at, lambda: Front(opened.room, None))
         else:  # no tunnels for those who are elsewhere
-            opened.servers.append(Handshakes(opened.room, at, tls))
+            opened.handshakes.append(Handshakes(opened.room, at, tls))
 
     async def leave(self, run: str) -> None:
         """Close what was opened for a run, with its connections."""
@@ -200,6 +201,8 @@ async def _close(opened: _Open) -> None:
         transport.close()
     for server in opened.servers:
         server.close()
+    for each in opened.handshakes:
+        await each.close()
     opened.room.close()
     await opened.runner.cleanup()
     for task in opened.telling:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from holdfast.errors import Misuse, StoreFull, Unknown, Unwritable
+from holdfast.errors import Away, Misuse, StoreFull, Unknown
 
 DRAFTS = 3
 FIX = "blobs=s3://BUCKET/PREFIX, or blobs=file:///DIRECTORY that every machine has"
@@ -24,7 +24,7 @@ FIX = "blobs=s3://BUCKET/PREFIX, or blobs=file:///DIRECTORY that every machine h
 
 class Depot(Protocol):
     """Objects by name (parts with `/` between). Every method may be called by several threads at once, and blocks.
-    Raises Unwritable where the depot cannot be reached, or refuses."""
+    Raises Away where the depot cannot be reached, or refuses."""
 
     def put(self, name: str, data: bytes) -> None:
         """Keep an object. Raises StoreFull too; on any error it may be there or not."""
@@ -133,11 +133,11 @@ class FileDepot:
         except OSError as error:
             raise self._refusal(error) from error
 
-    def _refusal(self, error: OSError) -> Unwritable | StoreFull:
+    def _refusal(self, error: OSError) -> Away | StoreFull:
         where = str(self._root)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StoreFull("no space is left for large payloads", where=where, fix="make room there")
-        return Unwritable(f"large payloads cannot be kept: {error.strerror}", where=where, fix="mount it, then resume")
+        return Away(f"large payloads cannot be kept: {error.strerror}", where=where, fix="mount it, then resume")
 
 
 def _flush(folder: Path) -> None:

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
-from holdfast.errors import Unknown, Unwritable
+from holdfast.errors import Away, Unknown, Unwritable
 
 PATIENCE = timedelta(seconds=30)
 MOST_DELETED = 1000  # in one request
@@ -88,4 +88,4 @@ class S3Depot:
             yield
         except (BaseError, OSError) as error:
             said = str(error).split("Debug source", 1)[0].strip().replace("\n", " ")[:500]
-            raise Unwritable(f"the object store fails: {said}", where=self._where, fix=FIX) from error
+            raise Away(f"the object store fails: {said}", where=self._where, fix=FIX) from error

@@ -61,9 +61,13 @@ class PostgresPruner:
         self._where = self._reader.where
         try:
             self._connection = connect(conninfo)
-            opened(self._connection, self._where)
         except psycopg.Error as error:
             raise translate(error, self._where) from error
+        try:
+            opened(self._connection, self._where)
+        except BaseException:
+            self._connection.close()
+            raise
 
     def __enter__(self) -> PostgresPruner:
         return self
