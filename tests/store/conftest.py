@@ -13,7 +13,7 @@ def made(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Shelf:
     if kind not in ("postgres", "partitioned"):
         return Shelf(kind, tmp_path / "runs.db")
     server: Postgres = request.getfixturevalue("postgres")
-    shelf = Shelf(kind, tmp_path, server.empty())
+    shelf = Shelf("postgres", tmp_path, server.empty())
     if kind == "partitioned":
         PostgresStore(shelf.url).let_go()
         with server.connect() as connection:

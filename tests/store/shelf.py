@@ -46,7 +46,7 @@ class Shelf:
                 return MemoryStore()
             case "sqlite":
                 return SqliteStore(self.path, claim_ttl_s=claim_ttl_s, flush_s=flush_s, anchor=None)
-            case "postgres" | "partitioned":
+            case "postgres":
                 return PostgresStore(self.url, claim_ttl_s=claim_ttl_s, beat_s=flush_s)
             case _:
                 raise AssertionError(self.kind)

@@ -55,11 +55,12 @@ class Met:
     members: list[Branch]
 
 
-async def runs(reader: Reader, *, after: str | None, open_only: bool) -> AsyncGenerator[Met]:
+async def runs(reader: Reader, *, after: str | None, open_only: bool, tails: bool = True) -> AsyncGenerator[Met]:
     """The runs of a store, each once, by their newest branch, newest first; those that come after the run `after`.
-    `open_only`: each time that a branch of one is met which has not come to an end, by that branch. Raises Unknown."""
+    `open_only`: each time that a branch of one is met which has not come to an end, by that branch. `tails`: it will be
+    asked for what lies behind their checkpoints. Raises Unknown."""
     if isinstance(reader, Ahead):
-        async for met in _by_page(reader, after, open_only=open_only):
+        async for met in _by_page(reader, after, open_only=open_only, tails=tails):
             yield met
         return
     grown: dict[str, list[Branch]] = {}
@@ -75,13 +76,13 @@ async def runs(reader: Reader, *, after: str | None, open_only: bool) -> AsyncGe
         passed = passed or run == after
 
 
-async def _by_page(reader: Ahead, after: str | None, *, open_only: bool) -> AsyncGenerator[Met]:
+async def _by_page(reader: Ahead, after: str | None, *, open_only: bool, tails: bool) -> AsyncGenerator[Met]:
     last = await _place(reader, after, open_only=open_only) if after is not None else None
     most = FIRST
     while page := await reader.page(most, after=last, open_only=open_only):
         last, most = page[-1], min(2 * most, MOST)
         families = await reader.members([_run(branch) for branch in page])
-        await foresee_runs(reader, families)
+        await foresee_runs(reader, families, tails=tails)
         for branch in page:
             members = families[_run(branch)]
             if open_only or branch.name == members[0].name:
@@ -102,7 +103,7 @@ async def _place(reader: Ahead, run: str, *, open_only: bool) -> Branch:
     return next((each for each in members if each.name == f"{run}@{line}"), members[0])
 
 
-async def foresee_runs(reader: Ahead, families: Mapping[str, list[Branch]]) -> None:
+async def foresee_runs(reader: Ahead, families: Mapping[str, list[Branch]], *, tails: bool = True) -> None:
     """Read ahead what a list asks of these branches, by run, and forget what was read ahead before."""
     from holdfast.store.postgres_ahead import Question
 
@@ -112,6 +113,8 @@ async def foresee_runs(reader: Ahead, families: Mapping[str, list[Branch]]) -> N
     for branch in near:
         asked += [Question(branch.name, 0, key, 1) for key in (FINISHED_KEY, CHECKPOINT_KEY)]
     await reader.foresee(asked)
+    if not tails:
+        return
     further, room = [Question(f"{run}@{MAIN}", 0, None, 1) for run in families], ROOM
     for branch in near:
         store = cast(Reader, reader)

@@ -16,6 +16,7 @@ from holdfast.cli.view import Row, Status, age, many, reader_of, row
 from holdfast.core.tree import MAIN
 from holdfast.errors import Corrupt, Misuse
 from holdfast.gateway.family import read_tree
+from holdfast.gateway.history import FINISHED_KEY
 from holdfast.store.reader import Reader
 from holdfast.store.url import shown
 
@@ -24,6 +25,8 @@ OPEN = {
     Status.CANCELLED,
 }  # fmt: skip
 """Those that no branch has whose newest entry is its end."""
+OVER = {Status.FINISHED, Status.FAILED}
+"""Those that no branch has without an end."""
 STYLES = {
     Status.RUNNING: "cyan", Status.HELD: "bold yellow", Status.DOUBT: "bold red", Status.ASLEEP: "blue",
     Status.WAITING: "yellow", Status.QUARANTINED: "bold red", Status.STOPPED: "bold yellow", Status.FAILED: "red",
@@ -66,12 +69,13 @@ async def rows(url: str, wanted: set[str], limit: int, after: str | None = None)
     """The newest runs of the wanted statuses (all, if none is named), of those that come after a run if one is named,
     and whether there are more."""
     reader = reader_of(url)
-    open_only = bool(wanted) and wanted <= OPEN
+    open_only, over = bool(wanted) and wanted <= OPEN, bool(wanted) and wanted <= OVER
     try:
         found: list[Row] = []
-        async with contextlib.aclosing(runs(reader, after=after, open_only=open_only)) as all_runs:
+        every = runs(reader, after=after, open_only=open_only, tails=not over)
+        async with contextlib.aclosing(every) as all_runs:
             async for met in all_runs:
-                one = await _row(reader, met, open_only=open_only)
+                one = await _row(reader, met, open_only=open_only, over=over)
                 if one is not None and (not wanted or one.status in wanted):
                     found.append(one)
                 if len(found) > limit:
@@ -81,9 +85,9 @@ async def rows(url: str, wanted: set[str], limit: int, after: str | None = None)
         await reader.close()
 
 
-async def _row(reader: Reader, met: Met, *, open_only: bool) -> Row | None:
+async def _row(reader: Reader, met: Met, *, open_only: bool, over: bool) -> Row | None:
     """A run as its line stands. A branch of which the tree was not told does not exist. `open_only`: None where the run
-    was met by another branch than its line."""
+    was met by another branch than its line. `over`: None where its line never came to an end."""
     line, count = MAIN, 1
     if len(met.members) > 1:
         try:
@@ -94,6 +98,8 @@ async def _row(reader: Reader, met: Met, *, open_only: bool) -> Row | None:
         line, count = tree.line, len(tree.limbs)
     for member in [met.branch] if open_only else met.members:
         if member.name == f"{met.run}@{line}":
+            if over and not await reader.read(member.name, key=FINISHED_KEY, newest=1):
+                return None
             return await row(reader, member, met.members[0].at_ms, count)
     return None
 
