@@ -398,3 +398,9 @@ def test_a_text_that_utf8_cannot_say_is_not_written() -> None:
 def test_half_a_character_is_corrupt(half: bytes) -> None:
     with pytest.raises(Corrupt):
         decode(b'{"by":"a","reason":"' + half + b'","t":"cancelled","v":1}')
+
+
+def test_a_text_where_bytes_were_is_corrupt() -> None:
+    """One flipped bit of a database makes it of a column's bytes."""
+    with pytest.raises(Corrupt, match="not JSON"):
+        decode("{}")  # type: ignore[arg-type]

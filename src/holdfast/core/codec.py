@@ -262,7 +262,7 @@ def decode(body: bytes) -> Record:
     """The record of a body. Raises Corrupt for anything that this version did not write."""
     try:
         parsed = cast(object, json.loads(body.decode()))  # strictly UTF-8: from bytes, `loads` takes surrogates too
-    except (ValueError, RecursionError) as error:
+    except (AttributeError, ValueError, RecursionError) as error:  # a flipped bit makes a text of bytes
         raise Corrupt("a record is not JSON") from error
     if not isinstance(parsed, dict):
         raise Corrupt("a record is not an object")
