@@ -11,8 +11,7 @@ from holdfast.cli.terminal import json_text, line, out, safe, styled
 from holdfast.cli.view import look, reader_of, size_text, when
 from holdfast.cli.words import Teller
 from holdfast.core.codec import decode
-from holdfast.core.effect import Encoding, Happened, Payload
-from holdfast.core.record import Parcel
+from holdfast.core.effect import Encoding, Happened, Parcel, Payload
 from holdfast.errors import Corrupt, Unknown
 from holdfast.gateway.desk import parse_node
 from holdfast.gateway.line import read_payload

@@ -24,7 +24,7 @@ import typer
 from holdfast.cli.options import JsonOption, StoreOption, branch_of, existing, same_store
 from holdfast.cli.terminal import busy, hint, json_text, line, out, safe, say, styled, table
 from holdfast.cli.view import age, look_from, many, reader_of, size_text
-from holdfast.core.record import Parcel
+from holdfast.core.effect import Parcel
 from holdfast.core.retention import Extent, Marks
 from holdfast.errors import BadCall, Misuse, Unknown
 from holdfast.gateway.closure import Made, all_checkpoints, checkpoints

@@ -17,8 +17,8 @@ import operator
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
-from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Outcome, Payload
-from holdfast.core.record import RECORDS, Parcel, Record
+from holdfast.core.effect import Encoding, Happened, Kind, NotHappened, Outcome, Parcel, Payload
+from holdfast.core.record import RECORDS, Record
 from holdfast.errors import Corrupt
 
 VERSION = 1

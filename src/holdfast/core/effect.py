@@ -46,6 +46,15 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
+class Parcel:
+    """Some blobs of a workspace, as a payload of the store. Those of one `tree` (digest, hex) follow each other in
+    a checkpoint: with those before them they have all that this tree is made of."""
+
+    tree: str
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
 class Happened(Generic[Answer_co]):
     """It happened; `answer` is what came back, `etag` the version of the resource if the system told one."""
 

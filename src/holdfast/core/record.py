@@ -10,16 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from holdfast.core.effect import Kind, Outcome, Payload
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """Some blobs of a workspace, as a payload of the store. Those of one `tree` (digest, hex) follow each other in
-    a checkpoint: with those before them they have all that this tree is made of."""
-
-    tree: str
-    payload: Payload
+from holdfast.core.effect import Kind, Outcome, Parcel, Payload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

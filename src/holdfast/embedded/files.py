@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Protocol
 
 from holdfast.agent.run import Agent, Run
+from holdfast.core.effect import Parcel
 from holdfast.core.log import Log
-from holdfast.core.record import Parcel
 from holdfast.errors import BadCall, Busy, Misuse
 from holdfast.gateway.closure import Capture, tree_of
 from holdfast.gateway.line import node_of

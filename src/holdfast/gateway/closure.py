@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.core.codec import decode
+from holdfast.core.effect import Parcel
 from holdfast.core.payload import Blob, Packed
-from holdfast.core.record import Checkpoint, Parcel
+from holdfast.core.record import Checkpoint
 from holdfast.errors import Corrupt
 from holdfast.gateway.history import CHECKPOINT_KEY, lineage_of
 from holdfast.gateway.line import node_of

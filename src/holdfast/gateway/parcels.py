@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from holdfast.core.effect import Encoding, Payload
+from holdfast.core.effect import Encoding, Parcel, Payload
 from holdfast.core.payload import Blob
-from holdfast.core.record import Parcel
 from holdfast.gateway.line import read_payload
 from holdfast.gateway.whole import whole
 from holdfast.store.rope import Blobs

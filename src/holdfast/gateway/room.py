@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
 from holdfast.core.canonical import JSON
-from holdfast.core.record import Parcel
+from holdfast.core.effect import Parcel
 from holdfast.errors import BadCall, Busy, HoldfastError, Stopped, Waiting
 from holdfast.gateway.closure import Capture
 from holdfast.store.remote import error_of
