@@ -170,9 +170,9 @@ def steps(url: str, runs: int, seconds: float, kind: str, used_s: Callable[[], f
 def round_trips(url: str, kind: str, count: int = 200) -> float:
     """Statements that are sent for a step of this kind, in one run."""
     sent = [0]
-    execute = psycopg.Connection.execute
+    execute = psycopg.Cursor.execute  # a connection's own goes through it, too
 
-    def counting(self: psycopg.Connection[Any], *arguments: Any, **named: Any) -> psycopg.Cursor[Any]:
+    def counting(self: psycopg.Cursor[Any], *arguments: Any, **named: Any) -> psycopg.Cursor[Any]:
         sent[0] += 1
         return execute(self, *arguments, **named)
 
@@ -185,12 +185,12 @@ def round_trips(url: str, kind: str, count: int = 200) -> float:
             await step()
         return sent[0] - before
 
-    psycopg.Connection.execute = counting  # type: ignore[method-assign, assignment]
+    psycopg.Cursor.execute = counting  # type: ignore[method-assign, assignment]
     try:
         with open_store(f"{url}&beat_s=600") as house:
             return house.run(stepping, id=f"trips-{kind}") / count
     finally:
-        psycopg.Connection.execute = execute  # type: ignore[method-assign]
+        psycopg.Cursor.execute = execute  # type: ignore[method-assign]
 
 
 def measure(url: str, texts: Texts, server: int, rounds: int, seconds: float) -> dict[str, Any]:
