@@ -132,6 +132,11 @@ def test_what_stands_in_the_task_as_json_is_vouched_for(args: dict[str, Any]) ->
     assert {name for name in found if not _odd(args, name)} == set()
 
 
+def test_a_control_sign_of_a_text_is_itself_behind_its_escape() -> None:
+    said = heard(task=rb'{"a": "one\btwo", "f": "\f\b|"}')
+    assert said.unvouched({"a": "one\btwo", "f": "\f\b|"}) == set()
+
+
 def _odd(args: dict[str, Any], name: str) -> bool:
     """Whether a value has signs that a text cannot be told by."""
     value = args.get(name.replace("~1", ".").replace("~0", "~"))

@@ -22,7 +22,7 @@ LARGEST, LEAST = 512 << 10, 256  # bytes of all that was said and is remembered;
 MOST, LONGEST = 64, 4096  # values of one call that are looked for, and the signs of one
 LOOKS = 20_000  # places at which the values of one call are looked at
 _ESCAPED = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|(.))", re.DOTALL)
-_PLAIN = {"n": "\n", "t": "\t", "r": "\r", "b": " ", "f": " "}
+_PLAIN = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
 def marked(labels: Iterable[str]) -> bool:
